@@ -1,0 +1,79 @@
+"""From a configuration to the things it names: network, recipe, device. Every process builds the same from the same."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from alrpc.association import associate
+from alrpc.component import Target
+from alrpc.config import Config, Train
+from alrpc.data import check_data
+from alrpc.errors import UserError
+from alrpc.models import build_parts, resolve_fields
+from alrpc.network import Network
+from alrpc.pipeline.topology import split_components
+from alrpc.training.update import Recipe
+
+
+def resolve(config: Config) -> tuple[Config, int]:
+    """Check what can be checked without the data; fill in the model's own defaults.
+
+    Returns:
+        The resolved configuration and the number of components.
+
+    Raises:
+        UserError: naming the field, what was given and what would be right.
+    """
+    check_data(config.data.name, config.data.root)
+    if config.train.end_lr is not None and config.train.end_lr > config.train.lr:
+        raise UserError(f"train.end_lr: got {config.train.end_lr}, above train.lr, {config.train.lr}; rates only fall")
+    model = {"name": config.model.name, **resolve_fields(config.model.name, config.model.fields)}
+    config = Config.model_validate({**config.model_dump(), "model": model})
+    components = len(build_parts(config.model.name, config.model.fields, config.train.seed)["blocks"])
+    return config, components
+
+
+def check_pipeline(config: Config, components: int) -> None:
+    """Refuse a pipeline that the network does not fill.
+
+    Raises:
+        UserError: naming pipeline.stages or pipeline.split.
+    """
+    split_components(components, config.pipeline.stages, config.pipeline.split)
+
+
+def build_network(config: Config, sample: dict[str, Tensor], target: Target) -> Network:
+    """The network on the CPU, its parameters a function of the configuration alone; torch's generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        parts = build_parts(config.model.name, config.model.fields, config.train.seed)
+        return associate(sample_input=sample, target=target, **config.objective.model_dump(), **parts)
+
+
+def make_recipe(train: Train, micro_batches: int) -> Recipe:
+    """How every component learns, in numbers."""
+    return Recipe(
+        optimizer=train.optimizer,
+        lr=train.lr,
+        target_lr=train.target_lr or train.lr,
+        end_lr_ratio=train.end_lr / train.lr if train.end_lr else 0.01,
+        schedule=train.schedule,
+        weight_decay=train.weight_decay,
+        momentum=train.momentum,
+        clip_norm=train.clip_norm,
+        accumulate=train.accumulate,
+        seed=train.seed,
+        epochs=train.epochs,
+        micro_batches=micro_batches,
+    )
+
+
+def local_device(wanted: str) -> torch.device:
+    """The device of a process that has the machine to itself.
+
+    Raises:
+        UserError: when a GPU is wanted and there is none.
+    """
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UserError("device: got cuda, but this machine has no GPU that torch can use; use cpu or auto")
+    return torch.device("cuda", 0) if wanted != "cpu" and torch.cuda.is_available() else torch.device("cpu")

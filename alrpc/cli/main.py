@@ -1,0 +1,28 @@
+"""`alrpc`: the group of commands."""
+
+from __future__ import annotations
+
+import click
+
+from alrpc import __version__
+from alrpc.cli.launch import launch
+from alrpc.cli.train import train
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="alrpc")
+def main() -> None:
+    """Train a network with every block in its own process, by associated learning.
+
+    \b
+    Learn handwritten digits on four processes (no download, seconds):
+        alrpc launch --stages 4
+    The same in this process, with the same bits as result:
+        alrpc train
+    Another configuration, with fields of it changed:
+        alrpc launch --config configs/mnist-mlp.yaml --set train.epochs=2 --set data.root=DIR
+    """
+
+
+main.add_command(launch)
+main.add_command(train)

@@ -1,0 +1,222 @@
+"""A run's configuration: YAML, typed, every field documented where it is declared.
+
+This module never imports torch, so that a mistake in a file is reported at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+
+from alrpc.errors import UserError
+
+DEFAULT = "digits-mlp"
+S = TypeVar("S", bound=BaseModel)
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class Model(Section):
+    """Which blocks. The other fields of this section are the arguments of the model's function."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str = "mlp"
+    """mlp, or package.module:function for a function of your own that returns a list of modules."""
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class Objective(Section):
+    """What every component learns; see `alrpc.associate`."""
+
+    target_width: PositiveInt = 128
+    """Width of the target representations t_1 … t_L."""
+    bridge_widths: list[PositiveInt] = [256]
+    """Hidden widths of each bridge; its last layer, to target_width, is added."""
+    activation: Literal["sigmoid", "tanh", "relu", "gelu", "none"] = "tanh"
+    """After each layer of a bridge or target encoder."""
+    decoder_activation: Literal["sigmoid", "tanh", "relu", "gelu", "none"] = "none"
+    """After each target decoder (never after a regression's first)."""
+    pooling: Literal["auto", "flatten", "mean", "grid"] = "auto"
+    """How a bridge makes a vector of a block's output; auto: vectors as they are, mean over tokens, a 4 x 4 grid of an image."""
+    associated_loss: Literal["mse", "smooth_l1"] = "mse"
+    """Between the bridge's output and the target representation."""
+    autoencoder_loss: Literal["mse", "cross_entropy"] = "mse"
+    """Between decoded and given target; cross_entropy applies to the first component of a classification only."""
+
+
+class Data(Section):
+    name: str = "digits"
+    """digits, mnist, fashion-mnist, or package.module:function for a function of your own that returns an alrpc.Dataset."""
+    root: Path | None = None
+    """Directory that holds the data or receives its download; null for ~/.cache/alrpc."""
+    batch_size: PositiveInt = 64
+    """Samples in a micro-batch, in training and in evaluation."""
+
+
+class Train(Section):
+    epochs: PositiveInt = 30
+    """Passes over the training data; an evaluation follows each."""
+    seed: int = 0
+    """Of parameters, order of samples and every random number."""
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: PositiveFloat = 1e-3
+    """Learning rate of blocks and bridges (f, b) at the first step."""
+    target_lr: PositiveFloat | None = None
+    """Learning rate of target encoders and decoders (g, h) at the first step; null for the same as lr."""
+    end_lr: PositiveFloat | None = None
+    """What lr becomes by the last step, target_lr in proportion; null for a hundredth of lr. A constant schedule ignores it."""
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    """How the learning rates go from first to last, step by step."""
+    weight_decay: float = Field(0.0, ge=0)
+    """L2 penalty for adam and sgd, decoupled for adamw."""
+    momentum: float = Field(0.9, ge=0, lt=1)
+    """Of sgd."""
+    clip_norm: PositiveFloat | None = None
+    """Largest norm of the gradient of each of a component's two losses; null for no clipping."""
+    accumulate: PositiveInt = 1
+    """Micro-batches whose gradients are averaged before one optimizer step."""
+    log_every: PositiveInt = 50
+    """Steps that one line of losses in metrics.jsonl averages over."""
+
+
+class Pipeline(Section):
+    stages: PositiveInt = 1
+    """Processes that train; at most one a component."""
+    split: list[PositiveInt] | None = None
+    """Components of each stage, such as [1, 2, 1]; null for as even as can be."""
+    window: PositiveInt = 2
+    """Packets that a stage may have received ahead, and packets that it may have sent and not yet seen taken."""
+    pin_cores: Literal["auto", "yes", "no"] = "auto"
+    """Give each stage on a CPU cores of its own; auto: when the stages together fill the machine's cores exactly."""
+    port: int = Field(0, ge=0, le=65535)
+    """Loopback port where `alrpc launch` lets its processes meet; 0 for any free one."""
+
+
+class Config(Section):
+    model: Model = Model()
+    objective: Objective = Objective()
+    data: Data = Data()
+    train: Train = Train()
+    pipeline: Pipeline = Pipeline()
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU for every stage if there are enough, else the CPU."""
+    threads: PositiveInt = 1
+    """CPU threads that one component's arithmetic uses, in either engine. Equal results need equal threads."""
+
+
+def load_config(source: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
+    """Read and validate a configuration.
+
+    Args:
+        source: a YAML file; or the name of a configuration that ships with the package; None for digits-mlp.
+        overrides: `section.field=value`, each value read as YAML.
+
+    Raises:
+        UserError: one line that names the field, what was given and what would be right.
+    """
+    path = find_config(source)
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    tree = {} if tree is None else tree
+    if not isinstance(tree, dict):
+        raise UserError(
+            f"{path}: got a {type(tree).__name__} at the top; it must be a mapping of {', '.join(Config.model_fields)}"
+        )
+    for override in overrides:
+        _apply(tree, override)
+    return parse_config(tree)
+
+
+def parse_config(tree: dict[str, Any]) -> Config:
+    """Validate a configuration given as nested dictionaries.
+
+    Raises:
+        UserError: one line that names the field, what was given and what would be right.
+    """
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        raise UserError(_one_line(error, [])) from error
+
+
+def parse_section(section: type[S], name: str, fields: dict[str, Any]) -> S:
+    """Validate one section, given as a dictionary; raises as `parse_config` does."""
+    try:
+        return section.model_validate(fields)
+    except ValidationError as error:
+        raise UserError(_one_line(error, [name])) from error
+
+
+def config_name(source: str | Path | None) -> str:
+    """What a run's directory is named after."""
+    return Path(source).stem if source else DEFAULT
+
+
+def find_config(source: str | Path | None) -> Path:
+    """The file of a configuration given by path or by the name under which it ships."""
+    path = Path(source or DEFAULT)
+    if path.is_file():
+        return path
+    here = Path(__file__).resolve().parent
+    shipped = next((folder for folder in (here / "configs", here.parent / "configs") if folder.is_dir()), None)
+    names = sorted(file.stem for file in shipped.glob("*.yaml")) if shipped else []
+    if str(path) in names:
+        return shipped / f"{path}.yaml"
+    raise UserError(f"--config: no file {path}; give a YAML file, or one of those that ship with alrpc: {', '.join(names)}")
+
+
+def save_config(config: Config, path: Path) -> None:
+    """Write the resolved configuration, so that it can be given to --config again."""
+    path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    name, equals, text = override.partition("=")
+    if not equals or not name:
+        raise UserError(f"--set: got {override!r}; write section.field=value, such as train.epochs=5")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set: {name}: {text!r} is not a YAML value") from error
+    *sections, field = name.split(".")
+    for section in sections:
+        tree[section] = tree.get(section) if tree.get(section) is not None else {}
+        tree = tree[section]
+        if not isinstance(tree, dict):
+            raise UserError(f"--set: {name}: {section} is not a section")
+    tree[field] = value
+
+
+def _one_line(error: ValidationError, within: list[str]) -> str:
+    """The first thing wrong, and how many more there are."""
+    first, *others = error.errors()
+    place = within + [str(part) for part in first["loc"]]
+    name = ".".join(place)
+    more = f" (and {len(others)} more)" if others else ""
+    if first["type"] == "extra_forbidden":
+        known = _fields(place[:-1])
+        close = difflib.get_close_matches(place[-1], known, n=1)
+        hint = f"did you mean {'.'.join([*place[:-1], close[0]])}?" if close else f"known here: {', '.join(known)}"
+        return f"{name}: unknown field; {hint}{more}"
+    reason = first["msg"][0].lower() + first["msg"][1:]
+    return f"{name}: got {first['input']!r}; {reason.replace('input should', 'it should')}{more}"
+
+
+def _fields(place: Sequence[str]) -> list[str]:
+    section: type[BaseModel] = Config
+    for part in place:
+        section = section.model_fields[part].annotation
+    return list(section.model_fields)

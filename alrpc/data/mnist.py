@@ -1,0 +1,32 @@
+"""MNIST and Fashion-MNIST, 28 × 28, through torchvision."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from alrpc.component import Classes
+from alrpc.data.dataset import Dataset, Split
+from alrpc.errors import UserError
+
+STATISTICS = {"mnist": (0.1307, 0.3081), "fashion-mnist": (0.2860, 0.3530)}  # mean and deviation of the training pixels
+
+
+def load_mnist(name: str, root: Path | None) -> Dataset:
+    """60,000 images for training, 10,000 for testing, normalised; downloaded into `root` if they are not there."""
+    from torchvision import datasets
+
+    source = {"mnist": datasets.MNIST, "fashion-mnist": datasets.FashionMNIST}[name]
+    mean, deviation = STATISTICS[name]
+    root = root or Path.home() / ".cache" / "alrpc"
+    splits = []
+    for train in (True, False):
+        try:
+            data = source(root, train=train, download=True)
+        except (RuntimeError, OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"data.root: no readable {name} in {root}, and no download: {reason}") from error
+        images = data.data.unsqueeze(1).to(torch.float32).div_(255).sub_(mean).div_(deviation)
+        splits.append(Split(images, data.targets.to(torch.int64)))
+    return Dataset(*splits, Classes(10))

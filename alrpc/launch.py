@@ -1,0 +1,227 @@
+"""`alrpc launch`: the coordinator and all stages on this machine, started and watched by torch's elastic agent."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch's own warnings are not about the run
+
+from torch.distributed import PrefixStore, TCPStore
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousInfo, RendezvousParameters, RendezvousStoreInfo
+from torch.distributed.elastic.rendezvous import rendezvous_handler_registry as registry
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from alrpc.assembly import check_pipeline, local_device, resolve
+from alrpc.config import Config
+from alrpc.errors import UserError
+from alrpc.run import create_run_directory
+
+LOOPBACK = "127.0.0.1"
+BACKEND = "alrpc-loopback"
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+
+
+class RunFailed(UserError):
+    """A run ended before its end; the message names the process, its host, the cause and its log."""
+
+
+class Interrupted(Exception):
+    """The run was ended by a signal to its launcher."""
+
+    def __init__(self, number: int):
+        super().__init__(f"ended by {signal.Signals(number).name}")
+        self.number = number
+
+
+def launch_pipeline(
+    config: Config, stages: int | None = None, *, name: str = "run", out: Path | str | None = None, quiet: bool = True
+):
+    """Run a pipeline on this machine, a process a stage, and wait for its end.
+
+    Args:
+        config: what `alrpc.load_config` gives.
+        stages: number of stages; None for `config.pipeline.stages`.
+        name: what the run's directory is named after when `out` is None.
+        out: the run's directory; it must not exist, or be empty.
+        quiet: show nothing but the last line.
+
+    Returns:
+        The summary (the contents of summary.json) and the run's directory.
+
+    Raises:
+        UserError: for a configuration that cannot work; nothing has been written then.
+        RunFailed: when a process failed; names the process, its host, the cause and its log.
+        Interrupted: when this process was told to end.
+    """
+    if stages is not None:
+        config = config.model_copy(update={"pipeline": config.pipeline.model_copy(update={"stages": stages})})
+    config, components = resolve(config)
+    check_pipeline(config, components)
+    local_device(config.device)
+    with listening_socket(config.pipeline.port) as listener:
+        directory = create_run_directory(Path(out) if out is not None else None, name, config)
+        with logging_to(directory / "logs" / "launcher.log"), tempfile.TemporaryDirectory(prefix="alrpc-") as scratch:
+            start_processes(config, directory, listener, Path(scratch), quiet)
+    return json.loads((directory / "summary.json").read_text(encoding="utf-8")), directory
+
+
+def listening_socket(port: int) -> socket.socket:
+    """A socket bound to loopback, before anything is written.
+
+    Raises:
+        UserError: when the port is in use.
+    """
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((LOOPBACK, port))
+    except OSError as error:
+        listener.close()
+        raise UserError(f"pipeline.port: got {port}: {error.strerror}; give a free port, or 0 for any") from error
+    listener.listen()
+    return listener
+
+
+class LoopbackRendezvous(RendezvousHandler):
+    """One agent, one machine: the store listens on a socket bound to loopback, where torch's own listens everywhere."""
+
+    def __init__(self, parameters: RendezvousParameters):
+        descriptor = parameters.get_as_int("listen_fd")  # the store closes it
+        host, port = parameters.endpoint.split(":")
+        self._store = TCPStore(host, int(port), is_master=True, wait_for_workers=False, master_listen_fd=descriptor)
+        self._address = RendezvousStoreInfo(host, int(port))
+
+    def get_backend(self) -> str:
+        return BACKEND
+
+    @property
+    def use_agent_store(self) -> bool:
+        return True
+
+    def next_rendezvous(self) -> RendezvousInfo:
+        return RendezvousInfo(PrefixStore("agent", self._store), 0, 1, self._address)
+
+    def is_closed(self) -> bool:
+        return False
+
+    def set_closed(self) -> None:
+        pass
+
+    def num_nodes_waiting(self) -> int:
+        return 0
+
+    def get_run_id(self) -> str:
+        return "alrpc"
+
+    def shutdown(self) -> bool:
+        return True
+
+
+registry.register(BACKEND, LoopbackRendezvous)
+
+
+def start_processes(config: Config, directory: Path, listener: socket.socket, scratch: Path, quiet: bool) -> None:
+    """Start rank 0 … S and wait until all have ended well.
+
+    Raises:
+        RunFailed, Interrupted: as `launch_pipeline`.
+    """
+    settings = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=config.pipeline.stages + 1,
+        run_id="alrpc",
+        rdzv_backend=BACKEND,
+        rdzv_endpoint=f"{LOOPBACK}:{listener.getsockname()[1]}",
+        rdzv_configs={"listen_fd": os.dup(listener.fileno())},
+        max_restarts=0,
+        monitor_interval=0.1,
+        local_addr=LOOPBACK,
+        logs_specs=DefaultLogsSpecs(log_dir=str(scratch)),
+        **({"shutdown_timeout": 5} if "shutdown_timeout" in LaunchConfig.__dataclass_fields__ else {}),
+    )
+    arguments = ["-P", "-m", "alrpc.worker", "--prepared", str(directory), *(["--quiet"] if quiet else [])]
+    with environment(), own_signals():
+        try:
+            elastic_launch(settings, sys.executable)(*arguments)
+        except ChildFailedError as error:
+            raise RunFailed(explain(error.failures, directory)) from error
+        except SignalException as error:
+            raise Interrupted(error.sigval) from error
+
+
+def explain(failures: dict[int, ProcessFailure], directory: Path) -> str:
+    """One message from the processes that had failed when the agent looked; a signal is a cause, an exit a consequence."""
+    rank, failure = min(failures.items(), key=lambda item: (item[1].exitcode > 0, item[0]))
+    told = [other.message for other in failures.values() if Path(other.error_file).is_file()]
+    if failure.exitcode > 0 and told:
+        return told[0]
+    who = f"stage {rank} (rank {rank}" if rank else "the coordinator (rank 0"
+    log = directory / "logs" / (f"stage-{rank}.log" if rank else "coordinator.log")
+    number = -failure.exitcode if failure.exitcode < 0 else failure.exitcode - 128
+    if number in set(signal.Signals):
+        cause = f"was killed by {signal.Signals(number).name}"
+    else:
+        cause = f"ended with exit code {failure.exitcode}"
+    return f"{who}, host {socket.gethostname()}) {cause}; log: {log}"
+
+
+@contextmanager
+def environment() -> Iterator[None]:
+    """What the processes inherit: loopback for both planes, this process' modules, its id for their watch over it."""
+    settings = {
+        "GLOO_SOCKET_IFNAME": "lo",
+        "TP_SOCKET_IFNAME": "lo",
+        "ALRPC_LAUNCHER": str(os.getpid()),
+        "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+    }
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
+
+
+@contextmanager
+def own_signals() -> Iterator[None]:
+    """The agent replaces this process' signal handlers; put them back."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def logging_to(path: Path) -> Iterator[None]:
+    """Keep the agent's log lines from the terminal."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+    logger = logging.getLogger("torch")
+    before, propagate = logger.handlers[:], logger.propagate
+    logger.handlers, logger.propagate = [handler], False
+    try:
+        yield
+    finally:
+        logger.handlers, logger.propagate = before, propagate
+        handler.close()

@@ -1,0 +1,81 @@
+"""Networks as lists of blocks. A model is a function that builds blocks; its keyword arguments are the YAML's `model` fields."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import pydantic
+import torch
+from torch import nn
+
+from alrpc.errors import UserError
+from alrpc.imports import import_function
+from alrpc.models import mlp
+from alrpc.random_stream import derive_seed
+
+MODELS = {"mlp": mlp.build}
+
+
+def resolve_fields(name: str, fields: dict[str, Any]) -> dict[str, Any]:
+    """The model's fields with its defaults filled in.
+
+    Raises:
+        UserError: for an unknown model, or a field that its function does not have.
+    """
+    parameters = inspect.signature(_find(name)).parameters.values()
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+        known = None
+    else:
+        known = [parameter.name for parameter in parameters]
+    for field in fields:
+        if known is not None and field not in known:
+            raise UserError(f"model.{field}: unknown field; model {name} has {', '.join(known) or 'none'}")
+    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in {**defaults, **fields}.items()}
+
+
+def build_parts(name: str, fields: dict[str, Any], seed: int) -> dict[str, Sequence[nn.Module | None]]:
+    """The arguments `blocks` (and, if the model gives them, `bridges`, `encoders`, `decoders`) of `alrpc.associate`.
+
+    Parameters are drawn from torch's global generator, which is left seeded for what is built next.
+
+    Args:
+        name: a model of this package, or `package.module:function` for one's own. The function is called with the
+            model's fields and returns a list of blocks, or a dict of `blocks`, `bridges`, `encoders` and `decoders`.
+
+    Raises:
+        UserError: naming the field that the model refuses, or what its function raised.
+    """
+    function = _find(name)
+    torch.default_generator.manual_seed(derive_seed(seed, "parameters"))
+    try:
+        parts = pydantic.validate_call(function)(**fields)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"model.{field}: got {first['input']!r}; {first['msg']}") from error
+    except UserError:
+        raise
+    except Exception as error:
+        if name in MODELS:
+            raise
+        raise UserError(f"model.name: {name} raised {type(error).__name__}: {error}") from error
+    parts = parts if isinstance(parts, dict) else {"blocks": parts}
+    unknown = set(parts) - {"blocks", "bridges", "encoders", "decoders"}
+    if unknown or not isinstance(parts.get("blocks"), (list, tuple, nn.ModuleList, nn.Sequential)):
+        raise UserError(
+            f"model.name: {name} returned {type(parts.get('blocks')).__name__} as blocks"
+            f"{f' and unknown {sorted(unknown)}' if unknown else ''}; "
+            "it must return a list of modules, or a dict of blocks, bridges, encoders and decoders"
+        )
+    return {key: list(modules) for key, modules in parts.items()}
+
+
+def _find(name: str):
+    if ":" in name:
+        return import_function(name, "model.name")
+    if name not in MODELS:
+        raise UserError(f"model.name: unknown model {name!r}; use {', '.join(MODELS)}, or package.module:function for your own")
+    return MODELS[name]

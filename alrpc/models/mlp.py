@@ -1,0 +1,37 @@
+"""A multi-layer perceptron: one block, hence one component, a width."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import nn
+
+ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
+
+
+def build(
+    widths: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] = (256, 256, 256, 256),
+    activation: Literal["relu", "gelu", "tanh", "sigmoid"] = "relu",
+    batch_norm: bool = False,
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
+) -> list[nn.Module]:
+    """Blocks of Linear, batch norm, activation and dropout; the first flattens its input.
+
+    Args:
+        widths: output width of each block; as many components as there are widths.
+        activation: relu, gelu, tanh or sigmoid.
+        batch_norm: normalise over the micro-batch before the activation.
+        dropout: probability of an activation being dropped.
+    """
+    blocks = []
+    for index, width in enumerate(widths):
+        layers = [nn.Flatten()] if index == 0 else []
+        layers.append(nn.LazyLinear(width))
+        if batch_norm:
+            layers.append(nn.BatchNorm1d(width))
+        layers.append(ACTIVATIONS[activation]())
+        if dropout:
+            layers.append(nn.Dropout(dropout))
+        blocks.append(nn.Sequential(*layers))
+    return blocks

@@ -1,0 +1,93 @@
+"""The state of a run, as its events tell it."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass, field
+
+RECENT = 5.0  # seconds over which the rate shown is taken
+
+
+@dataclass
+class StageProgress:
+    components: list[int] = field(default_factory=list)
+    device: str = ""
+    host: str = ""
+    step: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    peak_memory: int = 0
+
+
+@dataclass
+class Progress:
+    """What is known of a run; `apply` takes each event in."""
+
+    title: str
+    engine: str
+    stages: dict[int, StageProgress]
+    epochs: int
+    micro_batches: int = 0
+    """In an epoch; 0 until the data is there."""
+    samples: int = 0
+    """In an epoch."""
+    losses: dict[int, tuple[float, float]] = field(default_factory=dict)
+    """Associated and autoencoder loss of each component, as last told."""
+    metric: str = "accuracy"
+    exits: list[float] = field(default_factory=list)
+    evaluated: int = 0
+    """Epochs whose evaluation is in."""
+    digests: dict[int, list[str]] = field(default_factory=dict)
+    """By stage, of each of its components."""
+    parameters: dict[str, int] = field(default_factory=lambda: {"effective": 0, "affiliated": 0})
+    fed: float | None = None
+    """When the first micro-batch was sent, on the monotonic clock."""
+    ended: float | None = None
+    """When the last stage to finish did."""
+    recent: deque[tuple[float, int]] = field(default_factory=deque)
+
+    @property
+    def step(self) -> int:
+        """Micro-batches that have passed through the whole network."""
+        return min((stage.step for stage in self.stages.values()), default=0)
+
+    @property
+    def steps(self) -> int:
+        return self.epochs * self.micro_batches
+
+    def rate(self) -> float:
+        """Training samples a second, over the last seconds."""
+        if len(self.recent) < 2 or not self.micro_batches:
+            return 0.0
+        (first, before), (last, now) = self.recent[0], self.recent[-1]
+        return (now - before) * self.samples / self.micro_batches / max(last - first, 1e-9)
+
+    def apply(self, event: dict) -> None:
+        kind = event["event"]
+        stage = self.stages.get(event.get("stage"))
+        if kind == "job":
+            self.micro_batches, self.samples = event["recipe"].micro_batches, len(event["dataset"].train)
+        elif kind == "start":
+            self.fed = time.monotonic()
+        elif kind == "ready":
+            stage.components, stage.device, stage.host = event["components"], event["device"], event["host"]
+        elif kind in ("status", "stage"):
+            stage.step, stage.seconds = event["step"], event["seconds"]
+            stage.peak_memory = event.get("peak_memory", stage.peak_memory)
+            self._note_step()
+        elif kind == "losses":
+            self.losses[event["component"]] = (event["associated_loss"], event["autoencoder_loss"])
+        elif kind == "evaluation":
+            self.metric, self.exits, self.evaluated = event["metric"], event["exits"], event["epoch"]
+        elif kind == "finished":
+            self.ended = time.monotonic()
+            self.digests[event["stage"]] = event["digests"]
+            stage.peak_memory = event["peak_memory"]
+            for name, count in event["parameters"].items():
+                self.parameters[name] += count
+
+    def _note_step(self) -> None:
+        now = time.monotonic()
+        self.recent.append((now, self.step))
+        while now - self.recent[0][0] > RECENT:
+            self.recent.popleft()

@@ -1,0 +1,90 @@
+"""What a run leaves behind: metrics.jsonl while it runs, summary.json when it has ended well."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+import torch
+from rich.console import Console
+
+from alrpc import __version__
+from alrpc.config import Config
+from alrpc.network import combine_digests
+from alrpc.observe.progress import Progress, StageProgress
+from alrpc.observe.terminal import show
+
+RECORDED = ("losses", "evaluation", "stage")
+Report = Callable[[dict], None]
+
+
+@contextmanager
+def recorded(
+    config: Config, directory: Path, engine: str, quiet: bool, stdout: TextIO | None = None
+) -> Iterator[tuple[Progress, Report]]:
+    """Record a run's events in metrics.jsonl and show them; gives the progress and the function to report to."""
+    stages = config.pipeline.stages if engine == "pipeline" else 1
+    title = f"{config.model.name} on {config.data.name}, " + (
+        f"{stages} stages" if stages > 1 else "1 stage" if engine == "pipeline" else engine
+    )
+    progress = Progress(title, engine, {number: StageProgress() for number in range(1, stages + 1)}, config.train.epochs)
+    started = time.monotonic()
+    lock = threading.Lock()  # the feeding thread reports too
+    with (
+        (directory / "metrics.jsonl").open("w", encoding="utf-8", buffering=1) as metrics,
+        show(progress, quiet, Console(file=stdout or sys.stdout)) as refresh,
+    ):
+
+        def report(event: dict) -> None:
+            with lock:
+                progress.apply(event)
+                if event["event"] in RECORDED:
+                    metrics.write(json.dumps({**event, "time": round(time.monotonic() - started, 3)}) + "\n")
+                refresh(event)
+
+        yield progress, report
+
+
+def write_summary(directory: Path, progress: Progress, wall_seconds: float) -> dict:
+    """Write summary.json, last of all: a run that has it has ended well."""
+    digests = [digest for _, of_stage in sorted(progress.digests.items()) for digest in of_stage]
+    summary = {
+        "alrpc": __version__,
+        "torch": torch.__version__,
+        "engine": progress.engine,
+        "stages": len(progress.stages),
+        "epochs": progress.epochs,
+        "steps": progress.steps,
+        f"test_{progress.metric}": progress.exits[-1],
+        "exits": progress.exits,
+        "parameters_sha256": combine_digests(digests),
+        "parameters": progress.parameters,
+        "samples_per_second": progress.epochs * progress.samples / (progress.ended - progress.fed),
+        "wall_seconds": wall_seconds,
+        "per_stage": [
+            {
+                "stage": number,
+                "components": stage.components,
+                "host": stage.host,
+                "device": stage.device,
+                **{f"seconds_{state}": seconds for state, seconds in stage.seconds.items()},
+                "peak_memory_bytes": stage.peak_memory,
+            }
+            for number, stage in progress.stages.items()
+        ],
+    }
+    partial = directory / "summary.json.partial"
+    partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    partial.rename(directory / "summary.json")
+    return summary
+
+
+def last_line(summary: dict, directory: Path) -> str:
+    metric = "accuracy" if "test_accuracy" in summary else "mse"
+    return f"test {metric} {summary[f'test_{metric}']:.4f} after {summary['epochs']} epochs in {summary['wall_seconds']:.1f} s · {directory}"

@@ -1,0 +1,144 @@
+"""What a run shows while it runs: a live view on a terminal, a line an epoch elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from alrpc.observe.progress import Progress, StageProgress
+from alrpc.timing import STATES
+
+FRAME = 0.15  # seconds
+BAR = 30  # characters
+COLOURS = dict(zip(STATES, ("green", "bright_black", "yellow"), strict=True))
+
+
+@contextmanager
+def show(progress: Progress, quiet: bool, console: Console) -> Iterator[Callable[[dict], None]]:
+    """Show a run's progress; the function given is to be called after each event."""
+    if quiet:
+        yield lambda event: None
+    elif console.is_terminal:
+        with _live(progress, console) as refresh:
+            yield refresh
+    else:
+        yield lambda event: _print_line(progress, event, console)
+
+
+@contextmanager
+def _live(progress: Progress, console: Console) -> Iterator[Callable[[dict], None]]:
+    drawn = 0.0
+    with Live(_view(progress), console=console, auto_refresh=False) as live:
+
+        def refresh(event: dict) -> None:
+            nonlocal drawn
+            if time.monotonic() - drawn > FRAME:
+                live.update(_view(progress), refresh=True)
+                drawn = time.monotonic()
+
+        try:
+            yield refresh
+        finally:
+            live.update(_view(progress), refresh=True)
+
+
+def _print_line(progress: Progress, event: dict, console: Console) -> None:
+    if event["event"] == "start":
+        places = ", ".join(
+            f"stage {number}: {_components(stage)} on {stage.device}" for number, stage in progress.stages.items()
+        )
+        console.print(
+            f"{progress.title}: {progress.samples} samples, {progress.micro_batches} micro-batches an epoch; {places}",
+            soft_wrap=True,
+        )
+    elif event["event"] == "evaluation":
+        losses = " ".join(f"{associated:.4g}" for associated, _ in progress.losses.values())
+        exits = " ".join(_score(value, progress.metric) for value in progress.exits)
+        console.print(
+            f"epoch {event['epoch']}/{progress.epochs}  {progress.metric} of exits {exits}  associated losses {losses}"
+            f"  {progress.rate():,.0f} samples/s",
+            soft_wrap=True,
+            highlight=False,
+        )
+
+
+def _view(progress: Progress) -> Group:
+    return Group(_headline(progress), _stage_table(progress), *([_component_table(progress)] if progress.losses else []))
+
+
+def _headline(progress: Progress) -> Table:
+    line = Table.grid(padding=(0, 1))
+    if not progress.fed:
+        line.add_row(Text(progress.title, style="bold"), Text("starting the stages and reading the data"))
+        return line
+    rate = progress.rate()
+    per_step = progress.samples / progress.micro_batches
+    left = (progress.steps - progress.step) * per_step / rate if rate else 0
+    line.add_row(
+        Text(progress.title, style="bold"),
+        Text(f"epoch {min(progress.step // progress.micro_batches + 1, progress.epochs)}/{progress.epochs}"),
+        ProgressBar(total=progress.steps, completed=progress.step, width=BAR),
+        Text(f"{progress.step:,}/{progress.steps:,} steps"),
+        Text(f"{rate:,.0f} samples/s"),
+        Text(f"{int(left) // 60}:{int(left) % 60:02d} left"),
+    )
+    return line
+
+
+def _stage_table(progress: Progress) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for name in ("stage", "components", "device"):
+        table.add_column(name)
+    legend = Text(" ").join(Text(f"■ {state.replace('_', ' ')}", style=COLOURS[state]) for state in STATES)
+    table.add_column(legend, no_wrap=True)
+    for number, stage in progress.stages.items():
+        table.add_row(str(number), _components(stage), stage.device, _time_bar(stage))
+    return table
+
+
+def _time_bar(stage: StageProgress) -> Text:
+    total = sum(stage.seconds.values())
+    if not total:
+        return Text("")
+    bar, filled = Text(), 0
+    shares = {state: stage.seconds[state] / total for state in STATES}
+    reached = 0.0
+    for state, share in shares.items():
+        reached += share
+        width = round(reached * BAR) - filled
+        bar.append("█" * width, style=COLOURS[state])
+        filled += width
+    return bar.append("  " + " ".join(f"{share:4.0%}" for share in shares.values()))
+
+
+def _component_table(progress: Progress) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    for name in (
+        "component",
+        "associated loss",
+        "autoencoder loss",
+        f"{progress.metric} of its exit (epoch {progress.evaluated})",
+    ):
+        table.add_column(name, justify="right")
+    for number, (associated, autoencoder) in sorted(progress.losses.items()):
+        score = _score(progress.exits[number - 1], progress.metric) if progress.exits else ""
+        table.add_row(str(number), f"{associated:.5g}", f"{autoencoder:.5g}", score)
+    return table
+
+
+def _components(stage: StageProgress) -> str:
+    numbers = stage.components
+    if not numbers:
+        return ""
+    return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]}-{numbers[-1]}"
+
+
+def _score(value: float, metric: str) -> str:
+    return f"{value:.4f}" if metric == "accuracy" else f"{value:.5g}"

@@ -1,0 +1,78 @@
+"""The control plane: the only module that knows torch.distributed.rpc.
+
+The coordinator calls, the stages answer. RPC runs what it is sent, so it belongs on loopback or a private network.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from torch.distributed import rpc
+
+GATHERING = 600.0  # seconds that a process waits for the others to start
+SILENCE = 30.0  # seconds without an answer after which a process counts as lost
+
+
+def join(rank: int, world_size: int) -> None:
+    """Join the control plane; returns when every rank has."""
+    options = rpc.TensorPipeRpcBackendOptions(num_worker_threads=4, rpc_timeout=GATHERING)
+    rpc.init_rpc(_name(rank), rank=rank, world_size=world_size, rpc_backend_options=options)
+
+
+def leave() -> None:
+    """Leave when every rank does."""
+    rpc.shutdown()
+
+
+def call(stage: int, function: Callable, *args) -> Any:
+    """Run a module's function on a stage and return what it returns.
+
+    Raises:
+        StageLost: when there is no answer.
+    """
+    return Call(stage, function, *args).result()
+
+
+class StageLost(Exception):
+    """A stage does not answer."""
+
+    def __init__(self, stage: int, reason: str):
+        super().__init__(reason)
+        self.stage = stage
+
+
+class Call:
+    """A call under way, that can be looked at without waiting."""
+
+    def __init__(self, stage: int, function: Callable, *args):
+        self.stage = stage
+        self.since = time.monotonic()
+        try:
+            self._future = rpc.rpc_async(_name(stage), function, args=args, timeout=SILENCE)
+        except RuntimeError as error:
+            raise StageLost(stage, _reason(error)) from error
+
+    def done(self) -> bool:
+        return self._future.done()
+
+    def result(self) -> Any:
+        """What the call returned, waiting for it if need be.
+
+        Raises:
+            StageLost: when there is no answer.
+        """
+        try:
+            return self._future.wait()
+        except RuntimeError as error:
+            raise StageLost(self.stage, _reason(error)) from error
+
+
+def _name(rank: int) -> str:
+    return f"stage-{rank}" if rank else "coordinator"
+
+
+def _reason(error: RuntimeError) -> str:
+    first = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return f"no answer for {SILENCE:.0f} s" if "timed out" in first.lower() else f"connection lost ({first})"

@@ -1,0 +1,165 @@
+"""The coordinator, rank 0: feeds the stream of packets, and listens to what the stages report."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import torch
+
+from alrpc.checkpoint import checkpoint_directory
+from alrpc.config import Config
+from alrpc.data.dataset import Dataset, micro_batches, shuffled
+from alrpc.errors import UserError
+from alrpc.pipeline import control, mailbox
+from alrpc.pipeline.channel import PeerLost, Sender, close_data_plane, open_data_plane
+from alrpc.pipeline.mailbox import Plan
+from alrpc.pipeline.packet import Packet
+from alrpc.pipeline.topology import Place, choose_devices, split_components
+from alrpc.training.update import Recipe
+
+POLL_EVERY = 0.2  # seconds between two questions to a stage
+GRACE = 3.0  # seconds between a lost connection and its report: whoever knows the cause speaks first
+
+
+class StageFailed(UserError):
+    """A stage raised, was killed or is gone; the message says which, where, why, and where its log is."""
+
+
+def describe_failure(place: Place, cause: str) -> str:
+    return f"stage {place.stage} (rank {place.stage}, host {place.host}) {cause}; log: {place.log}"
+
+
+def coordinate(
+    config: Config,
+    components: int,
+    load: Callable[[], tuple[Dataset, Recipe]],
+    directory: Path,
+    report: Callable[[dict], None],
+) -> None:
+    """Run the pipeline from set-up to end.
+
+    Args:
+        components: how many the network has.
+        load: reads the data set; called once the stages are there, so that they start meanwhile.
+        directory: the run's; each stage writes its log and its parameters below it, on its own host.
+        report: called with each event that a stage tells, and with `job` when the data is there.
+
+    Raises:
+        StageFailed: naming the stage and the cause.
+        UserError: when the data cannot be read, or the devices asked for are not there.
+    """
+    stages = config.pipeline.stages
+    control.join(0, stages + 1)
+    places = [control.call(stage, mailbox.describe) for stage in range(1, stages + 1)]
+    feeder = Feeder(config, components, places, load, directory, report)
+    listen(places, feeder, report)
+    for place in places:
+        control.call(place.stage, mailbox.dismiss)
+    close_data_plane()
+    control.leave()
+
+
+def stream(dataset: Dataset, batch_size: int, recipe: Recipe) -> Iterator[Packet]:
+    """All packets of a run, in order."""
+    step = 0
+    for epoch in range(recipe.epochs):
+        for tensors, labels in micro_batches(dataset.train, shuffled(len(dataset.train), recipe.seed, epoch), batch_size):
+            yield Packet("train", epoch + 1, step, {**tensors, "label": labels})
+            step += 1
+        yield Packet("epoch", epoch + 1, step)
+        yield Packet("evaluate", epoch + 1, step)
+        for tensors, labels in micro_batches(dataset.test, torch.arange(len(dataset.test)), batch_size):
+            yield Packet("test", epoch + 1, step, {**tensors, "label": labels})
+        yield Packet("evaluated", epoch + 1, step)
+    yield Packet("end", recipe.epochs, step)
+
+
+class Feeder:
+    """A thread that loads the data, sets the stages up and feeds them, as far ahead as the window allows."""
+
+    def __init__(
+        self,
+        config: Config,
+        components: int,
+        places: list[Place],
+        load: Callable[[], tuple[Dataset, Recipe]],
+        directory: Path,
+        report: Callable[[dict], None],
+    ):
+        self.error: Exception | None = None
+        arguments = (config, components, places, load, directory, report)
+        threading.Thread(target=self._run, args=arguments, name="feed", daemon=True).start()
+
+    def _run(self, *arguments) -> None:
+        try:
+            feed(*arguments)
+        except Exception as error:  # handed to the thread that listens
+            self.error = error
+
+
+def feed(
+    config: Config,
+    components: int,
+    places: list[Place],
+    load: Callable[[], tuple[Dataset, Recipe]],
+    directory: Path,
+    report: Callable[[dict], None],
+) -> None:
+    """Load, tell every stage its plan, then send the whole stream to stage 1."""
+    devices, transport = choose_devices(places, config.device)
+    dataset, recipe = load()
+    report({"event": "job", "dataset": dataset, "recipe": recipe, "transport": transport})
+    split = split_components(components, len(places), config.pipeline.split)
+    checkpoint = checkpoint_directory(directory, recipe.epochs * recipe.micro_batches)
+    for place, numbers, device in zip(places, split, devices, strict=True):
+        plan = Plan(config, dataset.sample, dataset.target, recipe, numbers, len(places), device, transport, checkpoint)
+        control.call(place.stage, mailbox.set_up, plan)
+    open_data_plane(transport)
+    report({"event": "start"})
+    sender = Sender(1, config.pipeline.window, torch.device("cpu"))
+    for packet in stream(dataset, config.data.batch_size, recipe):
+        sender.send(packet)
+    sender.drain()
+
+
+def listen(places: list[Place], feeder: Feeder, report: Callable[[dict], None]) -> None:
+    """Poll every stage until all have finished.
+
+    Raises:
+        StageFailed: when a stage says that it failed, or does not answer and nobody has said why.
+    """
+    waiting = {place.stage: place for place in places}
+    calls: dict[int, control.Call] = {}
+    lost: dict[int, tuple[float, str]] = {}
+    while waiting:
+        for stage, place in list(waiting.items()):
+            if stage in lost:
+                continue
+            try:
+                if stage not in calls:
+                    calls[stage] = control.Call(stage, mailbox.poll)
+                if not calls[stage].done() or time.monotonic() - calls[stage].since < POLL_EVERY:
+                    continue
+                events = calls.pop(stage).result()
+            except control.StageLost as error:
+                lost[stage] = (time.monotonic(), str(error))
+                continue
+            for event in events:
+                if event["event"] == "failure":
+                    raise StageFailed(describe_failure(place, f"failed: {event['cause']}"))
+                report(event)
+                if event["event"] == "finished":
+                    del waiting[stage]
+        if isinstance(feeder.error, PeerLost):
+            lost.setdefault(1, (time.monotonic(), str(feeder.error)))
+        elif isinstance(feeder.error, control.StageLost):
+            lost.setdefault(feeder.error.stage, (time.monotonic(), str(feeder.error)))
+        elif feeder.error is not None:
+            raise feeder.error
+        for stage, (since, reason) in lost.items():
+            if time.monotonic() - since > GRACE:
+                raise StageFailed(describe_failure(places[stage - 1], f"is gone: {reason}"))
+        time.sleep(0.02)

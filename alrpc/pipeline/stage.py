@@ -1,0 +1,187 @@
+"""A stage: one process, one device, one or more consecutive components."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from collections.abc import Callable
+from contextlib import ExitStack
+
+import torch
+from torch import Tensor
+
+from alrpc.checkpoint import save_component
+from alrpc.component import Step, Target
+from alrpc.config import Config
+from alrpc.errors import UserError
+from alrpc.network import Network, describe_components, evaluating
+from alrpc.pipeline import control, mailbox
+from alrpc.pipeline.channel import PeerLost, Receiver, Sender, close_data_plane, open_data_plane
+from alrpc.pipeline.mailbox import Plan, status, tell
+from alrpc.pipeline.packet import Packet
+from alrpc.pipeline.topology import Place, choose_cores, settle
+from alrpc.timing import peak_memory
+from alrpc.training.evaluation import ExitScores
+from alrpc.training.losses import LossMeter
+from alrpc.training.update import make_learner, update
+
+LAST_WORDS = 5.0  # seconds that a failed stage waits for the coordinator to hear why
+AFTERMATH = 15.0  # seconds that a stage which lost its neighbour waits to be ended, before it ends by itself
+
+Build = Callable[[Config, dict[str, Tensor], Target], Network]
+
+
+def run_stage(place: Place, world_size: int, build: Build) -> int:
+    """Be a stage until the end of the run; returns the process' exit code.
+
+    Args:
+        build: (configuration, sample, target) -> the whole network, the same in every process; the stage keeps its part.
+    """
+    status.place = place
+    control.join(place.stage, world_size)
+    mailbox.watch_coordinator()
+    try:
+        plan = mailbox.await_plan()
+        device = settle(
+            plan.device, plan.config.threads, choose_cores(place, plan.config.threads, plan.config.pipeline.pin_cores)
+        )
+        stage = Stage(place.stage, plan, build(plan.config, plan.sample, plan.target), device)
+        tell("ready", pid=place.pid, host=place.host, device=plan.device, components=plan.components)
+        open_data_plane(plan.transport)
+        stage.run()
+    except PeerLost as error:
+        print(f"stage {place.stage}: {error}", flush=True)
+        time.sleep(AFTERMATH)  # whoever failed is named by the coordinator or the launcher, which then end this process
+        return 1
+    except Exception as error:
+        traceback.print_exc()
+        cause = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        tell("failure", cause=" ".join(cause.split()))
+        time.sleep(LAST_WORDS)
+        return 1
+    mailbox.dismissed.wait()
+    close_data_plane()
+    control.leave()
+    return 0
+
+
+class Stage:
+    """A stage's components, and what it does with each packet of the stream; see `alrpc.pipeline.packet` for the kinds."""
+
+    def __init__(self, number: int, plan: Plan, network: Network, device: torch.device):
+        self.number = number
+        self.plan = plan
+        self.device = device
+        self.target = network.target
+        self.learners = [make_learner(n, network.components[n - 1], plan.recipe, device) for n in plan.components]
+        self.meters = [LossMeter(learner.number) for learner in self.learners]
+        self.sender: Sender | None = None
+        self.modes = ExitStack()  # holds the components in evaluation mode between two markers
+        # The last stage decodes every exit, so it keeps a copy of each decoder. A marker brings the parameters.
+        self.is_last = number == plan.stages
+        self.decoders = [component.decoder.to(device) for component in network.components] if self.is_last else []
+        for component in network.components[: plan.components[0] - 1] if self.is_last else ():
+            component.decoder.eval()
+        self.scores: ExitScores | None = None
+
+    def run(self) -> None:
+        """Work through the stream until its end."""
+        between = self.device if self.plan.transport == "nccl" else torch.device("cpu")
+        if not self.is_last:
+            self.sender = Sender(self.number + 1, self.plan.config.pipeline.window, between, status.timing)
+        wire = between if self.number > 1 else torch.device("cpu")  # the coordinator has no GPU
+        actions = {
+            "train": self.train,
+            "epoch": self.end_epoch,
+            "evaluate": self.begin_evaluation,
+            "test": self.test,
+            "evaluated": self.end_evaluation,
+            "end": self.finish,
+        }
+        for packet in Receiver(self.number - 1, self.plan.config.pipeline.window, wire, self.device, status.timing):
+            actions[packet.kind](packet)
+
+    def hand_on(self, packet: Packet, tensors: dict[str, Tensor]) -> None:
+        if self.sender is not None:
+            self.sender.send(Packet(packet.kind, packet.epoch, packet.step, tensors))
+
+    def train(self, packet: Packet) -> None:
+        tensors = dict(packet.tensors)
+        target = self.target.represent(tensors.pop("label")) if self.number == 1 else tensors.pop("target")
+        for learner, meter in zip(self.learners, self.meters, strict=True):
+            made: list[Step] = []
+
+            def receive(step: Step, is_own_last=learner is self.learners[-1], made=made) -> None:
+                made.append(step)
+                if is_own_last:
+                    self.hand_on(packet, {**step.tensors, "target": step.target})
+
+            meter.add(packet.step, *update(learner, tensors, target, packet.step, receive))
+            tensors, target = made[0].tensors, made[0].target
+        status.step = packet.step + 1
+        if status.step % self.plan.config.train.log_every == 0:
+            self.tell_losses(packet.epoch)
+
+    def end_epoch(self, packet: Packet) -> None:
+        self.hand_on(packet, {})
+        self.tell_losses(packet.epoch)
+        tell(
+            "stage",
+            epoch=packet.epoch,
+            step=packet.step,
+            seconds=status.timing.read(),
+            peak_memory=peak_memory(self.device),
+        )
+
+    def begin_evaluation(self, packet: Packet) -> None:
+        own = {
+            f"decoder.{learner.number}.{name}": value.detach().clone()  # training may go on before it has left
+            for learner in self.learners
+            for name, value in learner.component.decoder.state_dict().items()
+        }
+        self.hand_on(packet, {**packet.tensors, **own})
+        for learner in self.learners:
+            self.modes.enter_context(evaluating(learner.component))
+        if self.is_last:
+            load_decoders(self.decoders, packet.tensors)
+            self.scores = ExitScores(self.target, self.decoders)
+
+    def test(self, packet: Packet) -> None:
+        beside = {name: tensor for name, tensor in packet.tensors.items() if name == "label" or name.startswith("exit.")}
+        tensors = {name: tensor for name, tensor in packet.tensors.items() if name not in beside}
+        for learner in self.learners:
+            tensors, beside[f"exit.{learner.number}"] = learner.component.evaluate(tensors)
+        self.hand_on(packet, {**tensors, **beside})
+        if self.scores is not None:
+            self.scores.add([beside[f"exit.{number}"] for number in range(1, len(self.decoders) + 1)], beside["label"])
+
+    def end_evaluation(self, packet: Packet) -> None:
+        self.hand_on(packet, {})
+        self.modes.close()
+        if self.scores is not None:
+            tell(**self.scores.event(packet.epoch))
+            self.scores = None
+
+    def finish(self, packet: Packet) -> None:
+        self.hand_on(packet, {})
+        for learner in self.learners:
+            save_component(self.plan.checkpoint, learner.number, learner.component)
+        if self.sender is not None:
+            self.sender.drain()
+        components = [learner.component for learner in self.learners]
+        tell("finished", **describe_components(components, self.is_last, self.device))
+
+    def tell_losses(self, epoch: int) -> None:
+        for meter in self.meters:
+            if event := meter.event(epoch, status.step):
+                tell(**event)
+
+
+def load_decoders(decoders: list[torch.nn.Module], tensors: dict[str, Tensor]) -> None:
+    """Take over the parameters of earlier stages' decoders, named decoder.<number>.<parameter>."""
+    states: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        _, number, parameter = name.split(".", 2)
+        states.setdefault(int(number), {})[parameter] = tensor
+    for number, state in states.items():
+        decoders[number - 1].load_state_dict(state)

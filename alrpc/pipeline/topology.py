@@ -1,0 +1,107 @@
+"""Which components a stage has, and which device it runs on."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from alrpc.errors import UserError
+
+
+def split_components(components: int, stages: int, split: Sequence[int] | None) -> list[list[int]]:
+    """The component numbers (from 1) of each stage, consecutive, as even as can be or as the split says.
+
+    Raises:
+        UserError: naming pipeline.stages or pipeline.split.
+    """
+    if split is not None:
+        if len(split) != stages:
+            raise UserError(f"pipeline.split: got {list(split)}, {len(split)} entries for {stages} stages; give one for each")
+        if sum(split) != components:
+            raise UserError(
+                f"pipeline.split: got {list(split)}, {sum(split)} components; it must add up to the model's {components}"
+            )
+        sizes = list(split)
+    else:
+        if stages > components:
+            raise UserError(f"pipeline.stages: got {stages}, but the model has {components} components; use 1 to {components}")
+        even, rest = divmod(components, stages)
+        sizes = [even + (stage < rest) for stage in range(stages)]
+    ends = [sum(sizes[: stage + 1]) for stage in range(stages)]
+    return [list(range(end - size + 1, end + 1)) for end, size in zip(ends, sizes, strict=True)]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a stage's process is: what it tells the coordinator before it gets its work."""
+
+    stage: int
+    host: str
+    pid: int
+    index: int
+    """0 for the first stage on its host."""
+    neighbours: int
+    """Stages on its host, itself included."""
+    gpus: int
+    log: str
+
+
+def place_here(rank: int, log: str) -> Place:
+    """This stage's place, from the environment that torchrun (or `alrpc launch`) gives every process."""
+    coordinator_here = int(os.environ.get("GROUP_RANK", 0)) == 0
+    return Place(
+        stage=rank,
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        index=int(os.environ["LOCAL_RANK"]) - coordinator_here,
+        neighbours=int(os.environ["LOCAL_WORLD_SIZE"]) - coordinator_here,
+        gpus=torch.cuda.device_count(),
+        log=log,
+    )
+
+
+def choose_devices(places: Sequence[Place], wanted: str) -> tuple[list[str], str]:
+    """A device for each stage, and what carries packets between stages: "nccl" or "gloo".
+
+    NCCL needs a GPU of its own for every stage; stages that share one exchange packets through host memory.
+
+    Raises:
+        UserError: when a GPU is wanted on a host that has none.
+    """
+    owned = all(place.gpus >= place.neighbours for place in places)
+    if wanted == "cpu" or (wanted == "auto" and not owned):
+        return ["cpu"] * len(places), "gloo"
+    for place in places:
+        if place.gpus == 0:
+            raise UserError(f"device: got cuda, but stage {place.stage} finds no GPU on host {place.host}; use cpu or auto")
+    return [f"cuda:{place.index % place.gpus}" for place in places], "nccl" if owned else "gloo"
+
+
+def choose_cores(place: Place, threads: int, pin: str) -> list[int] | None:
+    """The cores for a stage on a CPU, or None to leave the choice to the operating system.
+
+    With "auto" only a machine that its stages fill exactly is divided: on a larger one the cores may be somebody else's,
+    on a smaller one the operating system shares them out better.
+    """
+    if pin == "no" or not hasattr(os, "sched_getaffinity"):
+        return None
+    cores = sorted(os.sched_getaffinity(0))
+    wanted = place.neighbours * threads
+    if pin == "auto" and wanted != len(cores):
+        return None
+    first = place.index * threads
+    return [cores[core % len(cores)] for core in range(first, first + threads)]
+
+
+def settle(device: str, threads: int, cores: list[int] | None) -> torch.device:
+    """Pin this process to its device, its threads and its cores."""
+    torch.set_num_threads(threads)
+    if device != "cpu":
+        torch.cuda.set_device(device)
+    elif cores is not None:
+        os.sched_setaffinity(0, cores)
+    return torch.device(device)

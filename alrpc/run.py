@@ -1,0 +1,165 @@
+"""A run: its directory, and its life in either engine."""
+
+from __future__ import annotations
+
+import socket
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import TextIO
+
+import torch
+
+from alrpc.assembly import build_network, local_device, make_recipe, resolve
+from alrpc.checkpoint import (
+    checkpoint_directory,
+    empty_sample,
+    latest_checkpoint,
+    load_component,
+    save_component,
+    write_manifest,
+)
+from alrpc.config import Config, Train, load_config, parse_section, save_config
+from alrpc.data import load_data
+from alrpc.data.dataset import Dataset, count_micro_batches
+from alrpc.errors import UserError
+from alrpc.network import Network, describe_components
+from alrpc.observe.record import Report, recorded, write_summary
+from alrpc.pipeline.coordinator import coordinate
+from alrpc.training.sequential import train_sequentially
+from alrpc.training.update import Recipe
+
+
+def create_run_directory(out: Path | None, name: str, config: Config) -> Path:
+    """Make a run's directory and put the resolved configuration into it.
+
+    Args:
+        out: the directory to make; None for runs/<name>-<time>.
+
+    Raises:
+        UserError: when it holds something already, or cannot be made.
+    """
+    path = out or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    try:
+        if out is None:
+            number = 1
+            while path.exists():
+                number += 1
+                path = path.with_name(f"{name}-{datetime.now():%Y%m%d-%H%M%S}-{number}")
+        elif path.is_dir() and any(path.iterdir()):
+            raise UserError(f"--out: {path} is not empty; give a directory that does not exist yet")
+        path.mkdir(parents=True, exist_ok=True)
+        save_config(config, path / "config.yaml")
+    except OSError as error:
+        raise UserError(f"--out: cannot write to {path}: {error.strerror}; give a directory that can be made") from error
+    return path
+
+
+def run_sequentially(config: Config, name: str, out: Path | None = None, quiet: bool = False) -> tuple[dict, Path]:
+    """`alrpc train`: the whole run in this process.
+
+    Returns:
+        The summary and the run's directory.
+
+    Raises:
+        UserError: for what the user can put right; nothing has been written when it is the configuration or the data.
+    """
+    started = time.monotonic()
+    config, _ = resolve(config)
+    device = local_device(config.device)
+    torch.set_num_threads(config.threads)
+    dataset = load_data(config.data.name, config.data.root)
+    network = build_network(config, dataset.sample, dataset.target)
+    recipe = make_recipe(config.train, count_micro_batches(dataset.train, config.data.batch_size))
+    directory = create_run_directory(out, name, config)
+    checkpoint = checkpoint_directory(directory, recipe.epochs * recipe.micro_batches)
+    numbers = list(range(1, len(network.components) + 1))
+    with recorded(config, directory, "sequential", quiet) as (progress, report):
+        report({"event": "job", "dataset": dataset, "recipe": recipe})
+        report({"event": "ready", "stage": 1, "components": numbers, "device": str(device), "host": socket.gethostname()})
+        report({"event": "start"})
+        with torch.random.fork_rng():
+            train_sequentially(network, dataset, config.data.batch_size, recipe, device, config.train.log_every, report)
+        for number, component in enumerate(network.components, 1):
+            save_component(checkpoint, number, component)
+        report({"event": "finished", "stage": 1, **describe_components(network.components, True, device)})
+    write_manifest(checkpoint, len(numbers), dataset.sample, dataset.target)
+    return write_summary(directory, progress, time.monotonic() - started), directory
+
+
+def run_coordinator(config: Config, directory: Path, quiet: bool, stdout: TextIO) -> dict:
+    """The coordinator's part of a pipeline's run, in rank 0; returns the summary.
+
+    Raises:
+        StageFailed: naming the stage and the cause.
+        UserError: for what the user can put right.
+    """
+    started = time.monotonic()
+    config, components = resolve(config)
+    datasets: list[Dataset] = []
+
+    def load() -> tuple[Dataset, Recipe]:
+        dataset = load_data(config.data.name, config.data.root)
+        datasets.append(dataset)
+        return dataset, make_recipe(config.train, count_micro_batches(dataset.train, config.data.batch_size))
+
+    with recorded(config, directory, "pipeline", quiet, stdout) as (progress, report):
+        coordinate(config, components, load, directory, report)
+    checkpoint = checkpoint_directory(directory, progress.steps)
+    write_manifest(checkpoint, components, datasets[0].sample, datasets[0].target)
+    return write_summary(directory, progress, time.monotonic() - started)
+
+
+def train(
+    network: Network, dataset: Dataset, *, batch_size: int = 64, device: str = "auto", report: Report | None = None, **fields
+) -> list[float]:
+    """Train a network in this process, in place.
+
+    Args:
+        batch_size: samples in a micro-batch.
+        device: auto, cpu or cuda.
+        report: called with every event (losses, evaluations, timings), a dict each.
+        fields: of the configuration's section `train`: epochs, lr, optimizer, seed, …; see `alrpc.config.Train`.
+
+    Returns:
+        The last evaluation's score of each exit: accuracy, or mean squared error for a regression.
+
+    Raises:
+        UserError: for an unknown or impossible field, or a loss that is not finite.
+    """
+    settings = parse_section(Train, "train", fields)
+    recipe = make_recipe(settings, count_micro_batches(dataset.train, batch_size))
+    exits: list[float] = []
+
+    def listen(event: dict) -> None:
+        if event["event"] == "evaluation":
+            exits[:] = event["exits"]
+        if report is not None:
+            report(event)
+
+    with torch.random.fork_rng():
+        train_sequentially(network, dataset, batch_size, recipe, local_device(device), settings.log_every, listen)
+    return exits
+
+
+def load_run(directory: Path | str, model: str | None = None) -> Network:
+    """The trained network of a run, from its directory.
+
+    Args:
+        model: needed when the run's blocks come from a function of one's own: its `package.module:function`. Code is
+            imported on the caller's word, never on a file's.
+
+    Raises:
+        UserError: naming the file that is missing or does not fit.
+    """
+    directory = Path(directory)
+    config = load_config(directory / "config.yaml")
+    if ":" in config.model.name and config.model.name != model:
+        raise UserError(
+            f"{directory}: its blocks come from {config.model.name}; pass model={config.model.name!r} to import that"
+        )
+    checkpoint, manifest = latest_checkpoint(directory)
+    network = build_network(config, empty_sample(manifest), manifest["target"])
+    for number, component in enumerate(network.components, 1):
+        load_component(checkpoint, number, component)
+    return network.eval()

@@ -1,0 +1,46 @@
+"""Where a process spends its time, and the most memory it has held."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+
+import torch
+
+STATES = ("computing", "waiting_to_receive", "waiting_to_send")
+
+
+class Timing:
+    """A process is in one state at a time; entering the next one closes the books of the last.
+
+    On a GPU, where kernels run behind the process that queued them, `computing` counts the queueing.
+    """
+
+    def __init__(self):
+        self._seconds = dict.fromkeys(STATES, 0.0)
+        self._state: str | None = None
+        self._since = 0.0
+
+    def enter(self, state: str) -> str | None:
+        """Enter a state of STATES; returns the one that was left."""
+        now, left = time.perf_counter(), self._state
+        if left is not None:
+            self._seconds[left] += now - self._since
+        self._state, self._since = state, now
+        return left
+
+    def read(self) -> dict[str, float]:
+        """Seconds in each state up to now; may be called from another thread."""
+        seconds = dict(self._seconds)
+        if self._state is not None:
+            seconds[self._state] += time.perf_counter() - self._since
+        return seconds
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the GPU's peak allocation for a stage on a GPU, else the process' peak resident size."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

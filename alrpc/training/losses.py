@@ -1,0 +1,68 @@
+"""Losses of a component, kept without making a GPU wait, and refused when they are not finite."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from alrpc.errors import UserError
+
+READ_EVERY = 16  # steps between two transfers from a GPU
+
+
+class NonFiniteLoss(UserError):
+    """A loss became infinite or not a number; training stops there."""
+
+
+@dataclass
+class LossMeter:
+    """The losses of one component since they were last averaged."""
+
+    number: int
+    unread: list[tuple[int, Tensor, Tensor]] = field(default_factory=list)
+    sums: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    steps: int = 0
+
+    def add(self, step: int, associated: Tensor, autoencoder: Tensor) -> None:
+        """Keep the two losses of a step; on a GPU they are read every few steps, on a CPU at once.
+
+        Raises:
+            NonFiniteLoss: naming component, step and value.
+        """
+        self.unread.append((step, associated, autoencoder))
+        if associated.device.type == "cpu" or len(self.unread) >= READ_EVERY:
+            self.read()
+
+    def read(self) -> None:
+        if not self.unread:
+            return
+        values = torch.stack([loss for _, *losses in self.unread for loss in losses]).tolist()
+        for (step, *_), pair in zip(self.unread, zip(values[::2], values[1::2], strict=True), strict=True):
+            for name, value in zip(("associated", "autoencoder"), pair, strict=True):
+                if not math.isfinite(value):
+                    raise NonFiniteLoss(
+                        f"the {name} loss of component {self.number} is {value} at step {step}; "
+                        "a smaller train.lr or a train.clip_norm may help"
+                    )
+            self.sums = [total + value for total, value in zip(self.sums, pair, strict=True)]
+        self.steps += len(self.unread)
+        self.unread.clear()
+
+    def event(self, epoch: int, step: int) -> dict | None:
+        """The means since the last event, as a line for metrics.jsonl; None if there was no step since."""
+        self.read()
+        if not self.steps:
+            return None
+        associated, autoencoder = (total / self.steps for total in self.sums)
+        self.sums, self.steps = [0.0, 0.0], 0
+        return {
+            "event": "losses",
+            "component": self.number,
+            "epoch": epoch,
+            "step": step,
+            "associated_loss": associated,
+            "autoencoder_loss": autoencoder,
+        }

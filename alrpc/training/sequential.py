@@ -1,0 +1,93 @@
+"""The sequential engine: every component in this process, one after the other. The reference that the pipeline equals."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+
+from alrpc.component import Step
+from alrpc.data.dataset import Dataset, micro_batches, shuffled
+from alrpc.network import Network, evaluating
+from alrpc.timing import Timing, peak_memory
+from alrpc.training.evaluation import ExitScores
+from alrpc.training.losses import LossMeter
+from alrpc.training.update import Recipe, make_learner, update
+
+STATUS_EVERY = 0.2  # seconds
+
+
+def train_sequentially(
+    network: Network,
+    dataset: Dataset,
+    batch_size: int,
+    recipe: Recipe,
+    device: torch.device,
+    log_every: int,
+    report: Callable[[dict], None],
+) -> None:
+    """Train all components of a network in place, evaluating every exit after each epoch.
+
+    Args:
+        report: called with each event: `losses`, `evaluation`, `stage` (timings of an epoch) and `status` (for a view).
+
+    Raises:
+        NonFiniteLoss: naming component, step and value.
+    """
+    learners = [make_learner(number, component, recipe, device) for number, component in enumerate(network.components, 1)]
+    meters = [LossMeter(learner.number) for learner in learners]
+    timing = Timing()
+    shown = 0.0
+    step = 0
+    for epoch in range(recipe.epochs):
+        for tensors, labels in micro_batches(dataset.train, shuffled(len(dataset.train), recipe.seed, epoch), batch_size):
+            timing.enter("computing")
+            target = network.target.represent(labels).to(device)
+            tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
+            for learner, meter in zip(learners, meters, strict=True):
+                handed_on: list[Step] = []
+                meter.add(step, *update(learner, tensors, target, step, handed_on.append))
+                tensors, target = handed_on[0].tensors, handed_on[0].target
+            timing.enter("waiting_to_receive")  # for the loader
+            step += 1
+            if step % log_every == 0:
+                _report_losses(meters, epoch, step, report)
+            if time.monotonic() - shown > STATUS_EVERY:
+                report({"event": "status", "stage": 1, "step": step, "seconds": timing.read()})
+                shown = time.monotonic()
+        _report_losses(meters, epoch, step, report)
+        report(
+            {
+                "event": "stage",
+                "stage": 1,
+                "epoch": epoch + 1,
+                "step": step,
+                "seconds": timing.read(),
+                "peak_memory": peak_memory(device),
+            }
+        )
+        timing.enter("computing")
+        report(evaluate(network, dataset, batch_size, device, epoch + 1))
+        timing.enter("waiting_to_receive")
+    report({"event": "status", "stage": 1, "step": step, "seconds": timing.read()})
+
+
+def evaluate(network: Network, dataset: Dataset, batch_size: int, device: torch.device, epoch: int) -> dict:
+    """The `evaluation` event: the score of every exit on the test split."""
+    scores = ExitScores(network.target, [component.decoder for component in network.components])
+    with evaluating(network):
+        for tensors, labels in micro_batches(dataset.test, torch.arange(len(dataset.test)), batch_size):
+            tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
+            bridged = []
+            for component in network.components:
+                tensors, output = component.evaluate(tensors)
+                bridged.append(output)
+            scores.add(bridged, labels.to(device))
+    return scores.event(epoch)
+
+
+def _report_losses(meters: list[LossMeter], epoch: int, step: int, report: Callable[[dict], None]) -> None:
+    for meter in meters:
+        if event := meter.event(epoch + 1, step):
+            report(event)

@@ -1,0 +1,169 @@
+"""One process of a pipeline: rank 0 is the coordinator, rank n is stage n. Started by torchrun or by `alrpc launch`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+from typing import TextIO
+
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch's own warnings are not about the run
+
+
+def watch_parent() -> None:
+    """End this process when the one that started it is gone, so that no orphan is left whatever killed it."""
+    parent = int(os.environ.get("ALRPC_LAUNCHER", os.getppid()))
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        if os.environ.get("RANK") == "0":
+            print(f"\nalrpc: the launcher (pid {parent}) is gone; the run has ended", file=sys.__stderr__, flush=True)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="watch-parent", daemon=True).start()
+
+
+if __name__ == "__main__":
+    watch_parent()  # before the long import of torch
+
+import click
+from torch import distributed
+
+from alrpc.assembly import build_network, check_pipeline, resolve
+from alrpc.config import config_name, load_config
+from alrpc.errors import UserError
+from alrpc.observe.record import last_line
+from alrpc.pipeline.control import StageLost
+from alrpc.pipeline.coordinator import GRACE
+from alrpc.pipeline.stage import run_stage
+from alrpc.pipeline.topology import place_here
+from alrpc.run import create_run_directory, run_coordinator
+
+DIRECTORY = "directory"
+WITHIN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+@click.command()
+@click.option("--config", "source", metavar="FILE", help="YAML file, or the name of a configuration that ships with alrpc.")
+@click.option("--set", "overrides", metavar="SECTION.FIELD=VALUE", multiple=True, help="Override a field; repeatable.")
+@click.option("--out", type=click.Path(path_type=Path), help="Directory of the run.  [default: runs/<config>-<time>]")
+@click.option("--quiet", is_flag=True, help="Show nothing but the last line.")
+@click.option("--prepared", type=click.Path(path_type=Path), hidden=True)
+def main(source: str | None, overrides: tuple[str, ...], out: Path | None, quiet: bool, prepared: Path | None) -> None:
+    """One process of a pipeline, to be started by torchrun:
+
+    \b
+        torchrun --nproc-per-node 5 -m alrpc.worker --config FILE
+
+    Rank 0 is the coordinator, rank n is stage n, so --nproc-per-node is the number of stages plus one. The number of
+    stages is taken from there. Only the coordinator reads the configuration; it tells the stages what they need.
+    """
+    missing = [name for name in WITHIN if name not in os.environ]
+    if missing:
+        print(f"alrpc: {missing[0]} is not set; start this with torchrun, or use alrpc launch", file=sys.stderr)
+        sys.exit(2)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)  # end at once, even while waiting inside a library
+    rank = int(os.environ["RANK"])
+    code = be_stage(rank) if rank else be_coordinator(source, overrides, out, quiet, prepared)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # a broken connection must not keep a library's destructors waiting
+
+
+def be_coordinator(source: str | None, overrides: tuple[str, ...], out: Path | None, quiet: bool, prepared: Path | None) -> int:
+    """Rank 0: prepare the run, unless the launcher has, and see it through. Returns the process' exit code."""
+    stages = int(os.environ["WORLD_SIZE"]) - 1
+    log = ""
+    errors = terminal = None
+    try:
+        if prepared is None:
+            config, components = resolve(load_config(source, [*overrides, f"pipeline.stages={stages}"]))
+            check_pipeline(config, components)
+            directory = create_run_directory(out, config_name(source), config)
+        else:
+            config, directory = load_config(prepared / "config.yaml"), prepared
+        terminal, errors, log = log_to(directory, "coordinator")
+        show_cursor_on_signals(terminal)
+        meeting_point().set(DIRECTORY, str(directory))
+        summary = run_coordinator(config, directory, quiet, terminal)
+    except UserError as error:
+        message = str(error)
+    except StageLost as error:
+        time.sleep(GRACE)  # the launcher may know the cause; then it ends this process first
+        message = f"stage {error.stage} (rank {error.stage}) is gone: {error}"
+    except Exception as error:
+        traceback.print_exc()
+        cause = " ".join(f"{type(error).__name__}: {error}".split())
+        message = f"the coordinator (rank 0, host {socket.gethostname()}) failed: {cause}; log: {log}"
+    else:
+        print(last_line(summary, directory), file=terminal, flush=True)
+        return 0
+    tell_agent(message)
+    if prepared is None:  # otherwise the launcher prints it
+        print(f"alrpc: {message}", file=errors or sys.stderr, flush=True)
+    return 1
+
+
+def be_stage(rank: int) -> int:
+    """Rank n: stage n. Returns the process' exit code."""
+    directory = Path(meeting_point().get(DIRECTORY).decode())
+    _, _, log = log_to(directory, f"stage-{rank}")
+    return run_stage(place_here(rank, log), int(os.environ["WORLD_SIZE"]), build_network)
+
+
+def meeting_point() -> distributed.Store:
+    """The store where the processes of this run meet."""
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    store, _, _ = next(distributed.rendezvous("env://", rank, world_size))
+    return distributed.PrefixStore("alrpc", store)
+
+
+def log_to(directory: Path, name: str) -> tuple[TextIO, TextIO, str]:
+    """Send this process' output, a library's too, to its log; gives the terminal's two streams and the log's path."""
+    path = directory / "logs" / f"{name}.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    terminal, errors = (os.fdopen(os.dup(number), "w", buffering=1) for number in (1, 2))
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    return terminal, errors, str(path)
+
+
+def show_cursor_on_signals(terminal: TextIO) -> None:
+    """End on a signal as any process, but not without the cursor that a live view hides.
+
+    The main thread may be waiting inside a library, where no Python handler runs; hence the pipe and the thread.
+    """
+    if not terminal.isatty():
+        return
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: None)
+    signal.set_wakeup_fd(write)
+
+    def wait() -> None:
+        number = os.read(read, 1)[0]
+        terminal.write("\x1b[?25h\n")
+        terminal.flush()
+        os._exit(128 + number)
+
+    threading.Thread(target=wait, name="signals", daemon=True).start()
+
+
+def tell_agent(message: str) -> None:
+    """Leave the cause of a failure where torch's elastic agent looks for it."""
+    if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        Path(path).write_text(json.dumps({"message": message, "timestamp": int(time.time())}), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
