@@ -97,7 +97,7 @@ class Pipeline(Section):
     """Components of each stage, such as [1, 2, 1]; null for as even as can be."""
     window: PositiveInt = 2
     """Packets that a stage may have received ahead, and packets that it may have sent and not yet seen taken."""
-    pin_cores: Literal["auto", "yes", "no"] = "auto"
+    pin_cores: Literal["auto", "always", "never"] = "auto"
     """Give each stage on a CPU cores of its own; auto: when the stages together fill the machine's cores exactly."""
     port: int = Field(0, ge=0, le=65535)
     """Loopback port where `alrpc launch` lets its processes meet; 0 for any free one."""

@@ -72,7 +72,9 @@ def launch_pipeline(
     local_device(config.device)
     with listening_socket(config.pipeline.port) as listener:
         directory = create_run_directory(Path(out) if out is not None else None, name, config)
-        with logging_to(directory / "logs" / "launcher.log"), tempfile.TemporaryDirectory(prefix="alrpc-") as scratch:
+        logs = directory / "logs"
+        logs.mkdir()
+        with logging_to(logs / "launcher.log"), tempfile.TemporaryDirectory(prefix="agent-", dir=logs) as scratch:
             start_processes(config, directory, listener, Path(scratch), quiet)
     return json.loads((directory / "summary.json").read_text(encoding="utf-8")), directory
 
@@ -163,11 +165,10 @@ def start_processes(config: Config, directory: Path, listener: socket.socket, sc
 
 
 def explain(failures: dict[int, ProcessFailure], directory: Path) -> str:
-    """One message from the processes that had failed when the agent looked; a signal is a cause, an exit a consequence."""
-    rank, failure = min(failures.items(), key=lambda item: (item[1].exitcode > 0, item[0]))
-    told = [other.message for other in failures.values() if Path(other.error_file).is_file()]
-    if failure.exitcode > 0 and told:
-        return told[0]
+    """One message for a failed run. The agent lists the process that it saw fail first; those that it ended follow."""
+    rank, failure = next(iter(failures.items()))
+    if Path(failure.error_file).is_file():  # the coordinator knew why
+        return failure.message
     who = f"stage {rank} (rank {rank}" if rank else "the coordinator (rank 0"
     log = directory / "logs" / (f"stage-{rank}.log" if rank else "coordinator.log")
     number = -failure.exitcode if failure.exitcode < 0 else failure.exitcode - 128
@@ -214,14 +215,15 @@ def own_signals() -> Iterator[None]:
 @contextmanager
 def logging_to(path: Path) -> Iterator[None]:
     """Keep the agent's log lines from the terminal."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
-    logger = logging.getLogger("torch")
-    before, propagate = logger.handlers[:], logger.propagate
-    logger.handlers, logger.propagate = [handler], False
+    loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict if name.split(".")[0] == "torch"]
+    before = [(logger, logger.handlers) for logger in loggers if logger.handlers]
+    for logger, _ in before:
+        logger.handlers = [handler]
     try:
         yield
     finally:
-        logger.handlers, logger.propagate = before, propagate
+        for logger, handlers in before:
+            logger.handlers = handlers
         handler.close()

@@ -10,21 +10,25 @@ import sys
 import threading
 import time
 import traceback
+import warnings
 from pathlib import Path
 from typing import TextIO
 
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch's own warnings are not about the run
+warnings.filterwarnings("ignore", module="torch.distributed")
 
 
 def watch_parent() -> None:
     """End this process when the one that started it is gone, so that no orphan is left whatever killed it."""
     parent = int(os.environ.get("ALRPC_LAUNCHER", os.getppid()))
+    terminal = os.dup(2)  # what is standard error now; later it is the log
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(0.5)
         if os.environ.get("RANK") == "0":
-            print(f"\nalrpc: the launcher (pid {parent}) is gone; the run has ended", file=sys.__stderr__, flush=True)
+            host = os.uname().nodename
+            os.write(terminal, f"\nalrpc: the launcher (pid {parent}, host {host}) was killed; the run has ended\n".encode())
         os._exit(1)
 
     threading.Thread(target=watch, name="watch-parent", daemon=True).start()

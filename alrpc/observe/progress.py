@@ -15,6 +15,8 @@ class StageProgress:
     device: str = ""
     host: str = ""
     step: int = 0
+    epoch: int = 0
+    """Epochs that it has ended."""
     seconds: dict[str, float] = field(default_factory=dict)
     peak_memory: int = 0
 
@@ -31,12 +33,11 @@ class Progress:
     """In an epoch; 0 until the data is there."""
     samples: int = 0
     """In an epoch."""
-    losses: dict[int, tuple[float, float]] = field(default_factory=dict)
-    """Associated and autoencoder loss of each component, as last told."""
+    losses: dict[int, dict[int, tuple[float, float]]] = field(default_factory=dict)
+    """By epoch: associated and autoencoder loss of each component, as last told."""
     metric: str = "accuracy"
-    exits: list[float] = field(default_factory=list)
-    evaluated: int = 0
-    """Epochs whose evaluation is in."""
+    evaluations: dict[int, list[float]] = field(default_factory=dict)
+    """By epoch: the score of every exit."""
     digests: dict[int, list[str]] = field(default_factory=dict)
     """By stage, of each of its components."""
     parameters: dict[str, int] = field(default_factory=lambda: {"effective": 0, "affiliated": 0})
@@ -54,6 +55,16 @@ class Progress:
     @property
     def steps(self) -> int:
         return self.epochs * self.micro_batches
+
+    @property
+    def epoch(self) -> int:
+        """The last epoch of which everything is known: every stage's losses and the exits' scores."""
+        return min(min((stage.epoch for stage in self.stages.values()), default=0), max(self.evaluations, default=0))
+
+    @property
+    def ready(self) -> bool:
+        """Whether the data is there and every stage has its components."""
+        return self.micro_batches > 0 and all(stage.components for stage in self.stages.values())
 
     def rate(self) -> float:
         """Training samples a second, over the last seconds."""
@@ -74,11 +85,14 @@ class Progress:
         elif kind in ("status", "stage"):
             stage.step, stage.seconds = event["step"], event["seconds"]
             stage.peak_memory = event.get("peak_memory", stage.peak_memory)
+            stage.epoch = event.get("epoch", stage.epoch)
             self._note_step()
         elif kind == "losses":
-            self.losses[event["component"]] = (event["associated_loss"], event["autoencoder_loss"])
+            of_epoch = self.losses.setdefault(event["epoch"], {})
+            of_epoch[event["component"]] = (event["associated_loss"], event["autoencoder_loss"])
         elif kind == "evaluation":
-            self.metric, self.exits, self.evaluated = event["metric"], event["exits"], event["epoch"]
+            self.metric = event["metric"]
+            self.evaluations[event["epoch"]] = event["exits"]
         elif kind == "finished":
             self.ended = time.monotonic()
             self.digests[event["stage"]] = event["digests"]
@@ -88,6 +102,8 @@ class Progress:
 
     def _note_step(self) -> None:
         now = time.monotonic()
+        if self.step == 0:
+            self.recent.clear()  # the rate counts from the first step on
         self.recent.append((now, self.step))
         while now - self.recent[0][0] > RECENT:
             self.recent.popleft()

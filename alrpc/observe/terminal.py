@@ -29,7 +29,7 @@ def show(progress: Progress, quiet: bool, console: Console) -> Iterator[Callable
         with _live(progress, console) as refresh:
             yield refresh
     else:
-        yield lambda event: _print_line(progress, event, console)
+        yield _plain(progress, console)
 
 
 @contextmanager
@@ -49,24 +49,26 @@ def _live(progress: Progress, console: Console) -> Iterator[Callable[[dict], Non
             live.update(_view(progress), refresh=True)
 
 
-def _print_line(progress: Progress, event: dict, console: Console) -> None:
-    if event["event"] == "start":
-        places = ", ".join(
-            f"stage {number}: {_components(stage)} on {stage.device}" for number, stage in progress.stages.items()
-        )
-        console.print(
-            f"{progress.title}: {progress.samples} samples, {progress.micro_batches} micro-batches an epoch; {places}",
-            soft_wrap=True,
-        )
-    elif event["event"] == "evaluation":
-        losses = " ".join(f"{associated:.4g}" for associated, _ in progress.losses.values())
-        exits = " ".join(_score(value, progress.metric) for value in progress.exits)
-        console.print(
-            f"epoch {event['epoch']}/{progress.epochs}  {progress.metric} of exits {exits}  associated losses {losses}"
-            f"  {progress.rate():,.0f} samples/s",
-            soft_wrap=True,
-            highlight=False,
-        )
+def _plain(progress: Progress, console: Console) -> Callable[[dict], None]:
+    """A line for the job, then one for each epoch of which everything is known."""
+    shown = -1
+
+    def say(event: dict) -> None:
+        nonlocal shown
+        if shown < 0 and progress.ready:
+            shown = 0
+            stages = progress.stages.items()
+            places = ", ".join(f"stage {number}: {_components(stage)} on {stage.device}" for number, stage in stages)
+            job = f"{progress.samples} samples, {progress.micro_batches} micro-batches an epoch"
+            console.print(f"{progress.title}: {job}; components of {places}", soft_wrap=True, highlight=False)
+        while 0 <= shown < progress.epoch:
+            shown += 1
+            losses = " ".join(f"{associated:.4g}" for _, (associated, _) in sorted(progress.losses[shown].items()))
+            exits = " ".join(_score(value, progress.metric) for value in progress.evaluations[shown])
+            line = f"epoch {shown}/{progress.epochs}  {progress.metric} of exits {exits}  associated losses {losses}"
+            console.print(f"{line}  {progress.rate():,.0f} samples/s", soft_wrap=True, highlight=False)
+
+    return say
 
 
 def _view(progress: Progress) -> Group:
@@ -119,16 +121,16 @@ def _time_bar(stage: StageProgress) -> Text:
 
 
 def _component_table(progress: Progress) -> Table:
+    epoch = max(progress.evaluations, default=0)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for name in (
-        "component",
-        "associated loss",
-        "autoencoder loss",
-        f"{progress.metric} of its exit (epoch {progress.evaluated})",
-    ):
+    accuracy = f"{progress.metric} of its exit" + (f" (epoch {epoch})" if epoch else "")
+    for name in ("component", "associated loss", "autoencoder loss", accuracy):
         table.add_column(name, justify="right")
-    for number, (associated, autoencoder) in sorted(progress.losses.items()):
-        score = _score(progress.exits[number - 1], progress.metric) if progress.exits else ""
+    latest: dict[int, tuple[float, float]] = {}
+    for of_epoch in progress.losses.values():
+        latest.update(of_epoch)
+    for number, (associated, autoencoder) in sorted(latest.items()):
+        score = _score(progress.evaluations[epoch][number - 1], progress.metric) if epoch else ""
         table.add_row(str(number), f"{associated:.5g}", f"{autoencoder:.5g}", score)
     return table
 

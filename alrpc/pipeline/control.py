@@ -17,7 +17,10 @@ SILENCE = 30.0  # seconds without an answer after which a process counts as lost
 
 def join(rank: int, world_size: int) -> None:
     """Join the control plane; returns when every rank has."""
-    options = rpc.TensorPipeRpcBackendOptions(num_worker_threads=4, rpc_timeout=GATHERING)
+    # TensorPipe's shared-memory transport polls without a pause and takes a core's time; its socket transport sleeps.
+    options = rpc.TensorPipeRpcBackendOptions(
+        num_worker_threads=4, rpc_timeout=GATHERING, _transports=["uv"], _channels=["basic"]
+    )
     rpc.init_rpc(_name(rank), rank=rank, world_size=world_size, rpc_backend_options=options)
 
 

@@ -87,7 +87,7 @@ def choose_cores(place: Place, threads: int, pin: str) -> list[int] | None:
     With "auto" only a machine that its stages fill exactly is divided: on a larger one the cores may be somebody else's,
     on a smaller one the operating system shares them out better.
     """
-    if pin == "no" or not hasattr(os, "sched_getaffinity"):
+    if pin == "never" or not hasattr(os, "sched_getaffinity"):
         return None
     cores = sorted(os.sched_getaffinity(0))
     wanted = place.neighbours * threads
