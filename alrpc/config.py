@@ -185,7 +185,7 @@ def save_config(config: Config, path: Path) -> None:
 
 def _apply(tree: dict[str, Any], override: str) -> None:
     name, equals, text = override.partition("=")
-    if not equals or not name:
+    if not equals or not all(name.split(".")):
         raise UserError(f"--set: got {override!r}; write section.field=value, such as train.epochs=5")
     try:
         value = yaml.safe_load(text)
@@ -197,6 +197,8 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         tree = tree[section]
         if not isinstance(tree, dict):
             raise UserError(f"--set: {name}: {section} is not a section")
+    if name == "model.name" and tree.get("name") != value:
+        tree.clear()  # another model: the fields in the file are not its own
     tree[field] = value
 
 

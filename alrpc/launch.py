@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -26,7 +27,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from alrpc.assembly import check_pipeline, local_device, resolve
 from alrpc.config import Config
 from alrpc.errors import UserError
-from alrpc.run import create_run_directory
+from alrpc.run import REFUSED, create_run_directory
 
 LOOPBACK = "127.0.0.1"
 BACKEND = "alrpc-loopback"
@@ -35,6 +36,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
 
 class RunFailed(UserError):
     """A run ended before its end; the message names the process, its host, the cause and its log."""
+
+
+class Refused(RunFailed):
+    """The coordinator could not begin: its data, or a device, is not there. Nothing of the run is left."""
 
 
 class Interrupted(Exception):
@@ -74,8 +79,15 @@ def launch_pipeline(
         directory = create_run_directory(Path(out) if out is not None else None, name, config)
         logs = directory / "logs"
         logs.mkdir()
-        with logging_to(logs / "launcher.log"), tempfile.TemporaryDirectory(prefix="agent-", dir=logs) as scratch:
-            start_processes(config, directory, listener, Path(scratch), quiet)
+        with (
+            logging_to(logs / "launcher.log"),
+            tempfile.TemporaryDirectory(prefix="agent-", dir=logs, ignore_cleanup_errors=True) as scratch,
+        ):
+            try:
+                start_processes(config, directory, listener, Path(scratch), quiet)
+            except Refused:
+                shutil.rmtree(directory)
+                raise
     return json.loads((directory / "summary.json").read_text(encoding="utf-8")), directory
 
 
@@ -159,7 +171,8 @@ def start_processes(config: Config, directory: Path, listener: socket.socket, sc
         try:
             elastic_launch(settings, sys.executable)(*arguments)
         except ChildFailedError as error:
-            raise RunFailed(explain(error.failures, directory)) from error
+            refused = error.failures.get(0) is not None and error.failures[0].exitcode == REFUSED
+            raise (Refused if refused else RunFailed)(explain(error.failures, directory)) from error
         except SignalException as error:
             raise Interrupted(error.sigval) from error
 

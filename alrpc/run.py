@@ -29,6 +29,8 @@ from alrpc.pipeline.coordinator import coordinate
 from alrpc.training.sequential import train_sequentially
 from alrpc.training.update import Recipe
 
+FAILED, REFUSED = 1, 2  # exit codes of the coordinator; nothing of a refused run is kept
+
 
 def create_run_directory(out: Path | None, name: str, config: Config) -> Path:
     """Make a run's directory and put the resolved configuration into it.

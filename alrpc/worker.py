@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -45,10 +46,10 @@ from alrpc.config import config_name, load_config
 from alrpc.errors import UserError
 from alrpc.observe.record import last_line
 from alrpc.pipeline.control import StageLost
-from alrpc.pipeline.coordinator import GRACE
+from alrpc.pipeline.coordinator import GRACE, StageFailed
 from alrpc.pipeline.stage import run_stage
 from alrpc.pipeline.topology import place_here
-from alrpc.run import create_run_directory, run_coordinator
+from alrpc.run import FAILED, REFUSED, create_run_directory, run_coordinator
 
 DIRECTORY = "directory"
 WITHIN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -84,55 +85,69 @@ def main(source: str | None, overrides: tuple[str, ...], out: Path | None, quiet
 
 def be_coordinator(source: str | None, overrides: tuple[str, ...], out: Path | None, quiet: bool, prepared: Path | None) -> int:
     """Rank 0: prepare the run, unless the launcher has, and see it through. Returns the process' exit code."""
-    stages = int(os.environ["WORLD_SIZE"]) - 1
-    log = ""
-    errors = terminal = None
+    directory, terminal, errors = prepared, sys.stdout, sys.stderr
     try:
         if prepared is None:
-            config, components = resolve(load_config(source, [*overrides, f"pipeline.stages={stages}"]))
+            config, components = resolve(load_config(source, [*overrides, f"pipeline.stages={stages()}"]))
             check_pipeline(config, components)
             directory = create_run_directory(out, config_name(source), config)
         else:
-            config, directory = load_config(prepared / "config.yaml"), prepared
-        terminal, errors, log = log_to(directory, "coordinator")
+            config = load_config(prepared / "config.yaml")
+        terminal, errors, _ = log_to(directory, "coordinator")
         show_cursor_on_signals(terminal)
         meeting_point().set(DIRECTORY, str(directory))
         summary = run_coordinator(config, directory, quiet, terminal)
-    except UserError as error:
-        message = str(error)
-    except StageLost as error:
-        time.sleep(GRACE)  # the launcher may know the cause; then it ends this process first
-        message = f"stage {error.stage} (rank {error.stage}) is gone: {error}"
     except Exception as error:
-        traceback.print_exc()
-        cause = " ".join(f"{type(error).__name__}: {error}".split())
-        message = f"the coordinator (rank 0, host {socket.gethostname()}) failed: {cause}; log: {log}"
-    else:
-        print(last_line(summary, directory), file=terminal, flush=True)
-        return 0
-    tell_agent(message)
-    if prepared is None:  # otherwise the launcher prints it
-        print(f"alrpc: {message}", file=errors or sys.stderr, flush=True)
-    return 1
+        if refused := isinstance(error, UserError) and not isinstance(error, StageFailed):
+            if prepared is None and directory is not None:
+                shutil.rmtree(directory)
+        else:
+            traceback.print_exc()  # into the log
+        message = explain(error, directory)
+        tell_agent(message)
+        if prepared is None:  # otherwise the launcher prints it
+            print(f"alrpc: {message}", file=errors, flush=True)
+        return REFUSED if refused else FAILED
+    print(last_line(summary, directory), file=terminal, flush=True)
+    return 0
+
+
+def explain(error: Exception, directory: Path | None) -> str:
+    """The one line that says why the run ended."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, StageLost):
+        time.sleep(GRACE)  # the launcher may know the cause; then it ends this process first
+        return f"stage {error.stage} (rank {error.stage}) is gone: {error}"
+    cause = " ".join(f"{type(error).__name__}: {error}".split())
+    log = f"; log: {log_path(directory, 'coordinator')}" if directory else ""
+    return f"the coordinator (rank 0, host {socket.gethostname()}) failed: {cause}{log}"
 
 
 def be_stage(rank: int) -> int:
     """Rank n: stage n. Returns the process' exit code."""
     directory = Path(meeting_point().get(DIRECTORY).decode())
     _, _, log = log_to(directory, f"stage-{rank}")
-    return run_stage(place_here(rank, log), int(os.environ["WORLD_SIZE"]), build_network)
+    return run_stage(place_here(rank, log), stages() + 1, build_network)
+
+
+def stages() -> int:
+    return int(os.environ["WORLD_SIZE"]) - 1
 
 
 def meeting_point() -> distributed.Store:
     """The store where the processes of this run meet."""
-    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    store, _, _ = next(distributed.rendezvous("env://", rank, world_size))
+    store, _, _ = next(distributed.rendezvous("env://", int(os.environ["RANK"]), stages() + 1))
     return distributed.PrefixStore("alrpc", store)
+
+
+def log_path(directory: Path, name: str) -> Path:
+    return directory / "logs" / f"{name}.log"
 
 
 def log_to(directory: Path, name: str) -> tuple[TextIO, TextIO, str]:
     """Send this process' output, a library's too, to its log; gives the terminal's two streams and the log's path."""
-    path = directory / "logs" / f"{name}.log"
+    path = log_path(directory, name)
     path.parent.mkdir(parents=True, exist_ok=True)
     terminal, errors = (os.fdopen(os.dup(number), "w", buffering=1) for number in (1, 2))
     log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)

@@ -25,7 +25,7 @@ def load_mnist(name: str, root: Path | None) -> Dataset:
         try:
             data = source(root, train=train, download=True)
         except (RuntimeError, OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
+            reason = " ".join(str(error).split())
             raise UserError(f"data.root: no readable {name} in {root}, and no download: {reason}") from error
         images = data.data.unsqueeze(1).to(torch.float32).div_(255).sub_(mean).div_(deviation)
         splits.append(Split(images, data.targets.to(torch.int64)))

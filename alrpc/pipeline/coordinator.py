@@ -21,6 +21,7 @@ from alrpc.pipeline.topology import Place, choose_devices, split_components
 from alrpc.training.update import Recipe
 
 POLL_EVERY = 0.2  # seconds between two questions to a stage
+COMPARE = 0.5  # seconds between a reported failure and its message, for failures of earlier stages
 GRACE = 3.0  # seconds between a lost connection and its report: whoever knows the cause speaks first
 
 
@@ -131,11 +132,12 @@ def listen(places: list[Place], feeder: Feeder, report: Callable[[dict], None]) 
     Raises:
         StageFailed: when a stage says that it failed, or does not answer and nobody has said why.
     """
-    waiting = {place.stage: place for place in places}
+    waiting = {place.stage for place in places}
     calls: dict[int, control.Call] = {}
     lost: dict[int, tuple[float, str]] = {}
-    while waiting:
-        for stage, place in list(waiting.items()):
+    failed: dict[int, tuple[float, str]] = {}
+    while waiting or failed:
+        for stage in list(waiting):
             if stage in lost:
                 continue
             try:
@@ -149,10 +151,15 @@ def listen(places: list[Place], feeder: Feeder, report: Callable[[dict], None]) 
                 continue
             for event in events:
                 if event["event"] == "failure":
-                    raise StageFailed(describe_failure(place, f"failed: {event['cause']}"))
-                report(event)
-                if event["event"] == "finished":
-                    del waiting[stage]
+                    failed[stage] = (time.monotonic(), event["cause"])
+                if event["event"] in ("failure", "finished"):
+                    waiting.remove(stage)
+                if event["event"] != "failure":
+                    report(event)
+        # Values that are not finite are seen by later stages too: the earliest stage is the one to name.
+        if failed and time.monotonic() - min(since for since, _ in failed.values()) > COMPARE:
+            stage = min(failed)
+            raise StageFailed(describe_failure(places[stage - 1], f"failed: {failed[stage][1]}"))
         if isinstance(feeder.error, PeerLost):
             lost.setdefault(1, (time.monotonic(), str(feeder.error)))
         elif isinstance(feeder.error, control.StageLost):
