@@ -103,7 +103,8 @@ class Progress:
     def _note_step(self) -> None:
         now = time.monotonic()
         if self.step == 0:
-            self.recent.clear()  # the rate counts from the first step on
-        self.recent.append((now, self.step))
+            self.recent = deque([(self.fed or now, 0)])  # the rate counts from the first micro-batch on
+        else:
+            self.recent.append((now, self.step))
         while now - self.recent[0][0] > RECENT:
             self.recent.popleft()

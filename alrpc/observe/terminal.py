@@ -17,7 +17,7 @@ from alrpc.timing import STATES
 
 FRAME = 0.15  # seconds
 BAR = 30  # characters
-COLOURS = dict(zip(STATES, ("green", "bright_black", "yellow"), strict=True))
+LOOKS = dict(zip(STATES, (("█", "green"), ("░", "bright_black"), ("▒", "yellow")), strict=True))
 
 
 @contextmanager
@@ -98,7 +98,7 @@ def _stage_table(progress: Progress) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for name in ("stage", "components", "device"):
         table.add_column(name)
-    legend = Text(" ").join(Text(f"■ {state.replace('_', ' ')}", style=COLOURS[state]) for state in STATES)
+    legend = Text(" ").join(Text(f"{mark} {state.replace('_', ' ')}", style=colour) for state, (mark, colour) in LOOKS.items())
     table.add_column(legend, no_wrap=True)
     for number, stage in progress.stages.items():
         table.add_row(str(number), _components(stage), stage.device, _time_bar(stage))
@@ -115,7 +115,8 @@ def _time_bar(stage: StageProgress) -> Text:
     for state, share in shares.items():
         reached += share
         width = round(reached * BAR) - filled
-        bar.append("█" * width, style=COLOURS[state])
+        mark, colour = LOOKS[state]
+        bar.append(mark * width, style=colour)
         filled += width
     return bar.append("  " + " ".join(f"{share:4.0%}" for share in shares.values()))
 

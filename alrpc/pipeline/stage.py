@@ -26,7 +26,7 @@ from alrpc.training.losses import LossMeter
 from alrpc.training.update import make_learner, update
 
 LAST_WORDS = 5.0  # seconds that a failed stage waits for the coordinator to hear why
-AFTERMATH = 15.0  # seconds that a stage which lost its neighbour waits to be ended, before it ends by itself
+AFTERMATH = 6.0  # seconds that a stage which lost its neighbour waits to be ended, before it ends by itself
 
 Build = Callable[[Config, dict[str, Tensor], Target], Network]
 
