@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from alrpc.component import Classes, Target, Tensors
+from alrpc.component import Classes, Target, Tensors, canonical
 from alrpc.errors import UserError
 from alrpc.random_stream import derive_seed
 
@@ -69,4 +69,5 @@ def count_micro_batches(split: Split, batch_size: int) -> int:
 def micro_batches(split: Split, order: Tensor, batch_size: int, start: int = 0) -> Iterator[tuple[Tensors, Tensor]]:
     """Inputs and labels of micro-batches start, start + 1, …; the last may be smaller."""
     for first in range(start * batch_size, len(order), batch_size):
-        yield split.batch(order[first : first + batch_size])
+        tensors, labels = split.batch(order[first : first + batch_size])
+        yield {name: canonical(tensor) for name, tensor in tensors.items()}, canonical(labels)

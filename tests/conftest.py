@@ -1,0 +1,113 @@
+"""What the tests share: real command lines with a time limit, and a check that they leave no process behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+MODULES = Path(__file__).parent / "modules"  # blocks and data "of one's own", outside the package
+ALRPC = str(Path(sys.executable).parent / "alrpc")  # the console script of this environment
+LIMIT = 90  # seconds that a command may take before the test gives up
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+class Commands:
+    """Runs `alrpc` and its kin in a test's own folder."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._started: list[psutil.Process] = []
+
+    def start(self, *command: str, **environment: str) -> subprocess.Popen:
+        process = subprocess.Popen(
+            [str(part) for part in command],
+            cwd=self.folder,
+            env={**os.environ, "PYTHONPATH": str(MODULES), **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        self._started.append(psutil.Process(process.pid))
+        return process
+
+    def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess:
+        process = self.start(*command, **environment)
+        try:
+            out, err = process.communicate(timeout=LIMIT)
+        except subprocess.TimeoutExpired:
+            self.end()
+            raise
+        return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+    def alrpc(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+        return self.run(ALRPC, *arguments, **environment)
+
+    def workers(self) -> dict[int, psutil.Process]:
+        """The processes of a run in this folder, by rank."""
+        found = {}
+        for process in psutil.process_iter():
+            try:
+                if process.cwd() == str(self.folder) and "RANK" in (environment := process.environ()):
+                    found[int(environment["RANK"])] = process
+            except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+                continue
+        return found
+
+    def leftovers(self, seconds: float) -> list[psutil.Process]:
+        """Processes still there after so many seconds."""
+        end = time.monotonic() + seconds
+        while (left := list(self.workers().values())) and time.monotonic() < end:
+            time.sleep(0.1)
+        return left
+
+    def end(self) -> None:
+        for process in [*self.workers().values(), *self._started]:
+            if process.is_running():
+                process.send_signal(signal.SIGKILL)
+
+
+@pytest.fixture
+def commands(tmp_path: Path) -> Iterator[Commands]:
+    commands = Commands(tmp_path)
+    try:
+        yield commands
+        assert commands.leftovers(10) == []
+    finally:
+        commands.end()
+
+
+@pytest.fixture
+def until() -> Callable[[Callable[[], object]], object]:
+    """Waits for something to be true, and gives it."""
+
+    def wait(condition: Callable[[], object]) -> object:
+        end = time.monotonic() + LIMIT
+        while time.monotonic() < end:
+            if value := condition():
+                return value
+            time.sleep(0.05)
+        raise AssertionError("it did not happen in time")
+
+    return wait
+
+
+def read_summary(directory: Path) -> dict:
+    return json.loads((directory / "summary.json").read_text())

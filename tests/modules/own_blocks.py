@@ -1,0 +1,69 @@
+"""Blocks and data of a user's own, named in configurations as own_blocks:<function>."""
+
+import itertools
+
+import torch
+from torch import nn
+
+import alrpc
+
+
+def build(width: int = 32, depth: int = 4):
+    """Blocks with random numbers (dropout) and buffers (batch norm)."""
+    sizes = [64] + [width] * depth
+    blocks = [
+        nn.Sequential(nn.Linear(before, after), nn.BatchNorm1d(after), nn.ReLU(), nn.Dropout(0.2))
+        for before, after in itertools.pairwise(sizes)
+    ]
+    return [nn.Sequential(nn.Flatten(), blocks[0]), *blocks[1:]]
+
+
+class Fuse(nn.Module):
+    """Passes its input on, and raises at a training step."""
+
+    def __init__(self, step: int):
+        super().__init__()
+        self.left = step
+
+    def forward(self, x):
+        if self.training:
+            self.left -= 1
+            if self.left == 0:
+                raise ValueError("the fuse has blown")
+        return x
+
+
+def build_with_fuse(step: int = 10):
+    blocks = build()
+    blocks[1].append(Fuse(step))
+    return blocks
+
+
+def misfit():
+    return [nn.Linear(3, 3)]
+
+
+def raising():
+    raise RuntimeError("no blocks today")
+
+
+def no_list():
+    return 7
+
+
+def regression():
+    """scikit-learn's diabetes progression: 10 features to 1 value."""
+    from sklearn import datasets
+
+    data = datasets.load_diabetes()
+    inputs = torch.tensor(data.data, dtype=torch.float32) * 20
+    values = (torch.tensor(data.target, dtype=torch.float32).unsqueeze(1) - 150) / 80
+    return alrpc.Dataset(alrpc.Split(inputs[:352], values[:352]), alrpc.Split(inputs[352:], values[352:]), alrpc.Values(1))
+
+
+def build_for_regression():
+    return [nn.Sequential(nn.LazyLinear(32), nn.ReLU()), nn.Sequential(nn.LazyLinear(32), nn.ReLU())]
+
+
+def no_dataset():
+    return {}

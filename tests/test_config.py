@@ -1,0 +1,97 @@
+"""Configurations: what ships is sound, and a mistake is one line that names the field."""
+
+from pathlib import Path
+
+import pytest
+
+import alrpc
+from alrpc.assembly import check_pipeline, resolve
+from alrpc.config import Config, find_config, load_config, save_config
+
+SHIPPED = sorted(path.stem for path in find_config(None).parent.glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_configuration_that_ships_is_sound(name):
+    config, components = resolve(load_config(name))
+    check_pipeline(config, components)
+    assert config.pipeline.stages == components
+
+
+def test_overrides_are_read_as_yaml_and_reach_any_section(tmp_path):
+    config = load_config(None, ["train.lr=1e-3", "model.widths=[8, 8]", "data.root=null", "threads=2", "train.clip_norm=5"])
+    assert (config.train.lr, config.model.fields["widths"], config.data.root, config.threads) == (1e-3, [8, 8], None, 2)
+    assert load_config(None, ["model.name=own_blocks:build"]).model.fields == {}  # the fields of the mlp are not its own
+
+
+def test_a_resolved_configuration_says_all_and_loads_again(tmp_path):
+    config, _ = resolve(load_config(None, ["train.epochs=3"]))
+    save_config(config, tmp_path / "config.yaml")
+    again = load_config(tmp_path / "config.yaml")
+    assert again == config
+    assert again.model.fields == {"widths": [256] * 4, "activation": "relu", "batch_norm": False, "dropout": 0.0}
+
+
+def test_every_field_is_documented():
+    def undocumented(section, path=""):
+        for name, field in section.model_fields.items():
+            if hasattr(field.annotation, "model_fields"):
+                yield from undocumented(field.annotation, f"{path}{name}.")
+            elif not field.description:
+                yield path + name
+
+    assert list(undocumented(Config)) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("train.epoch=3", "train.epoch: unknown field; did you mean train.epochs?"),
+        ("trian.epochs=3", "trian: unknown field; did you mean train?"),
+        ("train.epochs=many", "train.epochs: got 'many'; it should be a valid integer"),
+        ("train.epochs=0", "train.epochs: got 0; it should be greater than 0"),
+        ("train.lr=.nan", "train.lr: got nan; it should be a finite number"),
+        ("train.end_lr=1", "train.end_lr: got 1.0, above train.lr"),
+        ("train.optimizer=lion", "train.optimizer: got 'lion'; it should be 'adam', 'adamw' or 'sgd'"),
+        ("data.batch_size=0", "data.batch_size: got 0; it should be greater than 0"),
+        ("data.name=digit", "data.name: unknown data set 'digit'; use digits, mnist"),
+        ("data.root=/nowhere/at/all", "data.root: /nowhere/at/all is not a directory"),
+        ("pipeline.stages=5", "pipeline.stages: got 5, but the model has 4 components; use 1 to 4"),
+        ("pipeline.split=[1, 3]", "pipeline.split: got [1, 3], 2 entries for 4 stages"),
+        ("pipeline.split=[1, 1, 1, 3]", "pipeline.split: got [1, 1, 1, 3], 6 components; it must add up to the model's 4"),
+        ("pipeline.split=[1, 1, 2, 0]", "pipeline.split.3: got 0; it should be greater than 0"),
+        ("pipeline.window=0", "pipeline.window: got 0; it should be greater than 0"),
+        ("pipeline.port=70000", "pipeline.port: got 70000; it should be less than or equal to 65535"),
+        ("model.name=perceptron", "model.name: unknown model 'perceptron'; use mlp"),
+        ("model.width=3", "model.width: unknown field; model mlp has widths, activation"),
+        ("model.widths=[8, none]", "model.widths.1: got 'none'; it should be a valid integer"),
+        ("model.dropout=1", "model.dropout: got 1; it should be less than 1"),
+        ("model.name=nowhere:build", "model.name: nowhere:build: no module named 'nowhere'"),
+        ("model.name=own_blocks:nothing", "model.name: own_blocks:nothing: module 'own_blocks' has no 'nothing'"),
+        ("model.name=own_blocks:raising", "model.name: own_blocks:raising raised RuntimeError: no blocks today"),
+        ("model.name=own_blocks:no_list", "model.name: own_blocks:no_list returned int as blocks"),
+        ("train.epochs", "--set: got 'train.epochs'; write section.field=value"),
+        ("train.epochs=[", "--set: train.epochs: '[' is not a YAML value"),
+        ("threads.all=3", "--set: threads.all: threads is not a section"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_the_field(override, message):
+    with pytest.raises(alrpc.UserError) as error:
+        check_pipeline(*resolve(load_config(None, [override])))
+    assert str(error.value).startswith(message)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path):
+    with pytest.raises(alrpc.UserError, match=r"--config: no file nowhere.yaml; .* digits-mlp"):
+        load_config("nowhere.yaml")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("train: [")
+    with pytest.raises(alrpc.UserError, match=r"broken\.yaml: not YAML"):
+        load_config(broken)
+    broken.write_text("- train")
+    with pytest.raises(alrpc.UserError, match=r"broken\.yaml: got a list at the top"):
+        load_config(broken)
+    broken.write_text("train:\n  lr: !!python/object/apply:os.system ['true']")
+    with pytest.raises(alrpc.UserError, match="not YAML"):
+        load_config(broken)

@@ -1,0 +1,159 @@
+"""The update of one component: what it draws, what it steps, what it hands on and when."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import alrpc
+from alrpc.assembly import make_recipe
+from alrpc.config import Train
+from alrpc.training.losses import LossMeter, NonFiniteLoss
+from alrpc.training.update import make_learner, update
+
+CPU = torch.device("cpu")
+
+
+def component(*layers: nn.Module, seed: int = 0):
+    torch.manual_seed(seed)
+    blocks = [nn.Sequential(nn.Linear(6, 5), *layers)]
+    return alrpc.associate(blocks, torch.zeros(2, 6), alrpc.Classes(3), target_width=4, bridge_widths=[8]).components[0]
+
+
+def learner(part, number: int = 1, micro_batches: int = 4, **fields):
+    return make_learner(number, part, make_recipe(Train(**fields), micro_batches), CPU)
+
+
+def batch(size: int = 8, seed: int = 1):
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, 3, (size,), generator=generator)
+    return {"x": torch.randn(size, 6, generator=generator)}, alrpc.Classes(3).represent(labels)
+
+
+def states_after(part, steps: int, **fields) -> dict[str, torch.Tensor]:
+    trained = learner(part, **fields)
+    for step in range(steps):
+        update(trained, *batch(seed=step), step, lambda result: None)
+    return part.state_dict()
+
+
+def test_random_numbers_depend_on_seed_component_and_step_alone():
+    def hand(number, step, seed, noise):
+        torch.manual_seed(noise)  # whatever ran before in this process
+        made = []
+        update(learner(component(nn.Dropout(0.5)), number, seed=seed), *batch(), step, made.append)
+        return made[0].tensors["x"]
+
+    reference = hand(number=1, step=0, seed=0, noise=1)
+    assert torch.equal(reference, hand(number=1, step=0, seed=0, noise=2))
+    for other in ({"number": 2}, {"step": 1}, {"seed": 1}):
+        assert not torch.equal(reference, hand(**{"number": 1, "step": 0, "seed": 0, "noise": 1, **other}))
+
+
+def test_it_hands_on_before_it_learns():
+    part = component()
+    before = copy.deepcopy(part.state_dict())
+    seen = []
+
+    def look(result):
+        seen.append(all(torch.equal(value, before[name]) for name, value in part.state_dict().items()))
+        seen.append(all(parameter.grad is None for parameter in part.parameters()))
+
+    update(learner(part), *batch(), 0, look)
+    assert seen == [True, True]
+    assert all(not torch.equal(value, before[name]) for name, value in part.state_dict().items())
+
+
+def test_accumulation_averages_and_steps_once_a_group():
+    tensors, target = batch(size=8)
+    whole = component()
+    update(learner(whole, optimizer="sgd", lr=0.1, momentum=0, schedule="constant"), tensors, target, 0, lambda result: None)
+    parts = component()
+    halves = learner(parts, optimizer="sgd", lr=0.1, momentum=0, schedule="constant", accumulate=2)
+    for step, rows in enumerate((slice(0, 4), slice(4, 8))):
+        update(halves, {"x": tensors["x"][rows]}, target[rows], step, lambda result: None)
+    for a, b in zip(whole.parameters(), parts.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
+
+
+def test_a_group_never_crosses_the_end_of_an_epoch():
+    part = component()
+    trained = learner(part, micro_batches=3, accumulate=2, schedule="constant")
+    moved = []
+    for step in range(6):
+        before = [parameter.detach().clone() for parameter in part.parameters()]
+        update(trained, *batch(seed=step), step, lambda result: None)
+        moved.append(not all(torch.equal(a, b) for a, b in zip(before, part.parameters(), strict=True)))
+    assert moved == [False, True, True, False, True, True]
+
+
+def test_the_two_halves_have_rates_of_their_own():
+    part = component()
+    before = copy.deepcopy(part)
+    update(
+        learner(part, optimizer="sgd", momentum=0, lr=0.5, target_lr=1e-12, schedule="constant"),
+        *batch(),
+        0,
+        lambda result: None,
+    )
+    assert all(not torch.equal(a, b) for a, b in zip(part.forward_parameters(), before.forward_parameters(), strict=True))
+    for a, b in zip(part.target_parameters(), before.target_parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-9, rtol=0)
+
+
+def test_the_rates_follow_the_schedule_over_the_whole_run():
+    trained = learner(component(), epochs=2, lr=0.1, target_lr=0.01, end_lr=0.02, schedule="linear")
+    rates = []
+    for step in range(8):
+        update(trained, *batch(), step, lambda result: None)
+        rates.append([group["lr"] for group in trained.optimizer.param_groups])
+    assert rates[0] == pytest.approx([0.1, 0.01])
+    assert rates[-1] == pytest.approx([0.02, 0.002])
+
+
+def test_each_loss_has_its_gradient_clipped():
+    part = component()
+    before = copy.deepcopy(part)
+    update(
+        learner(part, optimizer="sgd", momentum=0, lr=1.0, clip_norm=1e-3, schedule="constant"),
+        *batch(),
+        0,
+        lambda result: None,
+    )
+    for now, then in (
+        (part.forward_parameters(), before.forward_parameters()),
+        (part.target_parameters(), before.target_parameters()),
+    ):
+        moved = torch.cat([(a - b).flatten() for a, b in zip(now, then, strict=True)]).norm()
+        assert moved.item() == pytest.approx(1e-3, rel=1e-2)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
+def test_every_optimizer_learns_the_micro_batch(optimizer):
+    trained = learner(component(), optimizer=optimizer, lr=0.05, schedule="constant")
+    losses = [update(trained, *batch(), step, lambda result: None) for step in range(30)]
+    assert losses[-1][0] < losses[0][0] / 2 and losses[-1][1] < losses[0][1] / 2
+
+
+def test_a_block_without_parameters_is_a_component_too():
+    network = alrpc.associate([nn.Flatten()], torch.zeros(1, 2, 3), alrpc.Classes(3), bridges=[nn.Identity()], target_width=6)
+    associated, _ = update(learner(network.components[0]), {"x": torch.randn(4, 2, 3)}, batch(4)[1], 0, lambda result: None)
+    assert associated > 0
+
+
+def test_a_loss_that_is_not_finite_stops_with_component_step_and_value():
+    meter = LossMeter(number=3)
+    meter.add(40, torch.tensor(1.0), torch.tensor(2.0))
+    with pytest.raises(NonFiniteLoss, match="autoencoder loss of component 3 is inf at step 41"):
+        meter.add(41, torch.tensor(1.0), torch.tensor(float("inf")))
+
+
+def test_losses_are_averaged_between_two_events():
+    meter = LossMeter(number=1)
+    assert meter.event(1, 0) is None
+    for step, loss in enumerate((1.0, 2.0)):
+        meter.add(step, torch.tensor(loss), torch.tensor(2 * loss))
+    event = meter.event(epoch=1, step=2)
+    assert (event["associated_loss"], event["autoencoder_loss"]) == (1.5, 3.0)
+    assert meter.event(1, 2) is None
