@@ -70,6 +70,7 @@ class Train(Section):
     seed: int = 0
     """Of parameters, order of samples and every random number."""
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    """Of every component, one for itself."""
     lr: PositiveFloat = 1e-3
     """Learning rate of blocks and bridges (f, b) at the first step."""
     target_lr: PositiveFloat | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ import torch
 
 MODULES = Path(__file__).parent / "modules"  # blocks and data "of one's own", outside the package
 ALRPC = str(Path(sys.executable).parent / "alrpc")  # the console script of this environment
+PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # with this environment's torchrun
 LIMIT = 90  # seconds that a command may take before the test gives up
 
 
@@ -107,6 +109,12 @@ def until() -> Callable[[Callable[[], object]], object]:
         raise AssertionError("it did not happen in time")
 
     return wait
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
 
 
 def read_summary(directory: Path) -> dict:

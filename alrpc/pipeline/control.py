@@ -77,5 +77,5 @@ def _name(rank: int) -> str:
 
 
 def _reason(error: RuntimeError) -> str:
-    first = str(error).splitlines()[0] if str(error) else type(error).__name__
+    first = str(error).partition("\n")[0].partition(" (this error originated")[0]
     return f"no answer for {SILENCE:.0f} s" if "timed out" in first.lower() else f"connection lost ({first})"

@@ -92,10 +92,14 @@ def test_a_loss_that_is_not_finite_names_the_component_and_step_where_it_began(c
     assert "stage 1 (rank 1" in message and re.search(r"loss of component 1 is (nan|inf) at step \d", message)
 
 
-def test_a_run_that_cannot_begin_leaves_no_directory(commands):
-    for options in (["data.name=own_blocks:no_dataset"], ["data.name=mnist", "data.root=."]):
-        sets = [part for option in options for part in ("--set", option)]
-        process = start(commands, "launch", *sets, "--out", "run", "--quiet")
-        code, message = ending(process, 60)
-        assert code == 1 and message.startswith("alrpc: data.") and "\n" not in message
-        assert list(commands.folder.iterdir()) == []
+@pytest.mark.parametrize("override", ["data.name=own_blocks:no_dataset", "data.name=mnist"])
+def test_a_run_that_cannot_begin_leaves_no_directory(commands, override):
+    for split in ("train", "t10k"):
+        for part in ("images-idx3", "labels-idx1"):
+            file = commands.folder / "MNIST" / "raw" / f"{split}-{part}-ubyte"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(b"not digits")
+    process = start(commands, "launch", "--set", override, "--set", "data.root=.", "--out", "run", "--quiet")
+    code, message = ending(process, 60)
+    assert code == 1 and message.startswith("alrpc: data.") and "\n" not in message
+    assert not (commands.folder / "run").exists()

@@ -1,0 +1,51 @@
+"""What the command line says, and what it leaves untouched when it refuses."""
+
+import subprocess
+import sys
+
+import pytest
+from conftest import read_summary
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["launch", "--help"], ["train", "--help"], ["--version"]])
+def test_help_answers_without_loading_torch(arguments):
+    code = (
+        "import sys; from alrpc.cli.main import main; main(sys.argv[1:], standalone_mode=False); print('torch' in sys.modules)"
+    )
+    answer = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60)
+    assert answer.returncode == 0, answer.stderr
+    lines = answer.stdout.strip().splitlines()
+    assert lines[-1] == "False" and len(lines) > 1
+
+
+@pytest.mark.parametrize("command", ["launch", "train"])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--set", "data.batch_size=0"], "alrpc: data.batch_size: got 0; it should be greater than 0"),
+        (["--config", "absent.yaml"], "alrpc: --config: no file absent.yaml"),
+        (["--set", "data.root=absent"], "alrpc: data.root: absent is not a directory"),
+        (["--out", "taken"], "alrpc: --out: taken is not empty; give a directory that does not exist yet"),
+        (["--out", "taken/file/run"], "alrpc: --out: cannot write to taken/file/run"),
+    ],
+)
+def test_a_refusal_is_one_line_and_writes_nothing(commands, command, arguments, message):
+    (commands.folder / "taken").mkdir()
+    (commands.folder / "taken" / "file").touch()
+    before = sorted(commands.folder.rglob("*"))
+    refused = commands.alrpc(command, *arguments)
+    assert refused.returncode == 1 and refused.stdout == ""
+    assert refused.stderr.startswith(message) and refused.stderr.count("\n") == 1
+    assert sorted(commands.folder.rglob("*")) == before
+
+
+def test_train_shows_a_line_an_epoch_and_ends_with_result_and_directory(commands):
+    trained = commands.alrpc("train", "--set", "train.epochs=2")
+    first, *epochs, last = trained.stdout.strip().splitlines()
+    assert first.startswith("mlp on digits, sequential: 1437 samples, 23 micro-batches an epoch")
+    assert [line.split("  ")[0] for line in epochs] == ["epoch 1/2", "epoch 2/2"]
+    (run,) = (commands.folder / "runs").iterdir()
+    summary = read_summary(run)
+    assert last.startswith(f"test accuracy {summary['test_accuracy']:.4f} after 2 epochs in ")
+    assert last.endswith(f"runs/{run.name}") and run.name.startswith("digits-mlp-")
+    assert trained.stderr == ""

@@ -1,0 +1,101 @@
+"""The pipeline started by torchrun: by hand, by launch/torchrun.sh, on two hosts."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import PATH, free_port, read_summary
+
+SCRIPT = Path(__file__).parents[2] / "launch" / "torchrun.sh"
+pytestmark = pytest.mark.timeout(240)
+
+
+def test_the_script_runs_one_node_with_the_bits_of_the_sequential_reference(commands):
+    options = ["--set", "train.epochs=1", "--quiet"]
+    started = commands.run(SCRIPT, "2", *options, "--out", "run", PATH=PATH, PORT=free_port())
+    assert started.returncode == 0, started.stderr
+    assert commands.alrpc("train", *options, "--out", "reference").returncode == 0
+    one, other = (read_summary(commands.folder / name) for name in ("run", "reference"))
+    assert one["stages"] == 2 and one["parameters_sha256"] == other["parameters_sha256"]
+
+
+def test_the_script_explains_itself(commands):
+    explained = commands.run(SCRIPT)
+    assert explained.returncode == 2 and "launch/torchrun.sh STAGES" in explained.stderr
+    lacking = commands.run(SCRIPT, "1", NODES="2")
+    assert lacking.returncode == 2 and "MASTER is not set" in lacking.stderr
+
+
+def test_a_mistake_is_told_by_the_coordinator_and_by_torchrun(commands):
+    refused = commands.run(SCRIPT, "5", "--out", "run", PATH=PATH, PORT=free_port())
+    message = "pipeline.stages: got 5, but the model has 4 components; use 1 to 4"
+    assert refused.returncode == 1 and f"\nalrpc: {message}" in f"\n{refused.stderr}"
+    assert f"traceback : {message}" in refused.stderr  # torchrun's own report
+    assert not (commands.folder / "run").exists()
+
+
+def test_without_torchrun_the_worker_says_what_to_do(commands):
+    lone = commands.run(sys.executable, "-m", "alrpc.worker")
+    assert lone.returncode == 2 and "start this with torchrun, or use alrpc launch" in lone.stderr
+
+
+@pytest.fixture
+def hosts(tmp_path):
+    """Two hosts joined by a wire: network namespaces, each with a folder of its own."""
+    if shutil.which("ip") is None or os.geteuid() != 0:
+        pytest.skip("network namespaces need root and iproute2")
+    names = [f"alrpc-{os.getpid()}-{side}" for side in "ab"]
+
+    def ip(*arguments: str) -> int:
+        return subprocess.run(["ip", *arguments], capture_output=True, timeout=20).returncode
+
+    try:
+        if any(ip("netns", "add", name) for name in names):
+            pytest.skip("this machine makes no network namespaces")
+        ip("link", "add", "wire-a", "netns", names[0], "type", "veth", "peer", "name", "wire-b", "netns", names[1])
+        for number, (name, wire) in enumerate(zip(names, ("wire-a", "wire-b"), strict=True), 1):
+            ip("-n", name, "addr", "add", f"10.77.0.{number}/24", "dev", wire)
+            ip("-n", name, "link", "set", wire, "up")
+            ip("-n", name, "link", "set", "lo", "up")
+        yield [(name, wire) for name, wire in zip(names, ("wire-a", "wire-b"), strict=True)]
+    finally:
+        for name in names:
+            ip("netns", "del", name)
+
+
+def start_on(commands, hosts, *options: str) -> list[subprocess.Popen]:
+    """The coordinator and stage 1 on the first host, stages 2 and 3 on the second."""
+    processes = []
+    for rank, ((name, wire), stages) in enumerate(zip(hosts, ("1", "2"), strict=True)):
+        own = {"NODES": "2", "NODE_RANK": str(rank), "MASTER": "10.77.0.1", "INTERFACE": wire, "PATH": PATH}
+        processes.append(commands.start("ip", "netns", "exec", name, SCRIPT, stages, *options, **own))
+    return processes
+
+
+def test_two_hosts_give_the_bits_of_one(commands, hosts):
+    options = ["--set", "train.epochs=1", "--quiet"]
+    for process in start_on(commands, hosts, *options, "--out", "run"):
+        _, errors = process.communicate(timeout=90)
+        assert process.returncode == 0, errors
+    assert commands.alrpc("train", *options, "--out", "reference").returncode == 0
+    one, other = (read_summary(commands.folder / name) for name in ("run", "reference"))
+    assert one["stages"] == 3 and one["parameters_sha256"] == other["parameters_sha256"]
+
+
+def test_a_stage_killed_on_another_host_ends_the_run_on_both(commands, hosts, until):
+    first, second = start_on(commands, hosts, "--set", "train.epochs=5000", "--out", "run", "--quiet")
+    metrics = commands.folder / "run" / "metrics.jsonl"
+    until(lambda: metrics.exists() and metrics.read_text())
+    commands.workers()[3].send_signal(signal.SIGKILL)
+    _, told = first.communicate(timeout=10)
+    _, beside = second.communicate(timeout=10)
+    (message,) = [line for line in told.splitlines() if line.startswith("alrpc: ")]
+    assert message.startswith(f"alrpc: stage 3 (rank 3, host {socket.gethostname()}) is gone: connection lost")
+    assert message.endswith("log: run/logs/stage-3.log")
+    assert "SIGKILL" in beside  # the host's own torchrun knows the signal
+    assert first.returncode == second.returncode == 1
