@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic_core import ErrorDetails
 
 from alrpc.errors import UserError
 
@@ -214,8 +215,15 @@ def _one_line(error: ValidationError, within: list[str]) -> str:
         close = difflib.get_close_matches(place[-1], known, n=1)
         hint = f"did you mean {'.'.join([*place[:-1], close[0]])}?" if close else f"known here: {', '.join(known)}"
         return f"{name}: unknown field; {hint}{more}"
-    reason = first["msg"][0].lower() + first["msg"][1:]
-    return f"{name}: got {first['input']!r}; {reason.replace('input should', 'it should')}{more}"
+    return f"{name}: {complaint(first)}{more}"
+
+
+def complaint(error: ErrorDetails) -> str:
+    """What was given and what would be right, from one of pydantic's errors."""
+    if error["type"].startswith("missing"):
+        return "not given, but needed"
+    reason = error["msg"][0].lower() + error["msg"][1:]
+    return f"got {error['input']!r}; {reason.replace('input should', 'it should')}"
 
 
 def _fields(place: Sequence[str]) -> list[str]:

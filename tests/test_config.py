@@ -70,9 +70,11 @@ def test_every_field_is_documented():
         ("model.name=own_blocks:nothing", "model.name: own_blocks:nothing: module 'own_blocks' has no 'nothing'"),
         ("model.name=own_blocks:raising", "model.name: own_blocks:raising raised RuntimeError: no blocks today"),
         ("model.name=own_blocks:no_list", "model.name: own_blocks:no_list returned int as blocks"),
+        ("model.name=own_blocks:needy", "model.width: not given, but needed"),
         ("train.epochs", "--set: got 'train.epochs'; write section.field=value"),
         ("train.epochs=[", "--set: train.epochs: '[' is not a YAML value"),
-        ("threads.all=3", "--set: threads.all: threads is not a section"),
+        ("data.name.first=3", "--set: data.name.first: name is not a section"),
+        ("threads.all=3", "threads: got {'all': 3}; it should be a valid integer"),
     ],
 )
 def test_a_mistake_is_one_line_that_names_the_field(override, message):

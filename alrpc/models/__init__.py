@@ -10,6 +10,7 @@ import pydantic
 import torch
 from torch import nn
 
+from alrpc.config import complaint
 from alrpc.errors import UserError
 from alrpc.imports import import_function
 from alrpc.models import mlp
@@ -55,7 +56,7 @@ def build_parts(name: str, fields: dict[str, Any], seed: int) -> dict[str, Seque
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         field = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"model.{field}: got {first['input']!r}; {first['msg']}") from error
+        raise UserError(f"model.{field}: {complaint(first)}") from error
     except UserError:
         raise
     except Exception as error:
