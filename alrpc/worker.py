@@ -19,20 +19,28 @@ os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch's own warnings ar
 warnings.filterwarnings("ignore", module="torch.distributed")
 
 
+PARENT = int(os.environ.get("ALRPC_LAUNCHER", os.getppid()))
+TERMINAL = os.dup(2)  # standard error as it is now; later it is the log
+telling = threading.Lock()
+
+
 def watch_parent() -> None:
     """End this process when the one that started it is gone, so that no orphan is left whatever killed it."""
-    parent = int(os.environ.get("ALRPC_LAUNCHER", os.getppid()))
-    terminal = os.dup(2)  # what is standard error now; later it is the log
 
     def watch() -> None:
-        while os.getppid() == parent:
+        while os.getppid() == PARENT:
             time.sleep(0.5)
-        if os.environ.get("RANK") == "0":
-            host = os.uname().nodename
-            os.write(terminal, f"\nalrpc: the launcher (pid {parent}, host {host}) was killed; the run has ended\n".encode())
-        os._exit(1)
+        end_without_parent()
 
     threading.Thread(target=watch, name="watch-parent", daemon=True).start()
+
+
+def end_without_parent() -> None:
+    telling.acquire()  # for good: whichever thread notices first tells
+    if os.environ.get("RANK") == "0":
+        host = os.uname().nodename
+        os.write(TERMINAL, f"\nalrpc: the launcher (pid {PARENT}, host {host}) was killed; the run has ended\n".encode())
+    os._exit(1)
 
 
 if __name__ == "__main__":
@@ -98,6 +106,8 @@ def be_coordinator(source: str | None, overrides: tuple[str, ...], out: Path | N
         meeting_point().set(DIRECTORY, str(directory))
         summary = run_coordinator(config, directory, quiet, terminal)
     except Exception as error:
+        if os.getppid() != PARENT:
+            end_without_parent()  # the store went with the launcher; what broke here is a consequence
         if refused := isinstance(error, UserError) and not isinstance(error, StageFailed):
             if prepared is None and directory is not None:
                 shutil.rmtree(directory)

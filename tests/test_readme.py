@@ -13,9 +13,8 @@ README = (Path(__file__).parent.parent / "README.md").read_text()
 @pytest.mark.timeout(180)
 def test_the_python_example_runs(commands):
     (example,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    (commands.folder / "example.py").write_text(
-        example + "    print(summary['stages'], trained.digest() == summary['parameters_sha256'])\n    print(min(exits))\n"
-    )
+    check = "print(summary['stages'], trained.digest() == summary['parameters_sha256'])\nprint(min(exits))\n"
+    (commands.folder / "example.py").write_text(example + check)
     ran = commands.run(sys.executable, "example.py")
     assert ran.returncode == 0, ran.stderr
     equal, accuracy = ran.stdout.strip().splitlines()[-2:]

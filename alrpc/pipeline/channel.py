@@ -26,8 +26,15 @@ class PeerLost(Exception):
 
 
 def open_data_plane(transport: str) -> None:
-    """Join the process group; returns when every rank has."""
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if transport == "nccl" else "gloo", timeout=PATIENCE)
+    """Join the process group; returns when every rank has.
+
+    Raises:
+        PeerLost: when another rank is gone before it has joined.
+    """
+    try:
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if transport == "nccl" else "gloo", timeout=PATIENCE)
+    except RuntimeError as error:
+        raise PeerLost(f"joining the data plane: {error}") from error
 
 
 def close_data_plane() -> None:

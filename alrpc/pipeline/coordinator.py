@@ -136,6 +136,7 @@ def listen(places: list[Place], feeder: Feeder, report: Callable[[dict], None]) 
     calls: dict[int, control.Call] = {}
     lost: dict[int, tuple[float, str]] = {}
     failed: dict[int, tuple[float, str]] = {}
+    severed: tuple[float, str] | None = None
     while waiting or failed:
         for stage in list(waiting):
             if stage in lost:
@@ -161,12 +162,14 @@ def listen(places: list[Place], feeder: Feeder, report: Callable[[dict], None]) 
             stage = min(failed)
             raise StageFailed(describe_failure(places[stage - 1], f"failed: {failed[stage][1]}"))
         if isinstance(feeder.error, PeerLost):
-            lost.setdefault(1, (time.monotonic(), str(feeder.error)))
+            severed = severed or (time.monotonic(), str(feeder.error))
         elif isinstance(feeder.error, control.StageLost):
             lost.setdefault(feeder.error.stage, (time.monotonic(), str(feeder.error)))
         elif feeder.error is not None:
             raise feeder.error
-        for stage, (since, reason) in lost.items():
+        # The first stage that does not answer is the one to name; the one next to the coordinator if all still answer.
+        suspects = list(lost.items()) or ([(1, severed)] if severed else [])
+        for stage, (since, reason) in suspects[:1]:
             if time.monotonic() - since > GRACE:
                 raise StageFailed(describe_failure(places[stage - 1], f"is gone: {reason}"))
         time.sleep(0.02)
