@@ -41,9 +41,10 @@ def call(stage: int, function: Callable, *args) -> Any:
 class StageLost(Exception):
     """A stage does not answer."""
 
-    def __init__(self, stage: int, reason: str):
+    def __init__(self, stage: int, reason: str, when: float | None = None):
         super().__init__(reason)
         self.stage = stage
+        self.when = when or time.monotonic()
 
 
 class Call:
@@ -51,14 +52,16 @@ class Call:
 
     def __init__(self, stage: int, function: Callable, *args):
         self.stage = stage
-        self.since = time.monotonic()
+        self.ended: float | None = None
+        """When it was answered or broke, on the monotonic clock."""
         try:
             self._future = rpc.rpc_async(_name(stage), function, args=args, timeout=SILENCE)
         except RuntimeError as error:
             raise StageLost(stage, _reason(error)) from error
+        self._future.add_done_callback(self._end)
 
-    def done(self) -> bool:
-        return self._future.done()
+    def _end(self, _future) -> None:
+        self.ended = time.monotonic()
 
     def result(self) -> Any:
         """What the call returned, waiting for it if need be.
@@ -69,7 +72,7 @@ class Call:
         try:
             return self._future.wait()
         except RuntimeError as error:
-            raise StageLost(self.stage, _reason(error)) from error
+            raise StageLost(self.stage, _reason(error), self.ended) from error
 
 
 def _name(rank: int) -> str:

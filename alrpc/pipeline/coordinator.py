@@ -20,7 +20,7 @@ from alrpc.pipeline.packet import Packet
 from alrpc.pipeline.topology import Place, choose_devices, split_components
 from alrpc.training.update import Recipe
 
-POLL_EVERY = 0.2  # seconds between two questions to a stage
+PATIENCE = 0.2  # seconds that a stage may wait for something to tell: a question is always under way, so a death shows at once
 COMPARE = 0.5  # seconds between a reported failure and its message, for failures of earlier stages
 GRACE = 3.0  # seconds between a lost connection and its report: whoever knows the cause speaks first
 
@@ -143,12 +143,12 @@ def listen(places: list[Place], feeder: Feeder, report: Callable[[dict], None]) 
                 continue
             try:
                 if stage not in calls:
-                    calls[stage] = control.Call(stage, mailbox.poll)
-                if not calls[stage].done() or time.monotonic() - calls[stage].since < POLL_EVERY:
+                    calls[stage] = control.Call(stage, mailbox.poll, PATIENCE)
+                if calls[stage].ended is None:
                     continue
                 events = calls.pop(stage).result()
             except control.StageLost as error:
-                lost[stage] = (time.monotonic(), str(error))
+                lost[stage] = (error.when, str(error))
                 continue
             for event in events:
                 if event["event"] == "failure":
@@ -164,12 +164,13 @@ def listen(places: list[Place], feeder: Feeder, report: Callable[[dict], None]) 
         if isinstance(feeder.error, PeerLost):
             severed = severed or (time.monotonic(), str(feeder.error))
         elif isinstance(feeder.error, control.StageLost):
-            lost.setdefault(feeder.error.stage, (time.monotonic(), str(feeder.error)))
+            lost.setdefault(feeder.error.stage, (feeder.error.when, str(feeder.error)))
         elif feeder.error is not None:
             raise feeder.error
-        # The first stage that does not answer is the one to name; the one next to the coordinator if all still answer.
-        suspects = list(lost.items()) or ([(1, severed)] if severed else [])
-        for stage, (since, reason) in suspects[:1]:
+        # The stage that was lost first is the one to name; the one next to the coordinator if all still answer.
+        suspects = lost or ({1: severed} if severed else {})
+        if suspects:
+            stage, (since, reason) = min(suspects.items(), key=lambda item: item[1][0])
             if time.monotonic() - since > GRACE:
                 raise StageFailed(describe_failure(places[stage - 1], f"is gone: {reason}"))
         time.sleep(0.02)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import threading
@@ -83,12 +84,14 @@ def set_up(plan: Plan) -> None:
     _plan.put(plan)
 
 
-def poll() -> list[dict]:
-    """What happened since the last call, and where the stage is now."""
+def poll(patience: float) -> list[dict]:
+    """What happened since the last call, and where the stage is now; waits so many seconds for something to happen."""
     status.heard = time.monotonic()
     events = []
-    while not _events.empty():
-        events.append(_events.get())
+    with contextlib.suppress(queue.Empty):
+        events.append(_events.get(timeout=patience))
+        while True:
+            events.append(_events.get_nowait())
     return [*events, {"event": "status", "stage": status.place.stage, "step": status.step, "seconds": status.timing.read()}]
 
 
