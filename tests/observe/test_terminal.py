@@ -1,0 +1,63 @@
+"""What a run shows, from the events that it tells."""
+
+import io
+
+import torch
+from rich.console import Console
+
+import alrpc
+from alrpc.assembly import make_recipe
+from alrpc.config import Train
+from alrpc.observe.progress import Progress, StageProgress
+from alrpc.observe.terminal import show
+
+
+def events(epoch: int) -> list[dict]:
+    """The second stage is ahead in telling: its evaluation comes before the first stage's end of epoch."""
+    seconds = {"computing": 3.0, "waiting_to_receive": 1.0, "waiting_to_send": 0.0}
+    losses = {"event": "losses", "epoch": epoch, "step": 2 * epoch, "autoencoder_loss": 0.25}
+    end = {"event": "stage", "epoch": epoch, "step": 2 * epoch, "peak_memory": 1}
+    return [
+        {**losses, "stage": 2, "component": 2, "associated_loss": 0.5},
+        {**end, "stage": 2, "seconds": seconds},
+        {"event": "evaluation", "stage": 2, "epoch": epoch, "metric": "accuracy", "exits": [0.625, 0.75]},
+        {**losses, "stage": 1, "component": 1, "associated_loss": 0.125},
+        {**end, "stage": 1, "seconds": {**seconds, "computing": 0.0, "waiting_to_send": 3.0}},
+    ]
+
+
+def shown(terminal: bool, quiet: bool = False) -> str:
+    split = alrpc.Split(torch.zeros(4, 1), torch.zeros(4, 1))
+    dataset = alrpc.Dataset(split, split, alrpc.Values(1))
+    progress = Progress("mlp on digits, 2 stages", "pipeline", {1: StageProgress(), 2: StageProgress()}, epochs=2)
+    console = Console(file=io.StringIO(), force_terminal=terminal, width=150, height=40, _environ={})
+    told = [{"event": "ready", "stage": n, "components": [n], "device": "cpu", "host": "here"} for n in (1, 2)]
+    told += [{"event": "job", "dataset": dataset, "recipe": make_recipe(Train(epochs=2), 2)}, {"event": "start"}]
+    with show(progress, quiet, console) as refresh:
+        for event in [*told, *events(1), *events(2)]:
+            progress.apply(event)
+            refresh(event)
+    return console.file.getvalue()
+
+
+def test_a_pipe_gets_a_line_for_the_job_and_one_for_each_whole_epoch():
+    job, *epochs = shown(terminal=False).splitlines()
+    assert (
+        job
+        == "mlp on digits, 2 stages: 4 samples, 2 micro-batches an epoch; components of stage 1: 1 on cpu, stage 2: 2 on cpu"
+    )
+    assert [line.rpartition("  ")[0] for line in epochs] == [
+        f"epoch {epoch}/2  accuracy of exits 0.6250 0.7500  associated losses 0.125 0.5" for epoch in (1, 2)
+    ]
+
+
+def test_a_terminal_sees_where_each_stage_spends_its_time_and_every_component():
+    last_frame = Console(file=io.StringIO(), width=150).render_str(shown(terminal=True).rpartition("mlp on digits")[2]).plain
+    assert "4/4 steps" in last_frame
+    assert "75%  25%   0%" in last_frame and "0%  25%  75%" in last_frame
+    for value in ("0.125", "0.5", "0.25", "0.6250", "0.7500", "(epoch 2)"):
+        assert value in last_frame
+
+
+def test_quiet_shows_nothing():
+    assert shown(terminal=False, quiet=True) == shown(terminal=True, quiet=True) == ""
