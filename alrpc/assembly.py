@@ -30,8 +30,9 @@ def resolve(config: Config) -> tuple[Config, int]:
         raise UserError(f"train.end_lr: got {config.train.end_lr}, above train.lr, {config.train.lr}; rates only fall")
     model = {"name": config.model.name, **resolve_fields(config.model.name, config.model.fields)}
     config = Config.model_validate({**config.model_dump(), "model": model})
-    components = len(build_parts(config.model.name, config.model.fields, config.train.seed)["blocks"])
-    return config, components
+    with torch.random.fork_rng(devices=[]):
+        parts = build_parts(config.model.name, config.model.fields, config.train.seed)
+    return config, len(parts["blocks"])
 
 
 def check_pipeline(config: Config, components: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -104,6 +104,7 @@ def _sample(module: nn.Module, tensors: Tensors, who: str, takes: tuple[str, ...
 
 def _outputs(blocks: Sequence[nn.Module], tensors: Tensors) -> list[Tensors]:
     """The named tensors that leave each block."""
+    _refuse_reserved(tensors, "the sample")
     outputs = []
     for number, block in enumerate(blocks, 1):
         output = _sample(block, tensors, f"block {number}")
@@ -113,12 +114,16 @@ def _outputs(blocks: Sequence[nn.Module], tensors: Tensors) -> list[Tensors]:
                 f"block {number} ({type(block).__name__}) says it gives {names}, but its output is not "
                 f"{'one tensor' if len(names) == 1 else f'a tuple of {len(names)} tensors'}"
             )
-        reserved = [name for name in names if name in ("target", "label") or "." in name]
-        if reserved:
-            raise UserError(f"block {number} gives {reserved[0]!r}; 'target', 'label' and names with a dot are the engine's")
+        _refuse_reserved(names, f"block {number}")
         tensors = {**tensors, **dict(zip(names, given, strict=True))}
         outputs.append(tensors)
     return outputs
+
+
+def _refuse_reserved(names: Iterable[str], giver: str) -> None:
+    for name in names:
+        if name in ("target", "label") or "." in name:
+            raise UserError(f"{giver} gives a tensor {name!r}; 'target', 'label' and names with a dot belong to the engine")
 
 
 class MeanOverTokens(nn.Module):

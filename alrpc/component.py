@@ -37,8 +37,8 @@ class Classes:
         return self.count
 
     def represent(self, labels: Tensor) -> Tensor:
-        """t_0 for labels of shape (N,), int64: one-hot, (N, count), float32."""
-        return functional.one_hot(labels, self.count).float()
+        """t_0 for labels of shape (N,), integers: one-hot, (N, count), float32."""
+        return functional.one_hot(labels.long(), self.count).float()
 
     def decide(self, output: Tensor) -> Tensor:
         """The class index, (N,), of outputs of shape (N, count)."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 import signal
 import socket
 import sys
@@ -27,7 +26,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from alrpc.assembly import check_pipeline, local_device, resolve
 from alrpc.config import Config
 from alrpc.errors import UserError
-from alrpc.run import REFUSED, create_run_directory
+from alrpc.run import REFUSED, create_run_directory, discard_run_directory
 
 LOOPBACK = "127.0.0.1"
 BACKEND = "alrpc-loopback"
@@ -86,7 +85,7 @@ def launch_pipeline(
             try:
                 start_processes(config, directory, listener, Path(scratch), quiet)
             except Refused:
-                shutil.rmtree(directory)
+                discard_run_directory(directory)
                 raise
     return json.loads((directory / "summary.json").read_text(encoding="utf-8")), directory
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import time
 from datetime import datetime
@@ -57,6 +58,11 @@ def create_run_directory(out: Path | None, name: str, config: Config) -> Path:
     return path
 
 
+def discard_run_directory(directory: Path) -> None:
+    """Remove what a refused run has written; a directory that something else keeps busy stays, empty."""
+    shutil.rmtree(directory, ignore_errors=True)
+
+
 def run_sequentially(config: Config, name: str, out: Path | None = None, quiet: bool = False) -> tuple[dict, Path]:
     """`alrpc train`: the whole run in this process.
 
@@ -89,15 +95,14 @@ def run_sequentially(config: Config, name: str, out: Path | None = None, quiet: 
     return write_summary(directory, progress, time.monotonic() - started), directory
 
 
-def run_coordinator(config: Config, directory: Path, quiet: bool, stdout: TextIO) -> dict:
-    """The coordinator's part of a pipeline's run, in rank 0; returns the summary.
+def run_coordinator(config: Config, components: int, directory: Path, quiet: bool, stdout: TextIO) -> dict:
+    """The coordinator's part of a pipeline's run, in rank 0, of a resolved configuration; returns the summary.
 
     Raises:
         StageFailed: naming the stage and the cause.
         UserError: for what the user can put right.
     """
     started = time.monotonic()
-    config, components = resolve(config)
     datasets: list[Dataset] = []
 
     def load() -> tuple[Dataset, Recipe]:

@@ -22,8 +22,8 @@ class Timing:
         self._state: str | None = None
         self._since = 0.0
 
-    def enter(self, state: str) -> str | None:
-        """Enter a state of STATES; returns the one that was left."""
+    def enter(self, state: str | None) -> str | None:
+        """Enter a state of STATES, or None for a time that counts for nothing; returns the one that was left."""
         now, left = time.perf_counter(), self._state
         if left is not None:
             self._seconds[left] += now - self._since

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import socket
 import sys
@@ -57,7 +56,7 @@ from alrpc.pipeline.control import StageLost
 from alrpc.pipeline.coordinator import GRACE, StageFailed
 from alrpc.pipeline.stage import run_stage
 from alrpc.pipeline.topology import place_here
-from alrpc.run import FAILED, REFUSED, create_run_directory, run_coordinator
+from alrpc.run import FAILED, REFUSED, create_run_directory, discard_run_directory, run_coordinator
 
 DIRECTORY = "directory"
 WITHIN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -100,17 +99,17 @@ def be_coordinator(source: str | None, overrides: tuple[str, ...], out: Path | N
             check_pipeline(config, components)
             directory = create_run_directory(out, config_name(source), config)
         else:
-            config = load_config(prepared / "config.yaml")
+            config, components = resolve(load_config(prepared / "config.yaml"))
         terminal, errors, _ = log_to(directory, "coordinator")
         show_cursor_on_signals(terminal)
         meeting_point().set(DIRECTORY, str(directory))
-        summary = run_coordinator(config, directory, quiet, terminal)
+        summary = run_coordinator(config, components, directory, quiet, terminal)
     except Exception as error:
         if os.getppid() != PARENT:
             end_without_parent()  # the store went with the launcher; what broke here is a consequence
         if refused := isinstance(error, UserError) and not isinstance(error, StageFailed):
             if prepared is None and directory is not None:
-                shutil.rmtree(directory)
+                discard_run_directory(directory)
         else:
             traceback.print_exc()  # into the log
         message = explain(error, directory)

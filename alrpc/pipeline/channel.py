@@ -11,6 +11,7 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import distributed
@@ -25,16 +26,31 @@ class PeerLost(Exception):
     """The connection to a neighbouring rank broke: the consequence of a failure, not its cause."""
 
 
-def open_data_plane(transport: str) -> None:
-    """Join the process group; returns when every rank has.
+@dataclass(frozen=True)
+class Link:
+    """One end of a connection to a neighbouring rank: where tensors are when they travel, and the group that carries them."""
+
+    rank: int
+    wire: torch.device
+    group: distributed.ProcessGroup | None = None
+    """NCCL's; None for gloo."""
+
+
+def open_data_plane(transport: str, stages: int) -> distributed.ProcessGroup | None:
+    """Join gloo's process group, and NCCL's for the stages alone: the coordinator may be on a host without a GPU.
+
+    Returns when every rank has joined, with NCCL's group if that is the transport.
 
     Raises:
         PeerLost: when another rank is gone before it has joined.
     """
     try:
-        distributed.init_process_group("cpu:gloo,cuda:nccl" if transport == "nccl" else "gloo", timeout=PATIENCE)
+        distributed.init_process_group("gloo", timeout=PATIENCE)
+        if transport == "nccl":
+            return distributed.new_group(list(range(1, stages + 1)), backend="nccl", timeout=PATIENCE)
     except RuntimeError as error:
         raise PeerLost(f"joining the data plane: {error}") from error
+    return None
 
 
 def close_data_plane() -> None:
@@ -49,10 +65,9 @@ def move(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
 class Sender:
     """Sends packets to one rank without waiting, until `window` of them have not been taken."""
 
-    def __init__(self, rank: int, window: int, wire: torch.device, timing: Timing | None = None):
-        self._rank = rank
+    def __init__(self, link: Link, window: int, timing: Timing | None = None):
+        self._link = link
         self._window = window
-        self._wire = wire
         self._timing = timing
         self._in_flight: deque[list] = deque()
 
@@ -63,17 +78,14 @@ class Sender:
             PeerLost: when the connection is gone.
         """
         self._wait_until(self._window - 1)
-        tensors = {name: move(tensor, self._wire) for name, tensor in packet.tensors.items()}
+        rank, wire, group = self._link.rank, self._link.wire, self._link.group
+        tensors = [move(tensor, wire) for tensor in packet.tensors.values() if tensor.numel()]
         try:
-            self._in_flight.append(
-                [
-                    (distributed.isend(message, self._rank), message)
-                    for message in (*encode_header(packet), *tensors.values())
-                    if message.numel()
-                ]
-            )
+            works = [(distributed.isend(message, rank), message) for message in encode_header(packet)]
+            works += [(distributed.isend(tensor, rank, group=group), tensor) for tensor in tensors]
         except RuntimeError as error:
-            raise PeerLost(f"sending to rank {self._rank}: {error}") from error
+            raise PeerLost(f"sending to rank {rank}: {error}") from error
+        self._in_flight.append(works)
 
     def drain(self) -> None:
         """Wait until everything sent has been taken."""
@@ -87,7 +99,7 @@ class Sender:
                     work.wait()
                 self._in_flight.popleft()
         except RuntimeError as error:
-            raise PeerLost(f"sending to rank {self._rank}: {error}") from error
+            raise PeerLost(f"sending to rank {self._link.rank}: {error}") from error
         finally:
             if before is not None:
                 self._timing.enter(before)
@@ -96,14 +108,13 @@ class Sender:
 class Receiver:
     """Receives packets from one rank ahead of their use, at most `window` of them, until one of kind "end"."""
 
-    def __init__(self, rank: int, window: int, wire: torch.device, device: torch.device, timing: Timing):
-        self._rank = rank
-        self._wire = wire
+    def __init__(self, link: Link, window: int, device: torch.device, timing: Timing):
+        self._link = link
         self._device = device
         self._timing = timing
         self._room = threading.Semaphore(window)
         self._arriving: queue.SimpleQueue = queue.SimpleQueue()
-        threading.Thread(target=self._receive, name=f"receive-from-{rank}", daemon=True).start()
+        threading.Thread(target=self._receive, name=f"receive-from-{link.rank}", daemon=True).start()
 
     def __iter__(self) -> Iterator[Packet]:
         """The packets in order; waits for the next one to arrive.
@@ -115,13 +126,13 @@ class Receiver:
             self._timing.enter("waiting_to_receive")
             arrival = self._arriving.get()
             if isinstance(arrival, Exception):
-                raise PeerLost(f"receiving from rank {self._rank}: {arrival}") from arrival
+                raise PeerLost(f"receiving from rank {self._link.rank}: {arrival}") from arrival
             header, tensors, works = arrival
             try:
                 for work in works:
                     work.wait()
             except RuntimeError as error:
-                raise PeerLost(f"receiving from rank {self._rank}: {error}") from error
+                raise PeerLost(f"receiving from rank {self._link.rank}: {error}") from error
             self._room.release()
             self._timing.enter("computing")
             placed = {name: move(tensor, self._device) for name, tensor in tensors.items()}
@@ -130,16 +141,18 @@ class Receiver:
                 return
 
     def _receive(self) -> None:
+        rank, wire, group = self._link.rank, self._link.wire, self._link.group
         try:
+            if wire.type == "cuda":
+                torch.cuda.set_device(wire)  # each thread has a current device of its own
             header = None
             while header is None or header.kind != "end":
                 self._room.acquire()
                 header = self._receive_header()
                 tensors = {
-                    name: torch.empty(shape, dtype=getattr(torch, dtype), device=self._wire)
-                    for name, dtype, shape in header.layout
+                    name: torch.empty(shape, dtype=getattr(torch, dtype), device=wire) for name, dtype, shape in header.layout
                 }
-                works = [distributed.irecv(tensor, self._rank) for tensor in tensors.values() if tensor.numel()]
+                works = [distributed.irecv(tensor, rank, group=group) for tensor in tensors.values() if tensor.numel()]
                 self._arriving.put((header, tensors, works))
         except Exception as error:  # handed to the thread that reads the packets
             self._arriving.put(error)
@@ -151,5 +164,5 @@ class Receiver:
 
     def _receive_bytes(self, count: int) -> torch.Tensor:
         message = torch.empty(count, dtype=torch.uint8)
-        distributed.irecv(message, self._rank).wait()
+        distributed.irecv(message, self._link.rank).wait()
         return message

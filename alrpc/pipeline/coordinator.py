@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import torch
@@ -14,7 +14,7 @@ from alrpc.config import Config
 from alrpc.data.dataset import Dataset, micro_batches, shuffled
 from alrpc.errors import UserError
 from alrpc.pipeline import control, mailbox
-from alrpc.pipeline.channel import PeerLost, Sender, close_data_plane, open_data_plane
+from alrpc.pipeline.channel import Link, PeerLost, Sender, close_data_plane, open_data_plane
 from alrpc.pipeline.mailbox import Plan
 from alrpc.pipeline.packet import Packet
 from alrpc.pipeline.topology import Place, choose_devices, split_components
@@ -55,8 +55,8 @@ def coordinate(
     stages = config.pipeline.stages
     control.join(0, stages + 1)
     places = [control.call(stage, mailbox.describe) for stage in range(1, stages + 1)]
-    feeder = Feeder(config, components, places, load, directory, report)
-    listen(places, feeder, report)
+    feeding = ThreadPoolExecutor(1, "feed").submit(feed, config, components, places, load, directory, report)
+    listen(places, feeding, report)
     for place in places:
         control.call(place.stage, mailbox.dismiss)
     close_data_plane()
@@ -78,29 +78,6 @@ def stream(dataset: Dataset, batch_size: int, recipe: Recipe) -> Iterator[Packet
     yield Packet("end", recipe.epochs, step)
 
 
-class Feeder:
-    """A thread that loads the data, sets the stages up and feeds them, as far ahead as the window allows."""
-
-    def __init__(
-        self,
-        config: Config,
-        components: int,
-        places: list[Place],
-        load: Callable[[], tuple[Dataset, Recipe]],
-        directory: Path,
-        report: Callable[[dict], None],
-    ):
-        self.error: Exception | None = None
-        arguments = (config, components, places, load, directory, report)
-        threading.Thread(target=self._run, args=arguments, name="feed", daemon=True).start()
-
-    def _run(self, *arguments) -> None:
-        try:
-            feed(*arguments)
-        except Exception as error:  # handed to the thread that listens
-            self.error = error
-
-
 def feed(
     config: Config,
     components: int,
@@ -109,7 +86,7 @@ def feed(
     directory: Path,
     report: Callable[[dict], None],
 ) -> None:
-    """Load, tell every stage its plan, then send the whole stream to stage 1."""
+    """Load, tell every stage its plan, then send the whole stream to stage 1, as far ahead as the window allows."""
     devices, transport = choose_devices(places, config.device)
     dataset, recipe = load()
     report({"event": "job", "dataset": dataset, "recipe": recipe, "transport": transport})
@@ -118,27 +95,28 @@ def feed(
     for place, numbers, device in zip(places, split, devices, strict=True):
         plan = Plan(config, dataset.sample, dataset.target, recipe, numbers, len(places), device, transport, checkpoint)
         control.call(place.stage, mailbox.set_up, plan)
-    open_data_plane(transport)
+    open_data_plane(transport, len(places))
     report({"event": "start"})
-    sender = Sender(1, config.pipeline.window, torch.device("cpu"))
+    sender = Sender(Link(1, torch.device("cpu")), config.pipeline.window)
     for packet in stream(dataset, config.data.batch_size, recipe):
         sender.send(packet)
     sender.drain()
 
 
-def listen(places: list[Place], feeder: Feeder, report: Callable[[dict], None]) -> None:
+def listen(places: list[Place], feeding: Future, report: Callable[[dict], None]) -> None:
     """Poll every stage until all have finished.
 
     Raises:
         StageFailed: when a stage says that it failed, or does not answer and nobody has said why.
     """
-    waiting = {place.stage for place in places}
+    stages = range(1, len(places) + 1)
+    finished: set[int] = set()
     calls: dict[int, control.Call] = {}
     lost: dict[int, tuple[float, str]] = {}
     failed: dict[int, tuple[float, str]] = {}
     severed: tuple[float, str] | None = None
-    while waiting or failed:
-        for stage in list(waiting):
+    while len(finished) < len(places):
+        for stage in stages:  # those that have finished too: a stage that is not called takes the coordinator for lost
             if stage in lost:
                 continue
             try:
@@ -153,20 +131,21 @@ def listen(places: list[Place], feeder: Feeder, report: Callable[[dict], None]) 
             for event in events:
                 if event["event"] == "failure":
                     failed[stage] = (time.monotonic(), event["cause"])
-                if event["event"] in ("failure", "finished"):
-                    waiting.remove(stage)
-                if event["event"] != "failure":
-                    report(event)
+                    continue
+                if event["event"] == "finished":
+                    finished.add(stage)
+                report(event)
         # Values that are not finite are seen by later stages too: the earliest stage is the one to name.
         if failed and time.monotonic() - min(since for since, _ in failed.values()) > COMPARE:
             stage = min(failed)
             raise StageFailed(describe_failure(places[stage - 1], f"failed: {failed[stage][1]}"))
-        if isinstance(feeder.error, PeerLost):
-            severed = severed or (time.monotonic(), str(feeder.error))
-        elif isinstance(feeder.error, control.StageLost):
-            lost.setdefault(feeder.error.stage, (feeder.error.when, str(feeder.error)))
-        elif feeder.error is not None:
-            raise feeder.error
+        error = feeding.exception() if feeding.done() else None
+        if isinstance(error, PeerLost):
+            severed = severed or (time.monotonic(), str(error))
+        elif isinstance(error, control.StageLost):
+            lost.setdefault(error.stage, (error.when, str(error)))
+        elif error is not None:
+            raise error
         # The stage that was lost first is the one to name; the one next to the coordinator if all still answer.
         suspects = lost or ({1: severed} if severed else {})
         if suspects:

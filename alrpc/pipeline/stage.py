@@ -9,6 +9,7 @@ from contextlib import ExitStack
 
 import torch
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from alrpc.checkpoint import save_component
 from alrpc.component import Step, Target
@@ -16,7 +17,7 @@ from alrpc.config import Config
 from alrpc.errors import UserError
 from alrpc.network import Network, describe_components, evaluating
 from alrpc.pipeline import control, mailbox
-from alrpc.pipeline.channel import PeerLost, Receiver, Sender, close_data_plane, open_data_plane
+from alrpc.pipeline.channel import Link, PeerLost, Receiver, Sender, close_data_plane, open_data_plane
 from alrpc.pipeline.mailbox import Plan, status, tell
 from alrpc.pipeline.packet import Packet
 from alrpc.pipeline.topology import Place, choose_cores, settle
@@ -47,8 +48,7 @@ def run_stage(place: Place, world_size: int, build: Build) -> int:
         )
         stage = Stage(place.stage, plan, build(plan.config, plan.sample, plan.target), device)
         tell("ready", pid=place.pid, host=place.host, device=plan.device, components=plan.components)
-        open_data_plane(plan.transport)
-        stage.run()
+        stage.run(open_data_plane(plan.transport, plan.stages))
     except PeerLost as error:
         print(f"stage {place.stage}: {error}", flush=True)
         time.sleep(AFTERMATH)  # whoever failed is named by the coordinator or the launcher, which then end this process
@@ -84,12 +84,14 @@ class Stage:
             component.decoder.eval()
         self.scores: ExitScores | None = None
 
-    def run(self) -> None:
-        """Work through the stream until its end."""
-        between = self.device if self.plan.transport == "nccl" else torch.device("cpu")
+    def run(self, group: ProcessGroup | None) -> None:
+        """Work through the stream until its end; `group` is NCCL's, if stages exchange tensors over it."""
+        window, cpu = self.plan.config.pipeline.window, torch.device("cpu")
+        between = cpu if group is None else self.device
         if not self.is_last:
-            self.sender = Sender(self.number + 1, self.plan.config.pipeline.window, between, status.timing)
-        wire = between if self.number > 1 else torch.device("cpu")  # the coordinator has no GPU
+            self.sender = Sender(Link(self.number + 1, between, group), window, status.timing)
+        # What comes from the coordinator comes over gloo.
+        source = Link(self.number - 1, between, group) if self.number > 1 else Link(0, cpu)
         actions = {
             "train": self.train,
             "epoch": self.end_epoch,
@@ -98,8 +100,9 @@ class Stage:
             "evaluated": self.end_evaluation,
             "end": self.finish,
         }
-        for packet in Receiver(self.number - 1, self.plan.config.pipeline.window, wire, self.device, status.timing):
+        for packet in Receiver(source, window, self.device, status.timing):
             actions[packet.kind](packet)
+        status.timing.enter(None)
 
     def hand_on(self, packet: Packet, tensors: dict[str, Tensor]) -> None:
         if self.sender is not None:

@@ -9,7 +9,7 @@ import time
 import pytest
 import torch
 
-from alrpc.pipeline.channel import PeerLost, Receiver, Sender, close_data_plane, open_data_plane
+from alrpc.pipeline.channel import Link, PeerLost, Receiver, Sender, close_data_plane, open_data_plane
 from alrpc.pipeline.packet import Packet
 from alrpc.timing import Timing
 
@@ -32,12 +32,12 @@ def packets() -> list[Packet]:
 
 def join(rank: int, port: int) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2", GLOO_SOCKET_IFNAME="lo")
-    open_data_plane("gloo")
+    open_data_plane("gloo", stages=1)
 
 
 def send_all(port: int, result) -> None:
     join(0, port)
-    sender = Sender(1, WINDOW, CPU)
+    sender = Sender(Link(1, CPU), WINDOW)
     for packet in packets():
         sender.send(packet)
     sender.drain()
@@ -46,7 +46,7 @@ def send_all(port: int, result) -> None:
 
 def receive_all(port: int, result) -> None:
     join(1, port)
-    for got, sent in zip(Receiver(0, WINDOW, CPU, CPU, Timing()), packets(), strict=True):
+    for got, sent in zip(Receiver(Link(0, CPU), WINDOW, CPU, Timing()), packets(), strict=True):
         same = got.tensors.keys() == sent.tensors.keys() and all(
             torch.equal(got.tensors[name], tensor) and got.tensors[name].dtype == tensor.dtype
             for name, tensor in sent.tensors.items()
@@ -57,7 +57,7 @@ def receive_all(port: int, result) -> None:
 
 def send_without_end(port: int, result) -> None:
     join(0, port)
-    sender = Sender(1, WINDOW, CPU)
+    sender = Sender(Link(1, CPU), WINDOW)
     for step in range(100):
         sender.send(Packet("train", 1, step, {"x": torch.zeros(10)}))
         result.put(step)
@@ -65,14 +65,14 @@ def send_without_end(port: int, result) -> None:
 
 def receive_one_and_wait(port: int, result) -> None:
     join(1, port)
-    next(iter(Receiver(0, WINDOW, CPU, CPU, Timing())))
+    next(iter(Receiver(Link(0, CPU), WINDOW, CPU, Timing())))
     time.sleep(60)
 
 
 def receive_until_lost(port: int, result) -> None:
     join(1, port)
     try:
-        for _ in Receiver(0, WINDOW, CPU, CPU, Timing()):
+        for _ in Receiver(Link(0, CPU), WINDOW, CPU, Timing()):
             pass
     except PeerLost as error:
         result.put(str(error))
@@ -80,7 +80,7 @@ def receive_until_lost(port: int, result) -> None:
 
 def send_one_and_die(port: int, result) -> None:
     join(0, port)
-    Sender(1, WINDOW, CPU).send(Packet("train", 1, 0, {"x": torch.zeros(10)}))
+    Sender(Link(1, CPU), WINDOW).send(Packet("train", 1, 0, {"x": torch.zeros(10)}))
     time.sleep(1)
     os._exit(9)
 
