@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from alrpc.component import Classes, Component, Target, Tensors, as_tensors, call, gives
+from alrpc.component import Classes, Component, Target, Tensors, as_tensors, call, gives, storage
 from alrpc.errors import UserError
 from alrpc.network import Network, evaluating
 
@@ -67,15 +67,18 @@ def associate(
     components = []
     for index, (block, tensors) in enumerate(zip(blocks, activations, strict=True)):
         width = code.shape[-1]
-        encoder = _own(encoders, index) or nn.Sequential(nn.Linear(width, target_width), ACTIVATIONS[activation]())
+        encoder = _own(encoders, index)
+        if encoder is None:
+            encoder = nn.Sequential(nn.Linear(width, target_width), ACTIVATIONS[activation]())
         encoded = _sample(encoder, {"x": code}, f"the encoder of component {index + 1}")
-        ends_at_values = index == 0 and not classification  # a squashed h_1 could not reach every value
-        decoder = _own(decoders, index) or nn.Sequential(
-            nn.Linear(encoded.shape[-1], width), ACTIVATIONS["none" if ends_at_values else decoder_activation]()
-        )
-        bridge = _own(bridges, index) or _bridge(
-            tensors, gives(block)[0], pooling, (*bridge_widths, encoded.shape[-1]), activation
-        )
+        decoder = _own(decoders, index)
+        if decoder is None:
+            unsquashed = index == 0 and not classification  # a squashed h_1 could not reach every value
+            last = ACTIVATIONS["none" if unsquashed else decoder_activation]()
+            decoder = nn.Sequential(nn.Linear(encoded.shape[-1], width), last)
+        bridge = _own(bridges, index)
+        if bridge is None:
+            bridge = _bridge(tensors, gives(block)[0], pooling, (*bridge_widths, encoded.shape[-1]), activation)
         component = Component(
             block, bridge, encoder, decoder, associated_loss, autoencoder_loss if index == 0 and classification else "mse"
         )
@@ -115,6 +118,13 @@ def _outputs(blocks: Sequence[nn.Module], tensors: Tensors) -> list[Tensors]:
                 f"{'one tensor' if len(names) == 1 else f'a tuple of {len(names)} tensors'}"
             )
         _refuse_reserved(names, f"block {number}")
+        own = {storage(tensor) for tensor in (*block.parameters(), *block.buffers())}
+        for name, tensor in zip(names, given, strict=True):
+            if tensor.numel() and storage(tensor) in own:
+                raise UserError(
+                    f"block {number} gives one of its own parameters or buffers as {name!r}; give a copy (.clone()), "
+                    "since training changes it while it travels"
+                )
         tensors = {**tensors, **dict(zip(names, given, strict=True))}
         outputs.append(tensors)
     return outputs

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 Tensors = dict[str, Tensor]
+ALIGNMENT = 64  # bytes, of what torch allocates on a CPU
 
 ASSOCIATED_LOSSES = {"mse": functional.mse_loss, "smooth_l1": functional.smooth_l1_loss}
 
@@ -92,7 +93,12 @@ def canonical(tensor: Tensor) -> Tensor:
     whether its input came from the next line of a loop or from a socket.
     """
     tensor = tensor.detach().contiguous()
-    return tensor.clone() if tensor.storage_offset() else tensor
+    return tensor.clone() if tensor.storage_offset() or tensor.data_ptr() % ALIGNMENT else tensor
+
+
+def storage(tensor: Tensor) -> int:
+    """Equal for tensors that share memory."""
+    return tensor.untyped_storage().data_ptr()
 
 
 @dataclass(frozen=True)
@@ -144,6 +150,8 @@ class Component(nn.Module):
         """What leaves the component, and its bridge's output: exit l before it is decoded."""
         tensors = self.activate(tensors)
         bridged = self.associate(tensors)
+        if any(storage(bridged) == storage(tensor) for tensor in tensors.values()):
+            bridged = bridged.clone()  # the next block may work in place
         return {name: canonical(tensor) for name, tensor in tensors.items()}, canonical(bridged)
 
     def forward(self, tensors: Tensors, target: Tensor) -> Step:

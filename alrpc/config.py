@@ -112,7 +112,7 @@ class Config(Section):
     train: Train = Train()
     pipeline: Pipeline = Pipeline()
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: a GPU for every stage if there are enough, else the CPU."""
+    """auto: GPUs if every stage's host has one (stages share them if need be), else the CPU."""
     threads: PositiveInt = 1
     """CPU threads that one component's arithmetic uses, in either engine. Equal results need equal threads."""
 
@@ -137,7 +137,7 @@ def load_config(source: str | Path | None = None, overrides: Sequence[str] = ())
         raise UserError(
             f"{path}: got a {type(tree).__name__} at the top; it must be a mapping of {', '.join(Config.model_fields)}"
         )
-    for override in overrides:
+    for override in sorted(overrides, key=lambda text: not text.startswith("model.name=")):  # before that model's fields
         _apply(tree, override)
     return parse_config(tree)
 

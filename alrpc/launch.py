@@ -10,6 +10,7 @@ import socket
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,7 @@ from torch.distributed.elastic.rendezvous import rendezvous_handler_registry as 
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from alrpc.assembly import check_pipeline, local_device, resolve
-from alrpc.config import Config
+from alrpc.config import Config, parse_config
 from alrpc.errors import UserError
 from alrpc.run import REFUSED, create_run_directory, discard_run_directory
 
@@ -70,7 +71,8 @@ def launch_pipeline(
         Interrupted: when this process was told to end.
     """
     if stages is not None:
-        config = config.model_copy(update={"pipeline": config.pipeline.model_copy(update={"stages": stages})})
+        tree = config.model_dump()
+        config = parse_config({**tree, "pipeline": {**tree["pipeline"], "stages": stages}})
     config, components = resolve(config)
     check_pipeline(config, components)
     local_device(config.device)
@@ -197,6 +199,8 @@ def environment() -> Iterator[None]:
     settings = {
         "GLOO_SOCKET_IFNAME": "lo",
         "TP_SOCKET_IFNAME": "lo",
+        "NCCL_SOCKET_IFNAME": "lo",
+        "ALRPC_STARTED": str(time.time()),
         "ALRPC_LAUNCHER": str(os.getpid()),
         "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),

@@ -39,9 +39,12 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def predict(self, inputs: Tensor | Tensors, exit: int | None = None) -> Tensor:
-        """The class index, (N,), or the values, (N, width), that an exit predicts; in evaluation mode."""
+        """The class index, (N,), or the values, (N, width), that an exit predicts; in evaluation mode, on the inputs' device."""
+        tensors = as_tensors(inputs)
+        device = next(iter(self.parameters())).device
         with evaluating(self):
-            return self.target.decide(self(inputs, exit))
+            output = self({name: tensor.to(device) for name, tensor in tensors.items()}, exit)
+        return self.target.decide(output).to(next(iter(tensors.values())).device)
 
     def count_parameters(self) -> dict[str, int]:
         """`effective`: what the full path's prediction uses (all f, all h, b_L); `affiliated`: what only training uses."""

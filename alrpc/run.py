@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 import time
+from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
 from typing import TextIO
@@ -63,6 +64,11 @@ def discard_run_directory(directory: Path) -> None:
     shutil.rmtree(directory, ignore_errors=True)
 
 
+def own_generators(device: torch.device) -> AbstractContextManager:
+    """Leave the caller's random generators as they were."""
+    return torch.random.fork_rng(devices=[device.index] if device.type == "cuda" else [])
+
+
 def run_sequentially(config: Config, name: str, out: Path | None = None, quiet: bool = False) -> tuple[dict, Path]:
     """`alrpc train`: the whole run in this process.
 
@@ -72,7 +78,7 @@ def run_sequentially(config: Config, name: str, out: Path | None = None, quiet: 
     Raises:
         UserError: for what the user can put right; nothing has been written when it is the configuration or the data.
     """
-    started = time.monotonic()
+    started = time.time()
     config, _ = resolve(config)
     device = local_device(config.device)
     torch.set_num_threads(config.threads)
@@ -86,23 +92,22 @@ def run_sequentially(config: Config, name: str, out: Path | None = None, quiet: 
         report({"event": "job", "dataset": dataset, "recipe": recipe})
         report({"event": "ready", "stage": 1, "components": numbers, "device": str(device), "host": socket.gethostname()})
         report({"event": "start"})
-        with torch.random.fork_rng():
+        with own_generators(device):
             train_sequentially(network, dataset, config.data.batch_size, recipe, device, config.train.log_every, report)
         for number, component in enumerate(network.components, 1):
             save_component(checkpoint, number, component)
         report({"event": "finished", "stage": 1, **describe_components(network.components, True, device)})
     write_manifest(checkpoint, len(numbers), dataset.sample, dataset.target)
-    return write_summary(directory, progress, time.monotonic() - started), directory
+    return write_summary(directory, progress, time.time() - started), directory
 
 
-def run_coordinator(config: Config, components: int, directory: Path, quiet: bool, stdout: TextIO) -> dict:
+def run_coordinator(config: Config, components: int, directory: Path, quiet: bool, stdout: TextIO, started: float) -> dict:
     """The coordinator's part of a pipeline's run, in rank 0, of a resolved configuration; returns the summary.
 
     Raises:
         StageFailed: naming the stage and the cause.
         UserError: for what the user can put right.
     """
-    started = time.monotonic()
     datasets: list[Dataset] = []
 
     def load() -> tuple[Dataset, Recipe]:
@@ -114,7 +119,7 @@ def run_coordinator(config: Config, components: int, directory: Path, quiet: boo
         coordinate(config, components, load, directory, report)
     checkpoint = checkpoint_directory(directory, progress.steps)
     write_manifest(checkpoint, components, datasets[0].sample, datasets[0].target)
-    return write_summary(directory, progress, time.monotonic() - started)
+    return write_summary(directory, progress, time.time() - started)
 
 
 def train(
@@ -144,8 +149,9 @@ def train(
         if report is not None:
             report(event)
 
-    with torch.random.fork_rng():
-        train_sequentially(network, dataset, batch_size, recipe, local_device(device), settings.log_every, listen)
+    where = local_device(device)
+    with own_generators(where):
+        train_sequentially(network, dataset, batch_size, recipe, where, settings.log_every, listen)
     return exits
 
 

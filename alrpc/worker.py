@@ -14,7 +14,9 @@ import warnings
 from pathlib import Path
 from typing import TextIO
 
+STARTED = float(os.environ.get("ALRPC_STARTED", time.time()))
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch's own warnings are not about the run
+os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")  # the control plane tells who died; no watchdog need abort
 warnings.filterwarnings("ignore", module="torch.distributed")
 
 
@@ -52,7 +54,7 @@ from alrpc.assembly import build_network, check_pipeline, resolve
 from alrpc.config import config_name, load_config
 from alrpc.errors import UserError
 from alrpc.observe.record import last_line
-from alrpc.pipeline.control import StageLost
+from alrpc.pipeline.control import Disconnected, StageLost
 from alrpc.pipeline.coordinator import GRACE, StageFailed
 from alrpc.pipeline.stage import run_stage
 from alrpc.pipeline.topology import place_here
@@ -103,7 +105,7 @@ def be_coordinator(source: str | None, overrides: tuple[str, ...], out: Path | N
         terminal, errors, _ = log_to(directory, "coordinator")
         show_cursor_on_signals(terminal)
         meeting_point().set(DIRECTORY, str(directory))
-        summary = run_coordinator(config, components, directory, quiet, terminal)
+        summary = run_coordinator(config, components, directory, quiet, terminal, STARTED)
     except Exception as error:
         if os.getppid() != PARENT:
             end_without_parent()  # the store went with the launcher; what broke here is a consequence
@@ -125,9 +127,9 @@ def explain(error: Exception, directory: Path | None) -> str:
     """The one line that says why the run ended."""
     if isinstance(error, UserError):
         return str(error)
-    if isinstance(error, StageLost):
+    if isinstance(error, (Disconnected, StageLost)):
         time.sleep(GRACE)  # the launcher may know the cause; then it ends this process first
-        return f"stage {error.stage} (rank {error.stage}) is gone: {error}"
+        return f"{f'stage {error.stage} (rank {error.stage}) is gone: ' if isinstance(error, StageLost) else ''}{error}"
     cause = " ".join(f"{type(error).__name__}: {error}".split())
     log = f"; log: {log_path(directory, 'coordinator')}" if directory else ""
     return f"the coordinator (rank 0, host {socket.gethostname()}) failed: {cause}{log}"

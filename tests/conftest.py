@@ -41,7 +41,7 @@ class Commands:
         process = subprocess.Popen(
             [str(part) for part in command],
             cwd=self.folder,
-            env={**os.environ, "PYTHONPATH": str(MODULES), **environment},
+            env={**os.environ, "PYTHONPATH": str(MODULES), "CUDA_VISIBLE_DEVICES": "", **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

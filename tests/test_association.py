@@ -61,17 +61,19 @@ def test_a_small_image_is_flattened_and_a_large_one_pooled_to_a_grid():
 
 def test_parts_of_ones_own_are_used_as_they_are():
     bridge, encoder, decoder = nn.Linear(5, 3), nn.Linear(10, 3), nn.Linear(3, 10)
+    nothing = nn.Sequential()  # an empty module is a module too
     network = alrpc.associate(
         [nn.Linear(6, 5), nn.Linear(5, 4)],
         torch.zeros(2, 6),
         alrpc.Classes(10),
         bridges=[bridge, None],
-        encoders=[encoder, None],
+        encoders=[encoder, nothing],
         decoders=[decoder, None],
     )
     first, second = network.components
     assert (first.bridge, first.encoder, first.decoder) == (bridge, encoder, decoder)
-    assert second.encoder[0].in_features == 3  # found from the encoder given before it
+    assert second.encoder is nothing
+    assert second.bridge[-2].out_features == second.decoder[0].out_features == 3  # found from the encoders
 
 
 def test_a_regression_is_not_squashed_by_its_last_decoder():
@@ -101,6 +103,22 @@ def test_a_parameter_of_two_components_is_refused():
     shared = nn.Linear(4, 4)
     with pytest.raises(alrpc.UserError, match="components 1 and 2 share"):
         alrpc.associate([shared, nn.Sequential(shared, nn.ReLU())], torch.zeros(1, 4), alrpc.Classes(2))
+
+
+def test_a_block_that_gives_its_own_parameter_is_refused():
+    class Leaky(nn.Linear):
+        gives = ("x", "weight")
+
+        def forward(self, x):
+            return super().forward(x), self.weight
+
+    with pytest.raises(alrpc.UserError, match="block 1 gives one of its own parameters or buffers as 'weight'"):
+        alrpc.associate([Leaky(4, 4)], torch.zeros(1, 4), alrpc.Classes(2))
+
+
+def test_a_tensor_with_a_name_of_the_engines_is_refused():
+    with pytest.raises(alrpc.UserError, match="the sample gives a tensor 'label'"):
+        alrpc.associate([nn.Identity()], {"x": torch.zeros(1, 4), "label": torch.zeros(1)}, alrpc.Classes(2))
 
 
 def test_a_block_that_gives_other_than_it_says_is_named():

@@ -82,6 +82,13 @@ def test_blocks_name_what_they_take_and_give_and_the_rest_travels_past():
     torch.testing.assert_close(bridged, inputs["gate"])
 
 
+def test_an_exit_is_not_changed_by_a_next_block_that_works_in_place():
+    component = Component(nn.Identity(), nn.Identity(), nn.Identity(), nn.Identity())
+    tensors, bridged = component.evaluate({"x": -torch.ones(2, 3)})
+    tensors["x"].relu_()
+    assert (bridged == -1).all()
+
+
 def test_what_leaves_a_component_looks_as_if_it_came_from_another_process():
     whole = torch.randn(4, 6, requires_grad=True)
     for view in (whole[:, 1:], whole[1:], whole.t(), whole[:, :1].expand(4, 3)):

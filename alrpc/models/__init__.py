@@ -71,7 +71,12 @@ def build_parts(name: str, fields: dict[str, Any], seed: int) -> dict[str, Seque
             f"{f' and unknown {sorted(unknown)}' if unknown else ''}; "
             "it must return a list of modules, or a dict of blocks, bridges, encoders and decoders"
         )
-    return {key: list(modules) for key, modules in parts.items()}
+    parts = {key: list(modules) for key, modules in parts.items()}
+    others = [type(block).__name__ for block in parts["blocks"] if not isinstance(block, nn.Module)]
+    if others or not parts["blocks"]:
+        given = f"a {others[0]} among its blocks" if others else "no block"
+        raise UserError(f"model.name: {name} returned {given}; it must return at least one block, each an nn.Module")
+    return parts
 
 
 def _find(name: str):

@@ -106,5 +106,5 @@ class Progress:
             self.recent = deque([(self.fed or now, 0)])  # the rate counts from the first micro-batch on
         else:
             self.recent.append((now, self.step))
-        while now - self.recent[0][0] > RECENT:
+        while len(self.recent) > 1 and now - self.recent[0][0] > RECENT:
             self.recent.popleft()

@@ -36,21 +36,32 @@ class Link:
     """NCCL's; None for gloo."""
 
 
-def open_data_plane(transport: str, stages: int) -> distributed.ProcessGroup | None:
-    """Join gloo's process group, and NCCL's for the stages alone: the coordinator may be on a host without a GPU.
+def open_data_plane(rank: int, stages: int, transport: str, device: torch.device) -> dict[int, distributed.ProcessGroup]:
+    """Join gloo's process group and, if the transport is NCCL, a group with each neighbouring stage.
 
-    Returns when every rank has joined, with NCCL's group if that is the transport.
+    Every link has an NCCL communicator of its own: a receive that waits in one does not hold up a send in the other, and
+    the two threads of a stage never share one. The coordinator is in none, since its host may have no GPU.
+
+    Returns:
+        NCCL's groups by the neighbour's rank; empty for gloo. Returns when every rank has joined.
 
     Raises:
         PeerLost: when another rank is gone before it has joined.
     """
+    groups = {}
     try:
         distributed.init_process_group("gloo", timeout=PATIENCE)
-        if transport == "nccl":
-            return distributed.new_group(list(range(1, stages + 1)), backend="nccl", timeout=PATIENCE)
+        if transport == "nccl" and rank > 0:
+            # A link is opened at both of its ends at once, so all stages open them in the order of the pipeline.
+            for pair in ([rank - 1, rank], [rank, rank + 1]):
+                if pair[0] >= 1 and pair[1] <= stages:
+                    (neighbour,) = set(pair) - {rank}
+                    groups[neighbour] = distributed.new_group(
+                        pair, backend="nccl", timeout=PATIENCE, use_local_synchronization=True, device_id=device
+                    )
     except RuntimeError as error:
         raise PeerLost(f"joining the data plane: {error}") from error
-    return None
+    return groups
 
 
 def close_data_plane() -> None:
@@ -59,7 +70,11 @@ def close_data_plane() -> None:
 
 def move(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Like `tensor.to(device)`, which lets go of the interpreter lock even when there is nothing to do."""
-    return tensor if tensor.device == device else tensor.to(device)
+    return (
+        tensor
+        if tensor.device == device
+        else tensor.to(device, non_blocking=tensor.device.type == "cpu" and tensor.is_pinned())
+    )
 
 
 class Sender:
@@ -145,12 +160,14 @@ class Receiver:
         try:
             if wire.type == "cuda":
                 torch.cuda.set_device(wire)  # each thread has a current device of its own
+            pinned = wire.type == "cpu" and self._device.type == "cuda"  # the copy to the GPU need not be waited for
             header = None
             while header is None or header.kind != "end":
                 self._room.acquire()
                 header = self._receive_header()
                 tensors = {
-                    name: torch.empty(shape, dtype=getattr(torch, dtype), device=wire) for name, dtype, shape in header.layout
+                    name: torch.empty(shape, dtype=getattr(torch, dtype), device=wire, pin_memory=pinned)
+                    for name, dtype, shape in header.layout
                 }
                 works = [distributed.irecv(tensor, rank, group=group) for tensor in tensors.values() if tensor.numel()]
                 self._arriving.put((header, tensors, works))

@@ -11,22 +11,40 @@ from typing import Any
 
 from torch.distributed import rpc
 
-GATHERING = 600.0  # seconds that a process waits for the others to start
+GATHERING = 180.0  # seconds that a process waits for the others to start
 SILENCE = 30.0  # seconds without an answer after which a process counts as lost
 
 
 def join(rank: int, world_size: int) -> None:
-    """Join the control plane; returns when every rank has."""
+    """Join the control plane; returns when every rank has.
+
+    Raises:
+        Disconnected: when another one does not come.
+    """
     # TensorPipe's shared-memory transport polls without a pause and takes a core's time; its socket transport sleeps.
     options = rpc.TensorPipeRpcBackendOptions(
         num_worker_threads=4, rpc_timeout=GATHERING, _transports=["uv"], _channels=["basic"]
     )
-    rpc.init_rpc(_name(rank), rank=rank, world_size=world_size, rpc_backend_options=options)
+    try:
+        rpc.init_rpc(_name(rank), rank=rank, world_size=world_size, rpc_backend_options=options)
+    except RuntimeError as error:
+        raise Disconnected(f"the processes did not all meet: {_reason(error)}") from error
 
 
 def leave() -> None:
-    """Leave when every rank does."""
-    rpc.shutdown()
+    """Leave when every rank does.
+
+    Raises:
+        Disconnected: when another one is gone.
+    """
+    try:
+        rpc.shutdown()
+    except RuntimeError as error:
+        raise Disconnected(f"a process was gone before the end: {_reason(error)}") from error
+
+
+class Disconnected(Exception):
+    """The control plane broke while it was joined or left: the consequence of a failure, not its cause."""
 
 
 def call(stage: int, function: Callable, *args) -> Any:
@@ -81,4 +99,4 @@ def _name(rank: int) -> str:
 
 def _reason(error: RuntimeError) -> str:
     first = str(error).partition("\n")[0].partition(" (this error originated")[0]
-    return f"no answer for {SILENCE:.0f} s" if "timed out" in first.lower() else f"connection lost ({first})"
+    return f"no answer for {SILENCE:.0f} s" if "set timeout" in first else f"connection lost ({first})"

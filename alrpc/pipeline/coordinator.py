@@ -57,8 +57,12 @@ def coordinate(
     places = [control.call(stage, mailbox.describe) for stage in range(1, stages + 1)]
     feeding = ThreadPoolExecutor(1, "feed").submit(feed, config, components, places, load, directory, report)
     listen(places, feeding, report)
-    for place in places:
-        control.call(place.stage, mailbox.dismiss)
+    try:
+        for place in places:
+            control.call(place.stage, mailbox.dismiss)
+    except control.StageLost as error:
+        time.sleep(GRACE)  # the launcher may know the cause; then it ends this process first
+        raise StageFailed(describe_failure(places[error.stage - 1], f"is gone: {error}")) from error
     close_data_plane()
     control.leave()
 
@@ -95,9 +99,10 @@ def feed(
     for place, numbers, device in zip(places, split, devices, strict=True):
         plan = Plan(config, dataset.sample, dataset.target, recipe, numbers, len(places), device, transport, checkpoint)
         control.call(place.stage, mailbox.set_up, plan)
-    open_data_plane(transport, len(places))
+    cpu = torch.device("cpu")
+    open_data_plane(0, len(places), transport, cpu)
     report({"event": "start"})
-    sender = Sender(Link(1, torch.device("cpu")), config.pipeline.window)
+    sender = Sender(Link(1, cpu), config.pipeline.window)
     for packet in stream(dataset, config.data.batch_size, recipe):
         sender.send(packet)
     sender.drain()

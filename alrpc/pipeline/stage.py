@@ -39,17 +39,20 @@ def run_stage(place: Place, world_size: int, build: Build) -> int:
         build: (configuration, sample, target) -> the whole network, the same in every process; the stage keeps its part.
     """
     status.place = place
-    control.join(place.stage, world_size)
-    mailbox.watch_coordinator()
     try:
+        control.join(place.stage, world_size)
+        mailbox.watch_coordinator()
         plan = mailbox.await_plan()
         device = settle(
             plan.device, plan.config.threads, choose_cores(place, plan.config.threads, plan.config.pipeline.pin_cores)
         )
         stage = Stage(place.stage, plan, build(plan.config, plan.sample, plan.target), device)
         tell("ready", pid=place.pid, host=place.host, device=plan.device, components=plan.components)
-        stage.run(open_data_plane(plan.transport, plan.stages))
-    except PeerLost as error:
+        stage.run(open_data_plane(place.stage, plan.stages, plan.transport, device))
+        mailbox.dismissed.wait()
+        close_data_plane()
+        control.leave()
+    except (PeerLost, control.Disconnected) as error:
         print(f"stage {place.stage}: {error}", flush=True)
         time.sleep(AFTERMATH)  # whoever failed is named by the coordinator or the launcher, which then end this process
         return 1
@@ -59,9 +62,6 @@ def run_stage(place: Place, world_size: int, build: Build) -> int:
         tell("failure", cause=" ".join(cause.split()))
         time.sleep(LAST_WORDS)
         return 1
-    mailbox.dismissed.wait()
-    close_data_plane()
-    control.leave()
     return 0
 
 
@@ -84,14 +84,15 @@ class Stage:
             component.decoder.eval()
         self.scores: ExitScores | None = None
 
-    def run(self, group: ProcessGroup | None) -> None:
-        """Work through the stream until its end; `group` is NCCL's, if stages exchange tensors over it."""
-        window, cpu = self.plan.config.pipeline.window, torch.device("cpu")
-        between = cpu if group is None else self.device
+    def run(self, groups: dict[int, ProcessGroup]) -> None:
+        """Work through the stream until its end; `groups` are NCCL's by the neighbour's rank, gloo carries the rest."""
+        window = self.plan.config.pipeline.window
+        source, destination = (
+            Link(rank, self.device if rank in groups else torch.device("cpu"), groups.get(rank))
+            for rank in (self.number - 1, self.number + 1)
+        )
         if not self.is_last:
-            self.sender = Sender(Link(self.number + 1, between, group), window, status.timing)
-        # What comes from the coordinator comes over gloo.
-        source = Link(self.number - 1, between, group) if self.number > 1 else Link(0, cpu)
+            self.sender = Sender(destination, window, status.timing)
         actions = {
             "train": self.train,
             "epoch": self.end_epoch,
@@ -138,7 +139,9 @@ class Stage:
 
     def begin_evaluation(self, packet: Packet) -> None:
         own = {
-            f"decoder.{learner.number}.{name}": value.detach().clone()  # training may go on before it has left
+            f"decoder.{learner.number}.{name}": value.detach().clone(
+                memory_format=torch.contiguous_format
+            )  # training may go on before it has left
             for learner in self.learners
             for name, value in learner.component.decoder.state_dict().items()
         }

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
+from alrpc.determinism import ask_for_determinism
 from alrpc.errors import UserError
 
 
@@ -72,9 +73,9 @@ def choose_devices(places: Sequence[Place], wanted: str) -> tuple[list[str], str
     Raises:
         UserError: when a GPU is wanted on a host that has none.
     """
-    owned = all(place.gpus >= place.neighbours for place in places)
-    if wanted == "cpu" or (wanted == "auto" and not owned):
+    if wanted == "cpu" or (wanted == "auto" and not all(place.gpus for place in places)):
         return ["cpu"] * len(places), "gloo"
+    owned = all(place.gpus >= place.neighbours for place in places)
     for place in places:
         if place.gpus == 0:
             raise UserError(f"device: got cuda, but stage {place.stage} finds no GPU on host {place.host}; use cpu or auto")
@@ -104,4 +105,5 @@ def settle(device: str, threads: int, cores: list[int] | None) -> torch.device:
         torch.cuda.set_device(device)
     elif cores is not None:
         os.sched_setaffinity(0, cores)
+    ask_for_determinism(torch.device(device))
     return torch.device(device)

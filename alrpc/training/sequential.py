@@ -9,6 +9,7 @@ import torch
 
 from alrpc.component import Step
 from alrpc.data.dataset import Dataset, micro_batches, shuffled
+from alrpc.determinism import ask_for_determinism
 from alrpc.network import Network, evaluating
 from alrpc.timing import Timing, peak_memory
 from alrpc.training.evaluation import ExitScores
@@ -35,6 +36,7 @@ def train_sequentially(
     Raises:
         NonFiniteLoss: naming component, step and value.
     """
+    ask_for_determinism(device)
     learners = [make_learner(number, component, recipe, device) for number, component in enumerate(network.components, 1)]
     meters = [LossMeter(learner.number) for learner in learners]
     timing = Timing()

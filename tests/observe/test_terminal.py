@@ -1,6 +1,7 @@
 """What a run shows, from the events that it tells."""
 
 import io
+import time
 
 import torch
 from rich.console import Console
@@ -57,6 +58,13 @@ def test_a_terminal_sees_where_each_stage_spends_its_time_and_every_component():
     assert "75%  25%   0%" in last_frame and "0%  25%  75%" in last_frame
     for value in ("0.125", "0.5", "0.25", "0.6250", "0.7500", "(epoch 2)"):
         assert value in last_frame
+
+
+def test_a_first_micro_batch_may_take_its_time():
+    progress = Progress("", "pipeline", {1: StageProgress()}, epochs=1, fed=time.monotonic() - 60)
+    for step in (0, 0, 1):
+        progress.apply({"event": "status", "stage": 1, "step": step, "seconds": {}})
+    assert progress.step == 1
 
 
 def test_quiet_shows_nothing():

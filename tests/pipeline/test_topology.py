@@ -28,8 +28,8 @@ def test_every_stage_gets_a_gpu_if_there_are_enough():
 
 def test_stages_that_share_a_gpu_exchange_packets_through_the_host():
     places = [place(stage + 1, index=stage, neighbours=3, gpus=2) for stage in range(3)]
-    assert choose_devices(places, "auto") == (["cpu"] * 3, "gloo")
-    assert choose_devices(places, "cuda") == (["cuda:0", "cuda:1", "cuda:0"], "gloo")
+    assert choose_devices(places, "auto") == (["cuda:0", "cuda:1", "cuda:0"], "gloo")
+    assert choose_devices([*places, place(4, gpus=0)], "auto") == (["cpu"] * 4, "gloo")
 
 
 def test_a_gpu_that_is_not_there_is_named_with_stage_and_host():
