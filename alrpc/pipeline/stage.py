@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import traceback
 from collections.abc import Callable
@@ -43,12 +44,11 @@ def run_stage(place: Place, world_size: int, build: Build) -> int:
         control.join(place.stage, world_size)
         mailbox.watch_coordinator()
         plan = mailbox.await_plan()
-        device = settle(
-            plan.device, plan.config.threads, choose_cores(place, plan.config.threads, plan.config.pipeline.pin_cores)
-        )
+        device = settle(plan.device, plan.config.threads)
         stage = Stage(place.stage, plan, build(plan.config, plan.sample, plan.target), device)
         tell("ready", pid=place.pid, host=place.host, device=plan.device, components=plan.components)
-        stage.run(open_data_plane(place.stage, plan.stages, plan.transport, device))
+        groups = open_data_plane(place.stage, plan.stages, plan.transport, device)
+        stage.run(groups, choose_cores(place, plan.config.threads, plan.config.pipeline.pin_cores))
         mailbox.dismissed.wait()
         close_data_plane()
         control.leave()
@@ -84,8 +84,11 @@ class Stage:
             component.decoder.eval()
         self.scores: ExitScores | None = None
 
-    def run(self, groups: dict[int, ProcessGroup]) -> None:
-        """Work through the stream until its end; `groups` are NCCL's by the neighbour's rank, gloo carries the rest."""
+    def run(self, groups: dict[int, ProcessGroup], cores: list[int] | None) -> None:
+        """Work through the stream until its end, on these cores if the device is the CPU.
+
+        `groups` are NCCL's by the neighbour's rank; gloo carries the rest.
+        """
         window = self.plan.config.pipeline.window
         source, destination = (
             Link(rank, self.device if rank in groups else torch.device("cpu"), groups.get(rank))
@@ -101,7 +104,10 @@ class Stage:
             "evaluated": self.end_evaluation,
             "end": self.finish,
         }
-        for packet in Receiver(source, window, self.device, status.timing):
+        packets = Receiver(source, window, self.device, status.timing)
+        if cores is not None and self.device.type == "cpu":
+            os.sched_setaffinity(0, cores)  # this thread's alone: those that carry packets may use any core
+        for packet in packets:
             actions[packet.kind](packet)
         status.timing.enter(None)
 

@@ -98,12 +98,10 @@ def choose_cores(place: Place, threads: int, pin: str) -> list[int] | None:
     return [cores[core % len(cores)] for core in range(first, first + threads)]
 
 
-def settle(device: str, threads: int, cores: list[int] | None) -> torch.device:
-    """Pin this process to its device, its threads and its cores."""
+def settle(device: str, threads: int) -> torch.device:
+    """Bind this process to its device and its number of threads."""
     torch.set_num_threads(threads)
     if device != "cpu":
         torch.cuda.set_device(device)
-    elif cores is not None:
-        os.sched_setaffinity(0, cores)
     ask_for_determinism(torch.device(device))
     return torch.device(device)
