@@ -179,7 +179,7 @@ def start_processes(config: Config, directory: Path, listener: socket.socket, sc
 
 
 def explain(failures: dict[int, ProcessFailure], directory: Path) -> str:
-    """One message for a failed run. The agent lists the process that it saw fail first; those that it ended follow."""
+    """One message for a failed run. torchelastic lists the process that it saw fail first; those that it ended follow."""
     rank, failure = next(iter(failures.items()))
     if Path(failure.error_file).is_file():  # the coordinator knew why
         return failure.message
@@ -216,7 +216,7 @@ def environment() -> Iterator[None]:
 
 @contextmanager
 def own_signals() -> Iterator[None]:
-    """The agent replaces this process' signal handlers; put them back."""
+    """torchelastic replaces this process' signal handlers; put them back."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -230,7 +230,7 @@ def own_signals() -> Iterator[None]:
 
 @contextmanager
 def logging_to(path: Path) -> Iterator[None]:
-    """Keep the agent's log lines from the terminal."""
+    """Keep log lines of torchelastic from the terminal."""
     handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
     loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict if name.split(".")[0] == "torch"]
