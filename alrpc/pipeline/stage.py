@@ -144,10 +144,9 @@ class Stage:
         )
 
     def begin_evaluation(self, packet: Packet) -> None:
+        # Copies, since training may go on before they have left.
         own = {
-            f"decoder.{learner.number}.{name}": value.detach().clone(
-                memory_format=torch.contiguous_format
-            )  # training may go on before it has left
+            f"decoder.{learner.number}.{name}": value.detach().clone(memory_format=torch.contiguous_format)
             for learner in self.learners
             for name, value in learner.component.decoder.state_dict().items()
         }
