@@ -25,7 +25,7 @@ def resolve(config: Config) -> tuple[Config, int]:
     Raises:
         UserError: naming the field, what was given and what would be right.
     """
-    check_data(config.data.name, config.data.root)
+    check_data(config.data)
     if config.train.end_lr is not None and config.train.end_lr > config.train.lr:
         raise UserError(f"train.end_lr: got {config.train.end_lr}, above train.lr, {config.train.lr}; rates only fall")
     model = {"name": config.model.name, **resolve_fields(config.model.name, config.model.fields)}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
 from pydantic_core import ErrorDetails
 
 from alrpc.errors import UserError
@@ -30,7 +30,7 @@ class Model(Section):
     model_config = ConfigDict(extra="allow")
 
     name: str = "mlp"
-    """mlp, or package.module:function for a function of your own that returns a list of modules."""
+    """mlp, vgg, resnet, lstm or transformer; or package.module:function for a function of your own that returns a list of modules."""
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -58,11 +58,36 @@ class Objective(Section):
 
 class Data(Section):
     name: str = "digits"
-    """digits, mnist, fashion-mnist, or package.module:function for a function of your own that returns an alrpc.Dataset."""
+    """digits; mnist, fashion-mnist, cifar10, cifar100, tiny-imagenet, image-folder; ag_news, dbpedia_14, imdb, sst2, text-file;
+    or package.module:function for a function of your own that returns an alrpc.Dataset."""
     root: Path | None = None
     """Directory that holds the data or receives its download; null for ~/.cache/alrpc."""
     batch_size: PositiveInt = 64
     """Samples in a micro-batch, in training and in evaluation."""
+    workers: NonNegativeInt = 0
+    """Processes that read and augment micro-batches ahead; 0 to do it where they are fed from."""
+    augmentation: Literal["none", "basic", "strong"] = "none"
+    """Of training images; basic: random crop and horizontal flip; strong: colour jitter and random grayscale too."""
+    image_size: PositiveInt = 32
+    """Height and width that the images of tiny-imagenet and image-folder are brought to."""
+    file: Path | None = None
+    """text-file: the CSV or JSON-lines file to train on, and to test on if there is no test_file."""
+    test_file: Path | None = None
+    """text-file: the file to test on; null to hold test_share of `file` back."""
+    test_share: float = Field(0.2, gt=0, lt=1)
+    """text-file: share of each class that is held back for testing when there is no test_file."""
+    text_column: str = "text"
+    """text-file: the column (CSV) or key (JSON lines) of the text."""
+    label_column: str = "label"
+    """text-file: the column or key of the label, a name or a number."""
+    vocabulary: int = Field(30_000, ge=3)
+    """Text: the most frequent words of the training texts that are told apart, padding and the unknown word included."""
+    max_tokens: PositiveInt = 128
+    """Text: a text is cut off after so many words."""
+    bucket: bool = False
+    """Text: put texts of similar length into one micro-batch, for less padding."""
+    word_vectors: Path | None = None
+    """Text: a file of word vectors as GloVe's (a word and its numbers a line) that the embedding starts from."""
 
 
 class Train(Section):

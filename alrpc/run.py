@@ -22,7 +22,7 @@ from alrpc.checkpoint import (
     write_manifest,
 )
 from alrpc.config import Config, Train, load_config, parse_section, save_config
-from alrpc.data import load_data
+from alrpc.data import read_data
 from alrpc.data.dataset import Dataset, count_micro_batches
 from alrpc.errors import UserError
 from alrpc.network import Network, describe_components
@@ -82,7 +82,7 @@ def run_sequentially(config: Config, name: str, out: Path | None = None, quiet: 
     config, _ = resolve(config)
     device = local_device(config.device)
     torch.set_num_threads(config.threads)
-    dataset = load_data(config.data.name, config.data.root)
+    dataset = read_data(config.data)
     network = build_network(config, dataset.sample, dataset.target)
     recipe = make_recipe(config.train, count_micro_batches(dataset.train, config.data.batch_size))
     directory = create_run_directory(out, name, config)
@@ -93,7 +93,9 @@ def run_sequentially(config: Config, name: str, out: Path | None = None, quiet: 
         report({"event": "ready", "stage": 1, "components": numbers, "device": str(device), "host": socket.gethostname()})
         report({"event": "start"})
         with own_generators(device):
-            train_sequentially(network, dataset, config.data.batch_size, recipe, device, config.train.log_every, report)
+            train_sequentially(
+                network, dataset, config.data.batch_size, recipe, device, config.train.log_every, report, config.data.workers
+            )
         for number, component in enumerate(network.components, 1):
             save_component(checkpoint, number, component)
         report({"event": "finished", "stage": 1, **describe_components(network.components, True, device)})
@@ -111,7 +113,7 @@ def run_coordinator(config: Config, components: int, directory: Path, quiet: boo
     datasets: list[Dataset] = []
 
     def load() -> tuple[Dataset, Recipe]:
-        dataset = load_data(config.data.name, config.data.root)
+        dataset = read_data(config.data)
         datasets.append(dataset)
         return dataset, make_recipe(config.train, count_micro_batches(dataset.train, config.data.batch_size))
 

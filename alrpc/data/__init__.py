@@ -2,51 +2,61 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
+from alrpc.config import Data, parse_section
+from alrpc.data import digits, text, vision
 from alrpc.data.dataset import Dataset
 from alrpc.errors import UserError
 from alrpc.imports import import_function
 
-NAMES = ("digits", "mnist", "fashion-mnist")
+NAMES = ("digits", *vision.NAMES, *text.NAMES)
 
 
-def check_data(name: str, root: Path | None) -> None:
+def check_data(data: Data) -> None:
     """Refuse what can be refused without reading the data.
 
     Raises:
-        UserError: naming `data.name` or `data.root`.
+        UserError: naming the field of the section `data`.
     """
-    if ":" in name:
-        import_function(name, "data.name")
-    elif name not in NAMES:
+    if ":" in data.name:
+        import_function(data.name, "data.name")
+    elif data.name not in NAMES:
         raise UserError(
-            f"data.name: unknown data set {name!r}; use {', '.join(NAMES)}, or package.module:function for your own"
+            f"data.name: unknown data set {data.name!r}; use {', '.join(NAMES)}, or package.module:function for your own"
         )
-    if root is not None and not root.is_dir():
-        raise UserError(f"data.root: {root} is not a directory; give one that exists (data is downloaded into it if absent)")
+    if data.root is not None and not data.root.is_dir():
+        raise UserError(
+            f"data.root: {data.root} is not a directory; give one that exists (data is downloaded into it if absent)"
+        )
+    if data.augmentation != "none" and data.name not in vision.NAMES:
+        raise UserError(f"data.augmentation: got {data.augmentation}, but {data.name} can only have none")
+    if data.name in vision.NAMES:
+        vision.check(data)
+    if data.name in text.NAMES:
+        text.check(data)
 
 
-def load_data(name: str, root: Path | str | None = None) -> Dataset:
-    """Load a data set: `digits`, `mnist`, `fashion-mnist`, or `package.module:function`, called without arguments.
+def load_data(name: str, **fields) -> Dataset:
+    """Load a data set by name, or `package.module:function`, called without arguments.
 
     Args:
-        root: directory that holds the data, or receives the download; None for the user's cache directory.
+        fields: of the configuration's section `data`: root, augmentation, file, …; see `alrpc.config.Data`.
 
     Raises:
-        UserError: when the name is unknown, the root is missing, or the data can be neither read nor downloaded.
+        UserError: when a field is wrong, or the data can be neither read nor downloaded.
     """
-    root = Path(root) if root is not None else None
-    check_data(name, root)
-    if name == "digits":
-        from alrpc.data.digits import load_digits
+    return read_data(parse_section(Data, "data", {"name": name, **fields}))
 
-        return load_digits()
-    if name in ("mnist", "fashion-mnist"):
-        from alrpc.data.mnist import load_mnist
 
-        return load_mnist(name, root)
-    dataset = import_function(name, "data.name")()
+def read_data(data: Data) -> Dataset:
+    """Load the data set that the configuration's section `data` describes; raises as `load_data`."""
+    check_data(data)
+    if data.name == "digits":
+        return digits.load()
+    if data.name in vision.NAMES:
+        return vision.load(data)
+    if data.name in text.NAMES:
+        return text.load(data)
+    dataset = import_function(data.name, "data.name")()
     if not isinstance(dataset, Dataset):
-        raise UserError(f"data.name: {name} returned {type(dataset).__name__}; it must return an alrpc.Dataset")
+        raise UserError(f"data.name: {data.name} returned {type(dataset).__name__}; it must return an alrpc.Dataset")
     return dataset

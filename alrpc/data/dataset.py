@@ -1,33 +1,50 @@
-"""A data set in memory, and its micro-batches in an order that depends on nothing but seed and epoch."""
+"""A data set, and the order of its samples, which depends on nothing but seed and epoch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from alrpc.component import Classes, Target, Tensors, canonical
+from alrpc.component import Classes, Target, Tensors
 from alrpc.errors import UserError
 from alrpc.random_stream import derive_seed
 
 
 @dataclass(frozen=True)
 class Split:
-    """Samples and their labels.
+    """Samples and their labels. A data set of another kind overrides `batch`, and what else differs for it.
 
-    inputs: (N, ...). labels: (N,) class indices, int64, or (N, width) values.
+    inputs: (N, ...), or whatever `batch` makes tensors of. labels: (N,) class indices, int64, or (N, width) values.
     """
 
-    inputs: Tensor
+    inputs: Tensor | Sequence
     labels: Tensor
 
     def __len__(self) -> int:
-        return len(self.inputs)
+        return len(self.labels)
 
     def batch(self, indices: Tensor) -> tuple[Tensors, Tensor]:
+        """The named tensors of these samples, (n, ...) each, and their labels."""
         return {"x": self.inputs[indices]}, self.labels[indices]
+
+    def during(self, seed: int, epoch: int) -> Split:
+        """The split as a run with this seed sees it in an epoch (from 0): the place for augmentation."""
+        return self
+
+    def order(self, seed: int, epoch: int, batch_size: int) -> Tensor:
+        """The indices of all samples in the order of an epoch; cut every `batch_size` they are its micro-batches."""
+        return shuffled(len(self), seed, epoch)
+
+
+@dataclass(frozen=True)
+class WordVectors:
+    """Word vectors for an embedding to start from: `values`, (K, width), for the words whose indices are `rows`, (K,)."""
+
+    rows: Tensor
+    values: Tensor
 
 
 @dataclass(frozen=True)
@@ -37,10 +54,11 @@ class Dataset:
     train: Split
     test: Split
     target: Target
+    word_vectors: WordVectors | None = None
 
     def __post_init__(self):
         for name, split in (("train", self.train), ("test", self.test)):
-            if len(split) == 0 or len(split.inputs) != len(split.labels):
+            if len(split.labels) == 0 or len(split.inputs) != len(split.labels):
                 raise UserError(f"{name} split: {len(split.inputs)} inputs and {len(split.labels)} labels; one label an input")
             if (
                 isinstance(self.target, Classes)
@@ -57,17 +75,10 @@ class Dataset:
 
 
 def shuffled(samples: int, seed: int, epoch: int) -> Tensor:
-    """The order of the training samples in an epoch: a pure function of seed and epoch."""
+    """A random order of so many samples: a pure function of seed and epoch."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
     return torch.randperm(samples, generator=generator)
 
 
 def count_micro_batches(split: Split, batch_size: int) -> int:
     return -(-len(split) // batch_size)
-
-
-def micro_batches(split: Split, order: Tensor, batch_size: int, start: int = 0) -> Iterator[tuple[Tensors, Tensor]]:
-    """Inputs and labels of micro-batches start, start + 1, …; the last may be smaller."""
-    for first in range(start * batch_size, len(order), batch_size):
-        tensors, labels = split.batch(order[first : first + batch_size])
-        yield {name: canonical(tensor) for name, tensor in tensors.items()}, canonical(labels)

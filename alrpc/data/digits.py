@@ -8,7 +8,7 @@ from alrpc.component import Classes
 from alrpc.data.dataset import Dataset, Split
 
 
-def load_digits() -> Dataset:
+def load() -> Dataset:
     """1,437 digits for training, 360 for testing, each class in the same share; the split never changes."""
     from sklearn import datasets, model_selection
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 import torch
 
 from alrpc.checkpoint import checkpoint_directory
 from alrpc.config import Config
-from alrpc.data.dataset import Dataset, micro_batches, shuffled
+from alrpc.data.dataset import Dataset, count_micro_batches
+from alrpc.data.loader import load_micro_batches, requests
 from alrpc.errors import UserError
 from alrpc.pipeline import control, mailbox
 from alrpc.pipeline.channel import Link, PeerLost, Sender, close_data_plane, open_data_plane
@@ -67,16 +69,19 @@ def coordinate(
     control.leave()
 
 
-def stream(dataset: Dataset, batch_size: int, recipe: Recipe) -> Iterator[Packet]:
+def stream(dataset: Dataset, batch_size: int, recipe: Recipe, workers: int = 0) -> Iterator[Packet]:
     """All packets of a run, in order."""
+    wanted = requests(dataset, batch_size, recipe.seed, recipe.epochs)
+    micro_batches = load_micro_batches(dataset, wanted, recipe.seed, workers)
+    tests = count_micro_batches(dataset.test, batch_size)
     step = 0
     for epoch in range(recipe.epochs):
-        for tensors, labels in micro_batches(dataset.train, shuffled(len(dataset.train), recipe.seed, epoch), batch_size):
+        for tensors, labels in islice(micro_batches, recipe.micro_batches):
             yield Packet("train", epoch + 1, step, {**tensors, "label": labels})
             step += 1
         yield Packet("epoch", epoch + 1, step)
         yield Packet("evaluate", epoch + 1, step)
-        for tensors, labels in micro_batches(dataset.test, torch.arange(len(dataset.test)), batch_size):
+        for tensors, labels in islice(micro_batches, tests):
             yield Packet("test", epoch + 1, step, {**tensors, "label": labels})
         yield Packet("evaluated", epoch + 1, step)
     yield Packet("end", recipe.epochs, step)
@@ -103,7 +108,7 @@ def feed(
     open_data_plane(0, len(places), transport, cpu)
     report({"event": "start"})
     sender = Sender(Link(1, cpu), config.pipeline.window)
-    for packet in stream(dataset, config.data.batch_size, recipe):
+    for packet in stream(dataset, config.data.batch_size, recipe, config.data.workers):
         sender.send(packet)
     sender.drain()
 

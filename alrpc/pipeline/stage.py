@@ -83,6 +83,7 @@ class Stage:
         for component in network.components[: plan.components[0] - 1] if self.is_last else ():
             component.decoder.eval()
         self.scores: ExitScores | None = None
+        self.began: float | None = None  # when the epoch under way did
 
     def run(self, groups: dict[int, ProcessGroup], cores: list[int] | None) -> None:
         """Work through the stream until its end, on these cores if the device is the CPU.
@@ -116,6 +117,7 @@ class Stage:
             self.sender.send(Packet(packet.kind, packet.epoch, packet.step, tensors))
 
     def train(self, packet: Packet) -> None:
+        self.began = self.began or time.perf_counter()
         tensors = dict(packet.tensors)
         target = self.target.represent(tensors.pop("label")) if self.number == 1 else tensors.pop("target")
         for learner, meter in zip(self.learners, self.meters, strict=True):
@@ -139,6 +141,7 @@ class Stage:
             "stage",
             epoch=packet.epoch,
             step=packet.step,
+            epoch_seconds=time.perf_counter() - self.began,
             seconds=status.timing.read(),
             peak_memory=peak_memory(self.device),
         )
@@ -172,6 +175,7 @@ class Stage:
         if self.scores is not None:
             tell(**self.scores.event(packet.epoch))
             self.scores = None
+        self.began = time.perf_counter()  # of the next epoch, the wait for its first packet included
 
     def finish(self, packet: Packet) -> None:
         self.hand_on(packet, {})

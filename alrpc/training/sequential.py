@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice
 
 import torch
+from torch import Tensor
 
-from alrpc.component import Step
-from alrpc.data.dataset import Dataset, micro_batches, shuffled
+from alrpc.component import Step, Tensors
+from alrpc.data.dataset import Dataset, count_micro_batches
+from alrpc.data.loader import load_micro_batches, requests
 from alrpc.determinism import ask_for_determinism
 from alrpc.network import Network, evaluating
 from alrpc.timing import Timing, peak_memory
@@ -27,11 +30,13 @@ def train_sequentially(
     device: torch.device,
     log_every: int,
     report: Callable[[dict], None],
+    workers: int = 0,
 ) -> None:
     """Train all components of a network in place, evaluating every exit after each epoch.
 
     Args:
         report: called with each event: `losses`, `evaluation`, `stage` (timings of an epoch) and `status` (for a view).
+        workers: processes that read micro-batches ahead.
 
     Raises:
         NonFiniteLoss: naming component, step and value.
@@ -40,10 +45,14 @@ def train_sequentially(
     learners = [make_learner(number, component, recipe, device) for number, component in enumerate(network.components, 1)]
     meters = [LossMeter(learner.number) for learner in learners]
     timing = Timing()
+    wanted = requests(dataset, batch_size, recipe.seed, recipe.epochs)
+    micro_batches = load_micro_batches(dataset, wanted, recipe.seed, workers)
+    tests = count_micro_batches(dataset.test, batch_size)
     shown = 0.0
     step = 0
     for epoch in range(recipe.epochs):
-        for tensors, labels in micro_batches(dataset.train, shuffled(len(dataset.train), recipe.seed, epoch), batch_size):
+        began = time.perf_counter()
+        for tensors, labels in islice(micro_batches, recipe.micro_batches):
             timing.enter("computing")
             target = network.target.represent(labels).to(device)
             tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
@@ -65,21 +74,22 @@ def train_sequentially(
                 "stage": 1,
                 "epoch": epoch + 1,
                 "step": step,
+                "epoch_seconds": time.perf_counter() - began,
                 "seconds": timing.read(),
                 "peak_memory": peak_memory(device),
             }
         )
         timing.enter("computing")
-        report(evaluate(network, dataset, batch_size, device, epoch + 1))
+        report(evaluate(network, islice(micro_batches, tests), device, epoch + 1))
         timing.enter("waiting_to_receive")
     report({"event": "status", "stage": 1, "step": step, "seconds": timing.read()})
 
 
-def evaluate(network: Network, dataset: Dataset, batch_size: int, device: torch.device, epoch: int) -> dict:
-    """The `evaluation` event: the score of every exit on the test split."""
+def evaluate(network: Network, micro_batches: Iterator[tuple[Tensors, Tensor]], device: torch.device, epoch: int) -> dict:
+    """The `evaluation` event: the score of every exit on the test split's micro-batches."""
     scores = ExitScores(network.target, [component.decoder for component in network.components])
     with evaluating(network):
-        for tensors, labels in micro_batches(dataset.test, torch.arange(len(dataset.test)), batch_size):
+        for tensors, labels in micro_batches:
             tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
             bridged = []
             for component in network.components:

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import alrpc
-from alrpc.data.dataset import count_micro_batches, micro_batches, shuffled
+from alrpc.data.dataset import shuffled
+from alrpc.data.loader import load_micro_batches, requests
 
 
 def test_digits_are_split_by_class_and_always_alike():
@@ -28,18 +29,25 @@ def test_the_order_is_a_function_of_seed_and_epoch():
     assert not torch.equal(order, shuffled(100, seed=2, epoch=2))
 
 
-def test_reading_can_start_at_any_micro_batch():
-    split = alrpc.load_data("digits").test
-    order = shuffled(len(split), 0, 0)
-    whole = list(micro_batches(split, order, 50))
-    assert len(whole) == count_micro_batches(split, 50) == 8
-    assert len(whole[-1][1]) == 10  # the last is smaller
-    for start in (0, 3, 7):
-        rest = list(micro_batches(split, order, 50, start))
-        assert len(rest) == 8 - start
-        assert all(
-            torch.equal(a[0]["x"], b[0]["x"]) and torch.equal(a[1], b[1]) for a, b in zip(rest, whole[start:], strict=True)
-        )
+def test_a_run_asks_for_each_epoch_in_its_order_and_then_for_the_test_split():
+    dataset = alrpc.load_data("digits")
+    wanted = list(requests(dataset, batch_size=100, seed=5, epochs=2))
+    assert [request.split for request in wanted] == (["train"] * 15 + ["test"] * 4) * 2
+    for epoch in (0, 1):
+        of_epoch = [request.indices for request in wanted if (request.split, request.epoch) == ("train", epoch)]
+        assert torch.equal(torch.cat(of_epoch), shuffled(1437, 5, epoch)) and len(of_epoch[-1]) == 37
+    assert torch.equal(torch.cat([request.indices for request in wanted[15:19]]), torch.arange(360))
+
+
+def test_worker_processes_read_the_same_micro_batches():
+    dataset = alrpc.load_data("digits")
+    here, there = (
+        list(load_micro_batches(dataset, requests(dataset, 400, seed=1, epochs=1), seed=1, workers=workers))
+        for workers in (0, 2)
+    )
+    assert len(here) == len(there) == 5
+    for (a, labels_a), (b, labels_b) in zip(here, there, strict=True):
+        assert torch.equal(a["x"], b["x"]) and torch.equal(labels_a, labels_b)
 
 
 def test_labels_that_do_not_fit_are_refused():
@@ -53,13 +61,13 @@ def test_labels_that_do_not_fit_are_refused():
 
 @pytest.mark.skipif("ALRPC_DATA" not in os.environ, reason="ALRPC_DATA names no folder with MNIST")
 def test_mnist_is_read_and_normalised():
-    dataset = alrpc.load_data("mnist", Path(os.environ["ALRPC_DATA"]))
+    dataset = alrpc.load_data("mnist", root=Path(os.environ["ALRPC_DATA"]))
     assert dataset.train.inputs.shape == (60000, 1, 28, 28) and dataset.test.inputs.shape == (10000, 1, 28, 28)
     assert dataset.train.inputs.mean().abs() < 1e-3 and abs(dataset.train.inputs.std() - 1) < 1e-3
 
 
 def test_data_that_is_not_there_is_named(tmp_path):
     with pytest.raises(alrpc.UserError, match=r"data\.root: .* is not a directory"):
-        alrpc.load_data("mnist", tmp_path / "nowhere")
+        alrpc.load_data("mnist", root=tmp_path / "nowhere")
     with pytest.raises(alrpc.UserError, match=r"data\.name: unknown data set 'mnits'"):
         alrpc.load_data("mnits")

@@ -1,4 +1,4 @@
-"""MNIST and Fashion-MNIST, 28 × 28, through torchvision."""
+"""Images: stub to be replaced."""
 
 from __future__ import annotations
 
@@ -7,16 +7,23 @@ from pathlib import Path
 import torch
 
 from alrpc.component import Classes
+from alrpc.config import Data
 from alrpc.data.dataset import Dataset, Split
 from alrpc.errors import UserError
 
+NAMES = ("mnist", "fashion-mnist")
 STATISTICS = {"mnist": (0.1307, 0.3081), "fashion-mnist": (0.2860, 0.3530)}  # mean and deviation of the training pixels
 
 
-def load_mnist(name: str, root: Path | None) -> Dataset:
+def check(data: Data) -> None:
+    pass
+
+
+def load(data: Data) -> Dataset:
     """60,000 images for training, 10,000 for testing, normalised; downloaded into `root` if they are not there."""
     from torchvision import datasets
 
+    name, root = data.name, data.root
     source = {"mnist": datasets.MNIST, "fashion-mnist": datasets.FashionMNIST}[name]
     mean, deviation = STATISTICS[name]
     root = root or Path.home() / ".cache" / "alrpc"

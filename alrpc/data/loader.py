@@ -1,0 +1,76 @@
+"""The stream of micro-batches of a run, read here or by worker processes, the same either way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.utils import data
+
+from alrpc.component import Tensors, canonical
+from alrpc.data.dataset import Dataset
+
+AHEAD = 4  # micro-batches that each worker has ready
+
+
+@dataclass(frozen=True)
+class Request:
+    """One micro-batch to be read: its samples, from which split, as seen in which epoch (from 0)."""
+
+    split: Literal["train", "test"]
+    epoch: int
+    indices: Tensor
+
+
+def requests(dataset: Dataset, batch_size: int, seed: int, epochs: int) -> Iterator[Request]:
+    """All micro-batches of a run: of each epoch those of the training split in its order, then those of the test split."""
+    for epoch in range(epochs):
+        for indices in dataset.train.order(seed, epoch, batch_size).split(batch_size):
+            yield Request("train", epoch, indices)
+        for indices in torch.arange(len(dataset.test)).split(batch_size):
+            yield Request("test", epoch, indices)
+
+
+def read(dataset: Dataset, seed: int, request: Request) -> tuple[Tensors, Tensor]:
+    """Named tensors and labels of one micro-batch."""
+    split = dataset.train.during(seed, request.epoch) if request.split == "train" else dataset.test
+    tensors, labels = split.batch(request.indices)
+    return {name: canonical(tensor) for name, tensor in tensors.items()}, canonical(labels)
+
+
+class _Readable(data.Dataset):
+    """What a worker process of torch's loader asks for a request."""
+
+    def __init__(self, dataset: Dataset, seed: int):
+        self.dataset = dataset
+        self.seed = seed
+
+    def __getitem__(self, request: Request) -> tuple[Tensors, Tensor]:
+        return read(self.dataset, self.seed, request)
+
+
+def load_micro_batches(
+    dataset: Dataset, wanted: Iterable[Request], seed: int, workers: int = 0
+) -> Iterator[tuple[Tensors, Tensor]]:
+    """Named tensors and labels of each request, in order.
+
+    Args:
+        workers: processes that read ahead; 0 to read here.
+    """
+    if workers == 0:
+        for request in wanted:
+            yield read(dataset, seed, request)
+        return
+    loader = data.DataLoader(
+        _Readable(dataset, seed),
+        sampler=wanted,
+        batch_size=None,
+        num_workers=workers,
+        prefetch_factor=AHEAD,
+        multiprocessing_context="forkserver",  # a process with threads and a GPU must not be forked
+    )
+    for tensors, labels in loader:
+        yield {name: canonical(tensor) for name, tensor in tensors.items()}, canonical(labels)
