@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from alrpc.association import associate
 from alrpc.component import Target
 from alrpc.config import Config, Train
 from alrpc.data import check_data
+from alrpc.data.dataset import WordVectors
 from alrpc.errors import UserError
-from alrpc.models import build_parts, resolve_fields
+from alrpc.models import OBJECTIVES, build_parts, resolve_fields
 from alrpc.network import Network
 from alrpc.pipeline.topology import split_components
 from alrpc.training.update import Recipe
@@ -29,9 +30,12 @@ def resolve(config: Config) -> tuple[Config, int]:
     if config.train.end_lr is not None and config.train.end_lr > config.train.lr:
         raise UserError(f"train.end_lr: got {config.train.end_lr}, above train.lr, {config.train.lr}; rates only fall")
     model = {"name": config.model.name, **resolve_fields(config.model.name, config.model.fields)}
-    config = Config.model_validate({**config.model_dump(), "model": model})
+    if "vocabulary" in model and "vocabulary" not in config.model.fields:
+        model["vocabulary"] = config.data.vocabulary
+    objective = {**OBJECTIVES.get(config.model.name, {}), **config.objective.model_dump(exclude_unset=True)}
+    config = Config.model_validate({**config.model_dump(), "model": model, "objective": objective})
     with torch.random.fork_rng(devices=[]):
-        parts = build_parts(config.model.name, config.model.fields, config.train.seed)
+        parts, _ = build_parts(config.model.name, config.model.fields, config.train.seed)
     return config, len(parts["blocks"])
 
 
@@ -44,11 +48,38 @@ def check_pipeline(config: Config, components: int) -> None:
     split_components(components, config.pipeline.stages, config.pipeline.split)
 
 
-def build_network(config: Config, sample: dict[str, Tensor], target: Target) -> Network:
-    """The network on the CPU, its parameters a function of the configuration alone; torch's generator is left as it was."""
+def build_network(
+    config: Config, sample: dict[str, Tensor], target: Target, word_vectors: WordVectors | None = None
+) -> Network:
+    """The network on the CPU, its parameters a function of the arguments alone; torch's generator is left as it was.
+
+    Raises:
+        UserError: when the blocks do not fit the data, or the word vectors do not fit the first block.
+    """
     with torch.random.fork_rng(devices=[]):
-        parts = build_parts(config.model.name, config.model.fields, config.train.seed)
-        return associate(sample_input=sample, target=target, **config.objective.model_dump(), **parts)
+        parts, _ = build_parts(config.model.name, config.model.fields, config.train.seed)
+        network = associate(sample_input=sample, target=target, **config.objective.model_dump(), **parts)
+    if word_vectors is not None:
+        start_from_word_vectors(network.components[0].block, word_vectors)
+    return network
+
+
+@torch.no_grad()
+def start_from_word_vectors(block: nn.Module, vectors: WordVectors) -> None:
+    """Put word vectors into the block's embedding; words that have none keep their random ones.
+
+    Raises:
+        UserError: when there is no embedding, or it has another width.
+    """
+    embedding = next((module for module in block.modules() if isinstance(module, nn.Embedding)), None)
+    if embedding is None:
+        raise UserError("data.word_vectors: the model's first block has no nn.Embedding to put them into")
+    if embedding.embedding_dim != vectors.values.shape[1]:
+        raise UserError(
+            f"data.word_vectors: got vectors of {vectors.values.shape[1]} numbers, but the model's embedding has "
+            f"{embedding.embedding_dim}; set model.width to the vectors'"
+        )
+    embedding.weight[vectors.rows] = vectors.values
 
 
 def make_recipe(train: Train, micro_batches: int) -> Recipe:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +32,7 @@ def associate(
     bridges: Sequence[nn.Module | None] | None = None,
     encoders: Sequence[nn.Module | None] | None = None,
     decoders: Sequence[nn.Module | None] | None = None,
+    pools: Sequence[nn.Module | None] | None = None,
 ) -> Network:
     """Turn a list of ordinary blocks into a network of associated-learning components.
 
@@ -51,17 +53,19 @@ def associate(
         associated_loss: mse or smooth_l1.
         autoencoder_loss: mse, or cross_entropy for the first component of a classification (mse for the others).
         bridges, encoders, decoders: one's own b, g or h for each component; None in a place builds the default there.
+        pools: one's own first module of each default bridge, which makes a vector of what its `takes` names; None in a
+            place does what `pooling` says there.
 
     Raises:
         UserError: naming the argument or the component whose parts do not fit together.
     """
     if not blocks:
         raise UserError("blocks: got none; a network needs at least one block")
-    for name, given in (("bridges", bridges), ("encoders", encoders), ("decoders", decoders)):
+    for name, given in (("bridges", bridges), ("encoders", encoders), ("decoders", decoders), ("pools", pools)):
         if given is not None and len(given) != len(blocks):
             raise UserError(f"{name}: got {len(given)} for {len(blocks)} blocks; give one for each, None for the default")
     classification = isinstance(target, Classes)
-    activations = _outputs(blocks, as_tensors(sample_input))
+    activations = trace_blocks(blocks, as_tensors(sample_input))
     samples = len(next(iter(activations[0].values())))
     code = torch.zeros(samples, target.width)
     components = []
@@ -78,7 +82,9 @@ def associate(
             decoder = nn.Sequential(nn.Linear(encoded.shape[-1], width), last)
         bridge = _own(bridges, index)
         if bridge is None:
-            bridge = _bridge(tensors, gives(block)[0], pooling, (*bridge_widths, encoded.shape[-1]), activation)
+            pool = _own(pools, index) or choose_pool(tensors, gives(block)[0], pooling)
+            width = _sample(pool, tensors, f"the pool of component {index + 1}", gives(block)[:1]).shape[-1]
+            bridge = _bridge(pool, (width, *bridge_widths, encoded.shape[-1]), activation)
         component = Component(
             block, bridge, encoder, decoder, associated_loss, autoencoder_loss if index == 0 and classification else "mse"
         )
@@ -105,8 +111,12 @@ def _sample(module: nn.Module, tensors: Tensors, who: str, takes: tuple[str, ...
         raise UserError(f"{who} ({type(module).__name__}) fails on {shapes}: {reason}") from error
 
 
-def _outputs(blocks: Sequence[nn.Module], tensors: Tensors) -> list[Tensors]:
-    """The named tensors that leave each block."""
+def trace_blocks(blocks: Sequence[nn.Module], tensors: Tensors) -> list[Tensors]:
+    """The named tensors that leave each block, for a sample; lazy modules take their sizes from it.
+
+    Raises:
+        UserError: naming the block that fails, or that gives what it must not.
+    """
     _refuse_reserved(tensors, "the sample")
     outputs = []
     for number, block in enumerate(blocks, 1):
@@ -171,18 +181,16 @@ class Bridge(nn.Sequential):
         return x
 
 
-def _bridge(tensors: Tensors, name: str, pooling: str, widths: Sequence[int], activation: str) -> nn.Module:
+def _bridge(pool: nn.Module, widths: Sequence[int], activation: str) -> nn.Module:
     """The default b: a pool that makes one vector of the block's output, then linear layers."""
-    pool = _pool(tensors, name, pooling)
-    width = call(pool, tensors, (name,)).shape[-1]
     layers = []
-    for out in widths:
-        layers += [nn.Linear(width, out), ACTIVATIONS[activation]()]
-        width = out
+    for before, after in pairwise(widths):
+        layers += [nn.Linear(before, after), ACTIVATIONS[activation]()]
     return Bridge(pool, *layers)
 
 
-def _pool(tensors: Tensors, name: str, pooling: str) -> nn.Module:
+def choose_pool(tensors: Tensors, name: str, pooling: str) -> nn.Module:
+    """What makes one vector, (N, C), of the tensor of this name among those that leave a block."""
     shape = tensors[name].shape
     if pooling == "auto":
         pooling = {2: "flatten", 3: "mean", 4: "grid"}.get(len(shape), "flatten")

@@ -38,7 +38,7 @@ class Model(Section):
 
 
 class Objective(Section):
-    """What every component learns; see `alrpc.associate`."""
+    """What every component learns; see `alrpc.associate`. vgg, resnet, lstm and transformer have the thesis' values as defaults."""
 
     target_width: PositiveInt = 128
     """Width of the target representations t_1 … t_L."""

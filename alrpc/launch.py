@@ -71,8 +71,8 @@ def launch_pipeline(
         Interrupted: when this process was told to end.
     """
     if stages is not None:
-        tree = config.model_dump()
-        config = parse_config({**tree, "pipeline": {**tree["pipeline"], "stages": stages}})
+        tree = config.model_dump(exclude_unset=True)  # a model may have other defaults
+        config = parse_config({**tree, "pipeline": {**tree.get("pipeline", {}), "stages": stages}})
     config, components = resolve(config)
     check_pipeline(config, components)
     local_device(config.device)

@@ -83,7 +83,7 @@ def run_sequentially(config: Config, name: str, out: Path | None = None, quiet: 
     device = local_device(config.device)
     torch.set_num_threads(config.threads)
     dataset = read_data(config.data)
-    network = build_network(config, dataset.sample, dataset.target)
+    network = build_network(config, dataset.sample, dataset.target, dataset.word_vectors)
     recipe = make_recipe(config.train, count_micro_batches(dataset.train, config.data.batch_size))
     directory = create_run_directory(out, name, config)
     checkpoint = checkpoint_directory(directory, recipe.epochs * recipe.micro_batches)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pydantic
@@ -13,10 +13,29 @@ from torch import nn
 from alrpc.config import complaint
 from alrpc.errors import UserError
 from alrpc.imports import import_function
-from alrpc.models import mlp
+from alrpc.models import lstm, mlp, resnet, transformer, vgg
 from alrpc.random_stream import derive_seed
 
-MODELS = {"mlp": mlp.build}
+MODELS = {
+    "mlp": mlp.build,
+    "vgg": vgg.build,
+    "resnet": resnet.build,
+    "lstm": lstm.build,
+    "transformer": transformer.build,
+}
+
+# What the thesis gives its networks for vision and for text; the fields of the configuration's section `objective`.
+VISION = {
+    "target_width": 700,
+    "bridge_widths": [1000],
+    "activation": "sigmoid",
+    "decoder_activation": "sigmoid",
+    "pooling": "flatten",
+}
+TEXT = {"target_width": 128, "bridge_widths": [], "activation": "tanh", "pooling": "mean", "autoencoder_loss": "cross_entropy"}
+OBJECTIVES: dict[str, dict[str, Any]] = {"vgg": VISION, "resnet": VISION, "lstm": TEXT, "transformer": TEXT}
+
+PARTS = ("blocks", "bridges", "encoders", "decoders", "pools")
 
 
 def resolve_fields(name: str, fields: dict[str, Any]) -> dict[str, Any]:
@@ -37,14 +56,18 @@ def resolve_fields(name: str, fields: dict[str, Any]) -> dict[str, Any]:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in {**defaults, **fields}.items()}
 
 
-def build_parts(name: str, fields: dict[str, Any], seed: int) -> dict[str, Sequence[nn.Module | None]]:
-    """The arguments `blocks` (and, if the model gives them, `bridges`, `encoders`, `decoders`) of `alrpc.associate`.
+def build_parts(
+    name: str, fields: dict[str, Any], seed: int
+) -> tuple[dict[str, Sequence[nn.Module | None]], Callable[[int], nn.Module] | None]:
+    """The parts of a network: lists of modules, arguments of `alrpc.associate`; and the head for back-propagation.
 
     Parameters are drawn from torch's global generator, which is left seeded for what is built next.
 
     Args:
         name: a model of this package, or `package.module:function` for one's own. The function is called with the
-            model's fields and returns a list of blocks, or a dict of `blocks`, `bridges`, `encoders` and `decoders`.
+            model's fields and returns a list of blocks, or a dict of `blocks` and, where the defaults will not do,
+            `bridges`, `encoders`, `decoders`, `pools` (lists too) and `head`, a function: width of the output -> the module
+            that back-propagation puts after the last block.
 
     Raises:
         UserError: naming the field that the model refuses, or what its function raised.
@@ -63,20 +86,21 @@ def build_parts(name: str, fields: dict[str, Any], seed: int) -> dict[str, Seque
         if name in MODELS:
             raise
         raise UserError(f"model.name: {name} raised {type(error).__name__}: {error}") from error
-    parts = parts if isinstance(parts, dict) else {"blocks": parts}
-    unknown = set(parts) - {"blocks", "bridges", "encoders", "decoders"}
+    parts = dict(parts) if isinstance(parts, dict) else {"blocks": parts}
+    head = parts.pop("head", None)
+    unknown = set(parts) - set(PARTS)
     if unknown or not isinstance(parts.get("blocks"), (list, tuple, nn.ModuleList, nn.Sequential)):
         raise UserError(
             f"model.name: {name} returned {type(parts.get('blocks')).__name__} as blocks"
             f"{f' and unknown {sorted(unknown)}' if unknown else ''}; "
-            "it must return a list of modules, or a dict of blocks, bridges, encoders and decoders"
+            f"it must return a list of modules, or a dict of {', '.join(PARTS)} and head"
         )
     parts = {key: list(modules) for key, modules in parts.items()}
     others = [type(block).__name__ for block in parts["blocks"] if not isinstance(block, nn.Module)]
     if others or not parts["blocks"]:
         given = f"a {others[0]} among its blocks" if others else "no block"
         raise UserError(f"model.name: {name} returned {given}; it must return at least one block, each an nn.Module")
-    return parts
+    return parts, head
 
 
 def _find(name: str):

@@ -102,7 +102,10 @@ def feed(
     split = split_components(components, len(places), config.pipeline.split)
     checkpoint = checkpoint_directory(directory, recipe.epochs * recipe.micro_batches)
     for place, numbers, device in zip(places, split, devices, strict=True):
-        plan = Plan(config, dataset.sample, dataset.target, recipe, numbers, len(places), device, transport, checkpoint)
+        vectors = dataset.word_vectors if numbers[0] == 1 else None
+        plan = Plan(
+            config, dataset.sample, dataset.target, recipe, numbers, vectors, len(places), device, transport, checkpoint
+        )
         control.call(place.stage, mailbox.set_up, plan)
     cpu = torch.device("cpu")
     open_data_plane(0, len(places), transport, cpu)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from alrpc.component import Target
 from alrpc.config import Config
+from alrpc.data.dataset import WordVectors
 from alrpc.pipeline.control import SILENCE
 from alrpc.pipeline.topology import Place
 from alrpc.timing import Timing
@@ -30,6 +31,8 @@ class Plan:
     recipe: Recipe
     components: list[int]
     """Numbers of the stage's components, from 1."""
+    word_vectors: WordVectors | None
+    """Only for the stage of component 1: an embedding starts from them."""
     stages: int
     device: str
     transport: str

@@ -15,6 +15,7 @@ from torch.distributed import ProcessGroup
 from alrpc.checkpoint import save_component
 from alrpc.component import Step, Target
 from alrpc.config import Config
+from alrpc.data.dataset import WordVectors
 from alrpc.errors import UserError
 from alrpc.network import Network, describe_components, evaluating
 from alrpc.pipeline import control, mailbox
@@ -30,14 +31,14 @@ from alrpc.training.update import make_learner, update
 LAST_WORDS = 5.0  # seconds that a failed stage waits for the coordinator to hear why
 AFTERMATH = 6.0  # seconds that a stage which lost its neighbour waits to be ended, before it ends by itself
 
-Build = Callable[[Config, dict[str, Tensor], Target], Network]
+Build = Callable[[Config, dict[str, Tensor], Target, WordVectors | None], Network]
 
 
 def run_stage(place: Place, world_size: int, build: Build) -> int:
     """Be a stage until the end of the run; returns the process' exit code.
 
     Args:
-        build: (configuration, sample, target) -> the whole network, the same in every process; the stage keeps its part.
+        build: (configuration, sample, target, word vectors) -> the whole network, the same in every process; the stage keeps its part.
     """
     status.place = place
     try:
@@ -45,7 +46,7 @@ def run_stage(place: Place, world_size: int, build: Build) -> int:
         mailbox.watch_coordinator()
         plan = mailbox.await_plan()
         device = settle(plan.device, plan.config.threads)
-        stage = Stage(place.stage, plan, build(plan.config, plan.sample, plan.target), device)
+        stage = Stage(place.stage, plan, build(plan.config, plan.sample, plan.target, plan.word_vectors), device)
         tell("ready", pid=place.pid, host=place.host, device=plan.device, components=plan.components)
         groups = open_data_plane(place.stage, plan.stages, plan.transport, device)
         stage.run(groups, choose_cores(place, plan.config.threads, plan.config.pipeline.pin_cores))

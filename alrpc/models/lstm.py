@@ -1,0 +1,65 @@
+"""BiLSTM: an embedding, then bidirectional LSTMs, each starting from the state in which the one before ended."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+from alrpc.association import MeanOverTokens
+
+
+class BiLSTM(nn.Module):
+    """x (N, T, C), mask (N, T), state h and c (N, 2, hidden) -> x (N, T, 2 · hidden), h, c after each text's last word."""
+
+    gives = ("x", "h", "c")
+
+    def __init__(self, width: int, hidden: int, follows: bool):
+        super().__init__()
+        self.takes = ("x", "mask", "h", "c") if follows else ("x", "mask")
+        self.lstm = nn.LSTM(width, hidden, bidirectional=True, batch_first=True)
+
+    def forward(self, x: Tensor, mask: Tensor, *state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        begin = tuple(tensor.transpose(0, 1).contiguous() for tensor in state) or None
+        lengths = mask.sum(dim=1).cpu()
+        if int(lengths.min()) == x.shape[1]:  # nothing is padded: several times as fast on a CPU
+            x, (h, c) = self.lstm(x, begin)
+        else:
+            packed, (h, c) = self.lstm(pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False), begin)
+            x, _ = pad_packed_sequence(packed, batch_first=True, total_length=x.shape[1])
+        return x, h.transpose(0, 1), c.transpose(0, 1)
+
+
+class SumOfDirections(nn.Module):
+    """h (N, 2, hidden) -> (N, hidden): the last hidden states of both directions, added."""
+
+    takes = ("h",)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return h.sum(dim=1)
+
+
+def build(
+    vocabulary: Annotated[int, Field(ge=3)] = 30_000,
+    width: Annotated[int, Field(ge=1)] = 300,
+    hidden: Annotated[int, Field(ge=1)] = 256,
+    layers: Annotated[int, Field(ge=1)] = 3,
+) -> dict:
+    """The embedding is the first component, each LSTM one more.
+
+    Args:
+        vocabulary: words, padding (0) included; the data's own where it is not given.
+        width: of the word embeddings.
+        hidden: of each direction of each LSTM.
+        layers: LSTMs.
+    """
+    blocks: list[nn.Module] = [nn.Embedding(vocabulary, width, padding_idx=0)]
+    for layer in range(layers):
+        blocks.append(BiLSTM(width if layer == 0 else 2 * hidden, hidden, follows=layer > 0))
+
+    def head(width: int) -> nn.Module:
+        return nn.Linear(hidden, width)
+
+    return {"blocks": blocks, "pools": [MeanOverTokens("x"), *(SumOfDirections() for _ in range(layers))], "head": head}

@@ -1,0 +1,37 @@
+"""ResNet-18 for small images: a stem and a block a stage of the network (He et al., 2016; no pool after the stem)."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+from torch import nn
+
+
+def build(
+    width: Annotated[int, Field(ge=1)] = 64,
+    depths: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] = (2, 2, 2, 2),
+) -> dict:
+    """A 3 × 3 stem, then for each depth a block of so many residual blocks; the second and later ones halve the image.
+
+    Args:
+        width: channels of the stem and of the first residual blocks; each later block has twice as many.
+        depths: residual blocks in each block; one component more than there are depths.
+    """
+    from torchvision.models.resnet import BasicBlock
+
+    blocks = [nn.Sequential(nn.LazyConv2d(width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())]
+    before = width
+    for index, depth in enumerate(depths):
+        after, stride = width * 2**index, 1 if index == 0 else 2
+        shortcut = None
+        if stride != 1 or before != after:
+            shortcut = nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
+        first = BasicBlock(before, after, stride, shortcut)
+        blocks.append(nn.Sequential(first, *(BasicBlock(after, after) for _ in range(depth - 1))))
+        before = after
+
+    def head(width: int) -> nn.Module:
+        return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LazyLinear(width))
+
+    return {"blocks": blocks, "head": head}

@@ -1,0 +1,81 @@
+"""Transformer encoder: an embedding with positions, then pre-norm encoder layers (Vaswani et al., 2017)."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from alrpc.association import MeanOverTokens
+from alrpc.errors import UserError
+
+
+class Embedding(nn.Module):
+    """Words (N, T) -> (N, T, width): their vectors plus sines and cosines of their positions (section 3.5)."""
+
+    def __init__(self, vocabulary: int, width: int, dropout: float):
+        super().__init__()
+        self.words = nn.Embedding(vocabulary, width, padding_idx=0)
+        self.dropout = nn.Dropout(dropout)
+        self.register_buffer("rates", torch.exp(torch.arange(0, width, 2) * (-math.log(10_000) / width)), persistent=False)
+
+    def forward(self, words: Tensor) -> Tensor:
+        angles = torch.arange(words.shape[1], device=words.device).unsqueeze(1) * self.rates
+        positions = torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(1)
+        return self.dropout(self.words(words) + positions[:, : self.words.embedding_dim])
+
+
+class EncoderLayer(nn.Module):
+    """x (N, T, width), mask (N, T) -> x; padded words are not attended to."""
+
+    takes = ("x", "mask")
+
+    def __init__(self, width: int, heads: int, feed_forward: int, dropout: float):
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(width, heads, feed_forward, dropout, batch_first=True, norm_first=True)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return self.layer(x, src_key_padding_mask=~mask)
+
+
+class Head(nn.Module):
+    """x (N, T, width), mask (N, T) -> (N, classes): normalised, averaged over the words, one linear layer."""
+
+    takes = ("x", "mask")
+
+    def __init__(self, width: int, classes: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.pool = MeanOverTokens("x")
+        self.linear = nn.Linear(width, classes)
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        return self.linear(self.pool(self.norm(x), mask))
+
+
+def build(
+    vocabulary: Annotated[int, Field(ge=3)] = 30_000,
+    width: Annotated[int, Field(ge=1)] = 300,
+    layers: Annotated[int, Field(ge=1)] = 3,
+    heads: Annotated[int, Field(ge=1)] = 6,
+    feed_forward: Annotated[int, Field(ge=1)] = 256,
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3,
+) -> dict:
+    """The embedding is the first component, each encoder layer one more.
+
+    Args:
+        vocabulary: words, padding (0) included; the data's own where it is not given.
+        width: of the word embeddings and of every layer; a multiple of heads.
+        layers: encoder layers.
+        heads: attention heads of each layer.
+        feed_forward: hidden width of each layer's feed-forward part.
+        dropout: probability of an activation being dropped.
+    """
+    if width % heads:
+        raise UserError(f"model.width: got {width}; it must be a multiple of model.heads, {heads}")
+    blocks = [Embedding(vocabulary, width, dropout)]
+    blocks += [EncoderLayer(width, heads, feed_forward, dropout) for _ in range(layers)]
+    return {"blocks": blocks, "head": lambda classes: Head(width, classes)}

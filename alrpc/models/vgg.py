@@ -1,0 +1,41 @@
+"""VGG: 3 × 3 convolutions with batch norm and ReLU, a list of channels and pools a block (Simonyan & Zisserman, 2015)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from torch import nn
+
+Layer = Annotated[int, Field(ge=1)] | Literal["M"]
+
+
+def build(
+    channels: Annotated[list[Annotated[list[Layer], Field(min_length=1)]], Field(min_length=1)] = (
+        (128, 256, "M"),
+        (256, 512, "M"),
+        (512, "M"),
+        (512, "M"),
+    ),
+    hidden: Annotated[int, Field(ge=1)] = 2500,
+) -> dict:
+    """One block, hence one component, a list of channels.
+
+    Args:
+        channels: for each block its layers: the output channels of a convolution, or M for a 2 × 2 max pool.
+        hidden: hidden width of the head that back-propagation trains.
+    """
+    blocks = []
+    for layers in channels:
+        block = []
+        for layer in layers:
+            if layer == "M":
+                block.append(nn.MaxPool2d(2))
+            else:
+                block += [nn.LazyConv2d(layer, 3, padding=1, bias=False), nn.BatchNorm2d(layer), nn.ReLU()]
+        blocks.append(nn.Sequential(*block))
+
+    def head(width: int) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.LazyLinear(hidden), nn.Sigmoid(), nn.Linear(hidden, width))
+
+    return {"blocks": blocks, "head": head}
