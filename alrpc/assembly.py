@@ -14,7 +14,7 @@ from alrpc.errors import UserError
 from alrpc.models import OBJECTIVES, build_parts, resolve_fields
 from alrpc.network import Network
 from alrpc.pipeline.topology import split_components
-from alrpc.training.update import Recipe
+from alrpc.training.optimizer import Recipe
 
 
 def resolve(config: Config) -> tuple[Config, int]:

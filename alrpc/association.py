@@ -74,7 +74,7 @@ def associate(
         encoder = _own(encoders, index)
         if encoder is None:
             encoder = nn.Sequential(nn.Linear(width, target_width), ACTIVATIONS[activation]())
-        encoded = _sample(encoder, {"x": code}, f"the encoder of component {index + 1}")
+        encoded = run_sample(encoder, {"x": code}, f"the encoder of component {index + 1}")
         decoder = _own(decoders, index)
         if decoder is None:
             unsquashed = index == 0 and not classification  # a squashed h_1 could not reach every value
@@ -83,7 +83,7 @@ def associate(
         bridge = _own(bridges, index)
         if bridge is None:
             pool = _own(pools, index) or choose_pool(tensors, gives(block)[0], pooling)
-            width = _sample(pool, tensors, f"the pool of component {index + 1}", gives(block)[:1]).shape[-1]
+            width = run_sample(pool, tensors, f"the pool of component {index + 1}", gives(block)[:1]).shape[-1]
             bridge = _bridge(pool, (width, *bridge_widths, encoded.shape[-1]), activation)
         component = Component(
             block, bridge, encoder, decoder, associated_loss, autoencoder_loss if index == 0 and classification else "mse"
@@ -100,7 +100,7 @@ def _own(modules: Sequence[nn.Module | None] | None, index: int) -> nn.Module | 
 
 
 @torch.no_grad()
-def _sample(module: nn.Module, tensors: Tensors, who: str, takes: tuple[str, ...] = ("x",)):
+def run_sample(module: nn.Module, tensors: Tensors, who: str, takes: tuple[str, ...] = ("x",)):
     """The output of a module for the sample, in evaluation mode so that no buffer moves."""
     try:
         with evaluating(module):
@@ -120,7 +120,7 @@ def trace_blocks(blocks: Sequence[nn.Module], tensors: Tensors) -> list[Tensors]
     _refuse_reserved(tensors, "the sample")
     outputs = []
     for number, block in enumerate(blocks, 1):
-        output = _sample(block, tensors, f"block {number}")
+        output = run_sample(block, tensors, f"block {number}")
         names, given = gives(block), output if isinstance(output, tuple) else (output,)
         if len(names) != len(given) or not all(isinstance(tensor, Tensor) for tensor in given):
             raise UserError(
@@ -205,13 +205,13 @@ def choose_pool(tensors: Tensors, name: str, pooling: str) -> nn.Module:
 
 def _check_fit(component: Component, number: int, tensors: Tensors, code: Tensor, encoded: Tensor) -> None:
     """b must land where g lands, h must lead back to where g started."""
-    bridged = _sample(component.bridge, tensors, f"the bridge of component {number}", gives(component.block)[:1])
+    bridged = run_sample(component.bridge, tensors, f"the bridge of component {number}", gives(component.block)[:1])
     if bridged.shape != encoded.shape:
         raise UserError(
             f"the bridge of component {number} gives {tuple(bridged.shape)}, its encoder {tuple(encoded.shape)}; "
             "both must be of one shape"
         )
-    decoded = _sample(component.decoder, {"x": encoded}, f"the decoder of component {number}")
+    decoded = run_sample(component.decoder, {"x": encoded}, f"the decoder of component {number}")
     if decoded.shape != code.shape:
         raise UserError(
             f"the decoder of component {number} gives {tuple(decoded.shape)}, but its encoder was given {tuple(code.shape)}; "

@@ -11,14 +11,14 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch's own warnings are not about the run
 
 from torch.distributed import PrefixStore, TCPStore
-from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousInfo, RendezvousParameters, RendezvousStoreInfo
 from torch.distributed.elastic.rendezvous import rendezvous_handler_registry as registry
@@ -27,6 +27,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from alrpc.assembly import check_pipeline, local_device, resolve
 from alrpc.config import Config, parse_config
 from alrpc.errors import UserError
+from alrpc.process import log_path
 from alrpc.run import REFUSED, create_run_directory, discard_run_directory
 
 LOOPBACK = "127.0.0.1"
@@ -78,17 +79,8 @@ def launch_pipeline(
     local_device(config.device)
     with listening_socket(config.pipeline.port) as listener:
         directory = create_run_directory(Path(out) if out is not None else None, name, config)
-        logs = directory / "logs"
-        logs.mkdir()
-        with (
-            logging_to(logs / "launcher.log"),
-            tempfile.TemporaryDirectory(prefix="agent-", dir=logs, ignore_cleanup_errors=True) as scratch,
-        ):
-            try:
-                start_processes(config, directory, listener, Path(scratch), quiet)
-            except Refused:
-                discard_run_directory(directory)
-                raise
+        arguments = ["alrpc.worker", "--prepared", str(directory), *(["--quiet"] if quiet else [])]
+        run_processes(arguments, config.pipeline.stages + 1, directory, listener)
     return json.loads((directory / "summary.json").read_text(encoding="utf-8")), directory
 
 
@@ -147,16 +139,56 @@ class LoopbackRendezvous(RendezvousHandler):
 registry.register(BACKEND, LoopbackRendezvous)
 
 
-def start_processes(config: Config, directory: Path, listener: socket.socket, scratch: Path, quiet: bool) -> None:
-    """Start rank 0 … S and wait until all have ended well.
+def pipeline_role(rank: int) -> str:
+    """What a process of a pipeline is called; its log is called so too."""
+    return f"stage {rank}" if rank else "coordinator"
+
+
+def run_processes(
+    arguments: list[str],
+    processes: int,
+    directory: Path,
+    listener: socket.socket,
+    role: Callable[[int], str] = pipeline_role,
+    silent: bool = False,
+) -> None:
+    """Run `python -m <arguments>` in so many processes that meet on loopback, and wait until all have ended well.
+
+    Args:
+        directory: of the run; holds logs/. It is removed when the run is refused.
+        listener: where they meet.
+        role: what the process of a rank is called, in messages and as the name of its log.
+        silent: keep what they print from the terminal.
 
     Raises:
         RunFailed, Interrupted: as `launch_pipeline`.
     """
+    logs = directory / "logs"
+    logs.mkdir()
+    with (
+        logging_to(logs / "launcher.log"),
+        tempfile.TemporaryDirectory(prefix="agent-", dir=logs, ignore_cleanup_errors=True) as scratch,
+    ):
+        try:
+            start_processes(arguments, processes, directory, listener, Path(scratch), role, silent)
+        except Refused:
+            discard_run_directory(directory)
+            raise
+
+
+def start_processes(
+    arguments: list[str],
+    processes: int,
+    directory: Path,
+    listener: socket.socket,
+    scratch: Path,
+    role: Callable[[int], str],
+    silent: bool,
+) -> None:
     settings = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
-        nproc_per_node=config.pipeline.stages + 1,
+        nproc_per_node=processes,
         run_id="alrpc",
         rdzv_backend=BACKEND,
         rdzv_endpoint=f"{LOOPBACK}:{listener.getsockname()[1]}",
@@ -164,33 +196,32 @@ def start_processes(config: Config, directory: Path, listener: socket.socket, sc
         max_restarts=0,
         monitor_interval=0.1,
         local_addr=LOOPBACK,
-        logs_specs=DefaultLogsSpecs(log_dir=str(scratch)),
+        logs_specs=DefaultLogsSpecs(log_dir=str(scratch), redirects=Std.OUT if silent else Std.NONE),
         **({"shutdown_timeout": 5} if "shutdown_timeout" in LaunchConfig.__dataclass_fields__ else {}),
     )
-    arguments = ["-P", "-m", "alrpc.worker", "--prepared", str(directory), *(["--quiet"] if quiet else [])]
     with environment(), own_signals():
         try:
-            elastic_launch(settings, sys.executable)(*arguments)
+            elastic_launch(settings, sys.executable)("-P", "-m", *arguments)
         except ChildFailedError as error:
             refused = error.failures.get(0) is not None and error.failures[0].exitcode == REFUSED
-            raise (Refused if refused else RunFailed)(explain(error.failures, directory)) from error
+            raise (Refused if refused else RunFailed)(explain(error.failures, directory, role)) from error
         except SignalException as error:
             raise Interrupted(error.sigval) from error
 
 
-def explain(failures: dict[int, ProcessFailure], directory: Path) -> str:
+def explain(failures: dict[int, ProcessFailure], directory: Path, role: Callable[[int], str]) -> str:
     """One message for a failed run. torchelastic lists the process that it saw fail first; those that it ended follow."""
     rank, failure = next(iter(failures.items()))
-    if Path(failure.error_file).is_file():  # the coordinator knew why
+    if Path(failure.error_file).is_file():  # the process knew why
         return failure.message
-    who = f"stage {rank} (rank {rank}" if rank else "the coordinator (rank 0"
-    log = directory / "logs" / (f"stage-{rank}.log" if rank else "coordinator.log")
+    who = role(rank)
+    log = log_path(directory, who.replace(" ", "-"))
     number = -failure.exitcode if failure.exitcode < 0 else failure.exitcode - 128
     if number in set(signal.Signals):
         cause = f"was killed by {signal.Signals(number).name}"
     else:
         cause = f"ended with exit code {failure.exitcode}"
-    return f"{who}, host {socket.gethostname()}) {cause}; log: {log}"
+    return f"{'' if rank else 'the '}{who} (rank {rank}, host {socket.gethostname()}) {cause}; log: {log}"
 
 
 @contextmanager

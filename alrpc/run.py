@@ -28,8 +28,8 @@ from alrpc.errors import UserError
 from alrpc.network import Network, describe_components
 from alrpc.observe.record import Report, recorded, write_summary
 from alrpc.pipeline.coordinator import coordinate
+from alrpc.training.optimizer import Recipe
 from alrpc.training.sequential import train_sequentially
-from alrpc.training.update import Recipe
 
 FAILED, REFUSED = 1, 2  # exit codes of the coordinator; nothing of a refused run is kept
 
@@ -80,17 +80,31 @@ def run_sequentially(config: Config, name: str, out: Path | None = None, quiet: 
     """
     started = time.time()
     config, _ = resolve(config)
-    device = local_device(config.device)
-    torch.set_num_threads(config.threads)
+    local_device(config.device)
     dataset = read_data(config.data)
     network = build_network(config, dataset.sample, dataset.target, dataset.word_vectors)
-    recipe = make_recipe(config.train, count_micro_batches(dataset.train, config.data.batch_size))
     directory = create_run_directory(out, name, config)
+    return train_in_directory(config, dataset, network, directory, quiet, started), directory
+
+
+def train_in_directory(
+    config: Config, dataset: Dataset, network: Network, directory: Path, quiet: bool, started: float, chosen: dict | None = None
+) -> dict:
+    """The sequential run of a resolved configuration, in a directory made for it; returns the summary.
+
+    Args:
+        chosen: what of the configuration was chosen by trying, for the record.
+    """
+    device = local_device(config.device)
+    torch.set_num_threads(config.threads)
+    recipe = make_recipe(config.train, count_micro_batches(dataset.train, config.data.batch_size))
     checkpoint = checkpoint_directory(directory, recipe.epochs * recipe.micro_batches)
     numbers = list(range(1, len(network.components) + 1))
-    with recorded(config, directory, "sequential", quiet) as (progress, report):
+    with recorded(config, directory, "sequential", 1, quiet) as (progress, report):
         report({"event": "job", "dataset": dataset, "recipe": recipe})
         report({"event": "ready", "stage": 1, "components": numbers, "device": str(device), "host": socket.gethostname()})
+        if chosen:
+            report({"event": "chosen", **chosen})
         report({"event": "start"})
         with own_generators(device):
             train_sequentially(
@@ -100,7 +114,7 @@ def run_sequentially(config: Config, name: str, out: Path | None = None, quiet: 
             save_component(checkpoint, number, component)
         report({"event": "finished", "stage": 1, **describe_components(network.components, True, device)})
     write_manifest(checkpoint, len(numbers), dataset.sample, dataset.target)
-    return write_summary(directory, progress, time.time() - started), directory
+    return write_summary(directory, progress, time.time() - started)
 
 
 def run_coordinator(config: Config, components: int, directory: Path, quiet: bool, stdout: TextIO, started: float) -> dict:
@@ -117,7 +131,7 @@ def run_coordinator(config: Config, components: int, directory: Path, quiet: boo
         datasets.append(dataset)
         return dataset, make_recipe(config.train, count_micro_batches(dataset.train, config.data.batch_size))
 
-    with recorded(config, directory, "pipeline", quiet, stdout) as (progress, report):
+    with recorded(config, directory, "pipeline", config.pipeline.stages, quiet, stdout) as (progress, report):
         coordinate(config, components, load, directory, report)
     checkpoint = checkpoint_directory(directory, progress.steps)
     write_manifest(checkpoint, components, datasets[0].sample, datasets[0].target)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import resource
 import sys
 import time
+from pathlib import Path
 
 import torch
 
@@ -30,6 +32,11 @@ class Timing:
         self._state, self._since = state, now
         return left
 
+    def move(self, source: str, destination: str, seconds: float) -> None:
+        """Book seconds of one state that turned out to belong to another."""
+        self._seconds[source] -= seconds
+        self._seconds[destination] += seconds
+
     def read(self) -> dict[str, float]:
         """Seconds in each state up to now; may be called from another thread."""
         seconds = dict(self._seconds)
@@ -42,5 +49,9 @@ def peak_memory(device: torch.device) -> int:
     """Bytes: the GPU's peak allocation for a stage on a GPU, else the process' peak resident size."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    with contextlib.suppress(OSError):  # unlike getrusage's figure, Linux' own does not begin with the parent's
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -14,34 +13,12 @@ import warnings
 from pathlib import Path
 from typing import TextIO
 
+from alrpc.process import PARENT, end_without_parent, leave, log_path, log_to, tell_agent, watch_parent
+
 STARTED = float(os.environ.get("ALRPC_STARTED", time.time()))
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch's own warnings are not about the run
 os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")  # the control plane tells who died; no watchdog need abort
 warnings.filterwarnings("ignore", module="torch.distributed")
-
-
-PARENT = int(os.environ.get("ALRPC_LAUNCHER", os.getppid()))
-TERMINAL = os.dup(2)  # standard error as it is now; later it is the log
-telling = threading.Lock()
-
-
-def watch_parent() -> None:
-    """End this process when the one that started it is gone, so that no orphan is left whatever killed it."""
-
-    def watch() -> None:
-        while os.getppid() == PARENT:
-            time.sleep(0.5)
-        end_without_parent()
-
-    threading.Thread(target=watch, name="watch-parent", daemon=True).start()
-
-
-def end_without_parent() -> None:
-    telling.acquire()  # for good: whichever thread notices first tells
-    if os.environ.get("RANK") == "0":
-        host = os.uname().nodename
-        os.write(TERMINAL, f"\nalrpc: the launcher (pid {PARENT}, host {host}) was killed; the run has ended\n".encode())
-    os._exit(1)
 
 
 if __name__ == "__main__":
@@ -87,9 +64,7 @@ def main(source: str | None, overrides: tuple[str, ...], out: Path | None, quiet
         signal.signal(number, signal.SIG_DFL)  # end at once, even while waiting inside a library
     rank = int(os.environ["RANK"])
     code = be_stage(rank) if rank else be_coordinator(source, overrides, out, quiet, prepared)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)  # a broken connection must not keep a library's destructors waiting
+    leave(code)
 
 
 def be_coordinator(source: str | None, overrides: tuple[str, ...], out: Path | None, quiet: bool, prepared: Path | None) -> int:
@@ -152,21 +127,6 @@ def meeting_point() -> distributed.Store:
     return distributed.PrefixStore("alrpc", store)
 
 
-def log_path(directory: Path, name: str) -> Path:
-    return directory / "logs" / f"{name}.log"
-
-
-def log_to(directory: Path, name: str) -> tuple[TextIO, TextIO, str]:
-    """Send this process' output, a library's too, to its log; gives the terminal's two streams and the log's path."""
-    path = log_path(directory, name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    terminal, errors = (os.fdopen(os.dup(number), "w", buffering=1) for number in (1, 2))
-    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(log, 1)
-    os.dup2(log, 2)
-    return terminal, errors, str(path)
-
-
 def show_cursor_on_signals(terminal: TextIO) -> None:
     """End on a signal as any process, but not without the cursor that a live view hides.
 
@@ -187,12 +147,6 @@ def show_cursor_on_signals(terminal: TextIO) -> None:
         os._exit(128 + number)
 
     threading.Thread(target=wait, name="signals", daemon=True).start()
-
-
-def tell_agent(message: str) -> None:
-    """Leave the cause of a failure where torch's elastic agent looks for it."""
-    if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
-        Path(path).write_text(json.dumps({"message": message, "timestamp": int(time.time())}), encoding="utf-8")
 
 
 if __name__ == "__main__":

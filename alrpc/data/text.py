@@ -1,16 +1,230 @@
-"""Text: stub to be replaced."""
+"""Labelled texts as indices of words: four public data sets, and files of one's own."""
 
 from __future__ import annotations
 
-from alrpc.config import Data
-from alrpc.data.dataset import Dataset
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
-NAMES = ()
+import torch
+from torch import Tensor
+
+from alrpc.component import Classes, Tensors
+from alrpc.config import Data
+from alrpc.data.dataset import Dataset, Split, shuffled
+from alrpc.data.text_cache import cache_folder, read_cached, write_cached
+from alrpc.data.text_file import SUFFIXES, read_records
+from alrpc.data.vocabulary import PADDING, UNKNOWN, cleaner, encode, learn_vocabulary
+from alrpc.data.word_vectors import read_word_vectors
+from alrpc.errors import UserError
+from alrpc.random_stream import derive_seed
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+HUB = {  # data set, column of the text, split with labels to test on
+    "ag_news": ("fancyzhx/ag_news", "text", "test"),
+    "dbpedia_14": ("fancyzhx/dbpedia_14", "content", "test"),
+    "imdb": ("stanfordnlp/imdb", "text", "test"),
+    "sst2": ("stanfordnlp/sst2", "sentence", "validation"),
+}
+NAMES = (*HUB, "text-file")
+FORMAT = 1  # of what the cache holds: to be raised with every change of it
+POOL = 50  # micro-batches whose texts are sorted by length together: little padding, and other company in each epoch
+
+
+@dataclass(frozen=True)
+class Texts(Split):
+    """Texts of different lengths.
+
+    inputs: (N, 2), int64: where in `tokens` each text begins and ends. tokens: those of all texts, (sum of lengths,), int32.
+    """
+
+    tokens: Tensor
+    bucket: bool = False
+
+    def batch(self, indices: Tensor) -> tuple[Tensors, Tensor]:
+        """Tokens `x`, (n, T), int64, filled up with padding to the longest of these texts, and `mask`, (n, T): true for words."""
+        begin, end = self.inputs[indices].unbind(1)
+        places = begin[:, None] + torch.arange(int((end - begin).max()))
+        mask = places < end[:, None]
+        x = self.tokens[places.clamp(max=len(self.tokens) - 1)].long().masked_fill(~mask, PADDING)
+        return {"x": x, "mask": mask}, self.labels[indices]
+
+    def order(self, seed: int, epoch: int, batch_size: int) -> Tensor:
+        """Any order; or with `bucket` one in which each micro-batch, but for a smaller last one, has texts of similar length."""
+        order = super().order(seed, epoch, batch_size)
+        if not self.bucket:
+            return order
+        full = len(order) // batch_size * batch_size
+        lengths = self.inputs[:, 1] - self.inputs[:, 0]
+        pools = [pool[lengths[pool].argsort(stable=True)] for pool in order[:full].split(POOL * batch_size)]
+        micro_batches = torch.cat(pools).view(-1, batch_size)
+        micro_batches = micro_batches[shuffled(len(micro_batches), derive_seed(seed, "micro-batches"), epoch)]
+        return torch.cat([micro_batches.flatten(), order[full:]])
+
+
+class Labelled(NamedTuple):
+    """Texts, and the label of each as it was written."""
+
+    texts: Sequence[str]
+    labels: Sequence[str]
 
 
 def check(data: Data) -> None:
-    pass
+    """Refuse what can be refused without reading the data.
+
+    Raises:
+        UserError: naming the field of the section `data`.
+    """
+    for package in ("tokenizers",) if data.name == "text-file" else ("tokenizers", "datasets"):
+        if find_spec(package) is None:
+            raise UserError(f"data.name: {data.name} needs the extra: pip install 'alrpc[text]' ({package} is missing)")
+    if data.name == "text-file" and data.file is None:
+        raise UserError(
+            f"data.file: not given, but needed by text-file; give a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file"
+        )
+    for field, path in (("file", data.file), ("test_file", data.test_file)):
+        if path is None:
+            continue
+        if data.name != "text-file":
+            raise UserError(f"data.{field}: got {path}, but {data.name} reads no file; set data.name to text-file")
+        if path.suffix.lower() not in SUFFIXES:
+            raise UserError(f"data.{field}: got {path}; it must end in .csv, or in .jsonl or .json for JSON lines")
+        if not path.is_file():
+            raise UserError(f"data.{field}: no file {path}; give one that exists")
+    if data.word_vectors is not None and not data.word_vectors.is_file():
+        raise UserError(f"data.word_vectors: no file {data.word_vectors}; give one that exists, as GloVe's")
 
 
 def load(data: Data) -> Dataset:
-    raise NotImplementedError
+    """Cleaned and encoded texts, kept in the user's cache: prepared anew only when the texts or the fields change.
+
+    Raises:
+        UserError: naming field or file and line of what is wrong, or when a public data set cannot be downloaded.
+    """
+    identity, read = _find_files(data) if data.name == "text-file" else _find_on_hub(data)
+    tokenizer = cleaner()
+    told = [FORMAT, identity, tokenizer.to_str(), data.vocabulary, data.max_tokens]
+    path = cache_folder() / f"{hashlib.sha256(json.dumps(told).encode()).hexdigest()[:32]}.safetensors"
+    prepared = read_cached(path)
+    if prepared is None:
+        prepared = _prepare(*read(), tokenizer, data)
+        write_cached(path, *prepared)
+    tensors, strings = prepared
+    splits = [
+        Texts(
+            inputs=torch.stack([tensors[f"{name}.offsets"][:-1], tensors[f"{name}.offsets"][1:]], dim=1),
+            labels=tensors[f"{name}.labels"],
+            tokens=tensors[f"{name}.tokens"],
+            bucket=data.bucket,
+        )
+        for name in ("train", "test")
+    ]
+    word_vectors = None
+    if data.word_vectors is not None:
+        words = json.loads(strings["tokenizer"])["model"]["vocab"]
+        word_vectors = read_word_vectors(data.word_vectors, {word: row for word, row in words.items() if row > UNKNOWN})
+    return Dataset(*splits, Classes(len(json.loads(strings["classes"]))), word_vectors)
+
+
+def _prepare(train: Labelled, test: Labelled, tokenizer: Tokenizer, data: Data) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tokens, offsets and labels of both splits; the names of the classes and the tokenizer, as JSON."""
+    tokenizer = learn_vocabulary(tokenizer, train.texts, data.vocabulary)
+    classes = _sort_labels(set(train.labels))
+    index = {label: number for number, label in enumerate(classes)}
+    tensors = {}
+    for name, (texts, labels) in (("train", train), ("test", test)):
+        tensors[f"{name}.tokens"], tensors[f"{name}.offsets"] = encode(tokenizer, texts, data.max_tokens)
+        tensors[f"{name}.labels"] = torch.tensor([index[label] for label in labels])
+    return tensors, {"classes": json.dumps(classes), "tokenizer": tokenizer.to_str()}
+
+
+def _find_files(data: Data) -> tuple[list, Callable[[], tuple[Labelled, Labelled]]]:
+    """What the cache knows local files by, and how to read them."""
+    identity = [data.text_column, data.label_column, data.test_share if data.test_file is None else None]
+    for field, path in (("file", data.file), ("test_file", data.test_file)):
+        if path is not None:
+            identity += [path.suffix.lower(), _digest(field, path)]
+    return identity, lambda: _read_files(data)
+
+
+def _digest(field: str, path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"data.{field}: cannot read {path}: {error.strerror}; give a file that can be read") from error
+
+
+def _read_files(data: Data) -> tuple[Labelled, Labelled]:
+    """Training and test texts of local files."""
+    train = read_records(data.file, data.text_column, data.label_column)
+    known = {record.label: record.line for record in train}
+    if len(known) == 1:
+        raise UserError(f"{data.file}: every label is {train[0].label!r}; there must be two or more")
+    if data.test_file is not None:
+        test = read_records(data.test_file, data.text_column, data.label_column)
+        for record in test:
+            if record.label not in known:
+                raise UserError(
+                    f"{data.test_file}:{record.line}: label {record.label!r} is not in {data.file}; use one of those trained on:"
+                    f" {_listed(known)}"
+                )
+    else:
+        from sklearn.model_selection import train_test_split
+
+        labels = [record.label for record in train]
+        count = Counter(labels)
+        for label, line in known.items():
+            if count[label] == 1:
+                raise UserError(
+                    f"{data.file}:{line}: no other text has the label {label!r}; give each label two or more, or a data.test_file"
+                )
+        try:
+            train, test = train_test_split(train, test_size=data.test_share, stratify=labels, random_state=0)
+        except ValueError as error:
+            raise UserError(
+                f"data.test_share: {data.test_share} of {len(labels)} texts with {len(known)} labels is less than one a label to"
+                " train on or to test on; give another share, or a data.test_file"
+            ) from error
+    return tuple(Labelled([r.text for r in records], [r.label for r in records]) for records in (train, test))
+
+
+def _find_on_hub(data: Data) -> tuple[list, Callable[[], tuple[Labelled, Labelled]]]:
+    """What the cache knows a public data set by, and how to read it; downloads it if it is not there."""
+    import datasets
+
+    name, column, test = HUB[data.name]
+    try:
+        splits = datasets.load_dataset(name, cache_dir=str(data.root) if data.root else None)
+    except Exception as error:  # of many libraries: no network, no space, no such data set
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(
+            f"data.name: {data.name} is neither on this machine nor to be had from huggingface.co/datasets/{name}: {reason};"
+            " data.name text-file reads a local file instead"
+        ) from error
+    train, test = splits["train"], splits[test]
+
+    def read() -> tuple[Labelled, Labelled]:
+        return tuple(Labelled(list(split[column]), [str(label) for label in split["label"]]) for split in (train, test))
+
+    return [name, train._fingerprint, test._fingerprint], read
+
+
+def _sort_labels(labels: set[str]) -> list[str]:
+    """In the order of their class indices: as numbers if all are integers, else as names."""
+    try:
+        return sorted(labels, key=lambda label: (int(label), label))
+    except ValueError:
+        return sorted(labels)
+
+
+def _listed(labels: dict[str, int]) -> str:
+    names = _sort_labels(set(labels))
+    return ", ".join(names[:10]) + (", …" if len(names) > 10 else "")

@@ -1,39 +1,187 @@
-"""Images: stub to be replaced."""
+"""Images: what torchvision downloads, held in memory, and folders of files, decoded as they are needed."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
+from torch import Tensor
 
-from alrpc.component import Classes
+from alrpc.component import Classes, Tensors
 from alrpc.config import Data
+from alrpc.data.augmentation import augment
 from alrpc.data.dataset import Dataset, Split
 from alrpc.errors import UserError
 
-NAMES = ("mnist", "fashion-mnist")
-STATISTICS = {"mnist": (0.1307, 0.3081), "fashion-mnist": (0.2860, 0.3530)}  # mean and deviation of the training pixels
+# Mean and deviation of the training pixels, each in [0, 1], by channel; of a folder of one's own, those of ImageNet.
+STATISTICS = {
+    "mnist": ([0.1307], [0.3081]),
+    "fashion-mnist": ([0.2860], [0.3530]),
+    "cifar10": ([0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]),
+    "cifar100": ([0.5071, 0.4865, 0.4409], [0.2673, 0.2564, 0.2762]),
+    "tiny-imagenet": ([0.4802, 0.4481, 0.3975], [0.2770, 0.2691, 0.2821]),
+    "image-folder": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
+}
+NAMES = tuple(STATISTICS)
+TINY_IMAGENET = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Images(Split):
+    """Images in memory: `inputs` is (N, C, H, W) uint8; a micro-batch of them is normalised float32.
+
+    mean, deviation: (C, 1, 1). draw: seed and epoch that augmentation draws for, None for images as they are.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+    augmentation: Literal["none", "basic", "strong"] = "none"
+    draw: tuple[int, int] | None = None
+
+    def batch(self, indices: Tensor) -> tuple[Tensors, Tensor]:
+        images = self.pixels(indices)
+        if self.draw is not None:
+            images = augment(images, self.augmentation, *self.draw, indices)
+        return {"x": images.to(torch.float32).div_(255).sub_(self.mean).div_(self.deviation)}, self.labels[indices]
+
+    def during(self, seed: int, epoch: int) -> Images:
+        return self if self.augmentation == "none" else dataclasses.replace(self, draw=(seed, epoch))
+
+    def pixels(self, indices: Tensor) -> Tensor:
+        """These images, (n, C, H, W) uint8."""
+        return self.inputs[indices]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFiles(Images):
+    """Images in files: `inputs` is a list of their paths; each is decoded as RGB when asked for and brought to size × size."""
+
+    size: int
+
+    def pixels(self, indices: Tensor) -> Tensor:
+        """These images, (n, 3, size, size) uint8. Raises: UserError, naming the file that cannot be read."""
+        return torch.stack([self.decode(self.inputs[index]) for index in indices.tolist()])
+
+    def decode(self, path: str) -> Tensor:
+        from torchvision.datasets.folder import pil_loader  # torchvision.io is deprecated, and reads fewer formats
+        from torchvision.transforms.v2 import functional
+
+        try:
+            return functional.pil_to_tensor(functional.resize(pil_loader(path), [self.size, self.size], antialias=True))
+        except Exception as error:  # Pillow raises SyntaxError for some damaged files, among others
+            raise UserError(f"{path}: not a readable image: {_reason(error)}") from error
 
 
 def check(data: Data) -> None:
-    pass
+    """Refuse what can be refused without reading the data.
+
+    Raises:
+        UserError: when a data set that is never downloaded is to be read from nowhere.
+    """
+    if data.root is None and data.name == "tiny-imagenet":
+        raise UserError(f"data.root: not given; tiny-imagenet needs the folder of its archive, from {TINY_IMAGENET}, unpacked")
+    if data.root is None and data.name == "image-folder":
+        raise UserError("data.root: not given; image-folder needs a directory with train/<class>/* and test/<class>/*")
 
 
 def load(data: Data) -> Dataset:
-    """60,000 images for training, 10,000 for testing, normalised; downloaded into `root` if they are not there."""
+    """Read an image data set: x is (n, C, H, W) float32, normalised by channel; labels are class indices.
+
+    mnist and fashion-mnist (1 × 28 × 28), cifar10 and cifar100 (3 × 32 × 32) are downloaded into `root` if they are not
+    there. tiny-imagenet and image-folder are 3 × image_size × image_size, their classes in the order of their names. Only
+    training images are augmented, before they are normalised.
+
+    Raises:
+        UserError: naming `data.root`, or the file (and line) that is missing or wrong.
+    """
+    read = {"tiny-imagenet": _read_tiny_imagenet, "image-folder": _read_folder}.get(data.name, _read_torchvision)
+    train, test, classes = read(data)
+    mean, deviation = (torch.tensor(values).view(-1, 1, 1) for values in STATISTICS[data.name])
+    split = Images if isinstance(train[0], Tensor) else functools.partial(ImageFiles, size=data.image_size)
+    return Dataset(
+        split(*train, mean=mean, deviation=deviation, augmentation=data.augmentation),
+        split(*test, mean=mean, deviation=deviation),
+        Classes(classes),
+    )
+
+
+# What to train on, what to test on (images and labels each), and how many classes there are.
+_Read = tuple[tuple[Tensor | list[str], Tensor], tuple[Tensor | list[str], Tensor], int]
+
+
+def _read_torchvision(data: Data) -> _Read:
     from torchvision import datasets
 
-    name, root = data.name, data.root
-    source = {"mnist": datasets.MNIST, "fashion-mnist": datasets.FashionMNIST}[name]
-    mean, deviation = STATISTICS[name]
-    root = root or Path.home() / ".cache" / "alrpc"
+    source = {
+        "mnist": datasets.MNIST,
+        "fashion-mnist": datasets.FashionMNIST,
+        "cifar10": datasets.CIFAR10,
+        "cifar100": datasets.CIFAR100,
+    }[data.name]
+    root = data.root or Path.home() / ".cache" / "alrpc"
     splits = []
     for train in (True, False):
         try:
-            data = source(root, train=train, download=True)
+            split = source(root, train=train, download=True)
         except Exception as error:  # torchvision checks its files with assertions, among others
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise UserError(f"data.root: no readable {name} in {root}, and no download: {reason}") from error
-        images = data.data.unsqueeze(1).to(torch.float32).div_(255).sub_(mean).div_(deviation)
-        splits.append(Split(images, data.targets.to(torch.int64)))
-    return Dataset(*splits, Classes(10))
+            raise UserError(f"data.root: no readable {data.name} in {root}, and no download: {_reason(error)}") from error
+        images = torch.as_tensor(split.data)  # (N, H, W), or (N, H, W, C)
+        images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
+        splits.append((images, torch.as_tensor(split.targets, dtype=torch.int64)))
+    return *splits, len(split.classes)
+
+
+def _read_tiny_imagenet(data: Data) -> _Read:
+    """The published folder. Its validation images are to test on: the labels of its test images were never published."""
+    folders = [folder for folder in (data.root, data.root / "tiny-imagenet-200") if (folder / "wnids.txt").is_file()]
+    if not folders:
+        raise UserError(f"data.root: no tiny-imagenet-200/wnids.txt in {data.root}; unpack {TINY_IMAGENET} there")
+    wnids, annotations = folders[0] / "wnids.txt", folders[0] / "val" / "val_annotations.txt"
+    classes = {wnid: label for label, wnid in enumerate(sorted(wnids.read_text(encoding="utf-8").split()))}
+    train = []
+    for wnid, label in classes.items():
+        folder = folders[0] / "train" / wnid / "images"
+        files = sorted(str(file) for file in folder.glob("*.JPEG"))
+        if not files:
+            raise UserError(f"{folder}: no *.JPEG of class {wnid}, which wnids.txt lists; unpack {TINY_IMAGENET} again")
+        train += [(file, label) for file in files]
+    if not annotations.is_file():
+        raise UserError(f"{annotations}: not there; unpack {TINY_IMAGENET} again")
+    test = []
+    for number, line in enumerate(annotations.read_text(encoding="utf-8").splitlines(), start=1):
+        name, wnid = [*line.split("\t"), ""][:2]
+        file = annotations.parent / "images" / name
+        if wnid not in classes:
+            raise UserError(f"{annotations}:{number}: class {wnid!r}; it must be one that {wnids} lists")
+        if not file.is_file():
+            raise UserError(f"{annotations}:{number}: no file {file}; unpack {TINY_IMAGENET} again")
+        test.append((str(file), classes[wnid]))
+    return _columns(train), _columns(test), len(classes)
+
+
+def _read_folder(data: Data) -> _Read:
+    """root/train/<class>/*, and root/test or else root/val, with the same classes or some of them."""
+    from torchvision.datasets import ImageFolder
+
+    held_out = next((data.root / name for name in ("test", "val") if (data.root / name).is_dir()), data.root / "test")
+    try:
+        train, test = ImageFolder(data.root / "train"), ImageFolder(held_out)
+    except OSError as error:
+        raise UserError(f"data.root: image-folder needs train/<class>/* and test/<class>/*: {_reason(error)}") from error
+    strange = [name for name in test.classes if name not in train.class_to_idx]
+    if strange:
+        raise UserError(f"{held_out}: class {strange[0]} is not one of {data.root / 'train'}; test only what is trained")
+    tested = [(file, train.class_to_idx[test.classes[label]]) for file, label in test.samples]
+    return _columns(train.samples), _columns(tested), len(train.classes)
+
+
+def _columns(samples: list[tuple[str, int]]) -> tuple[list[str], Tensor]:
+    return [file for file, _ in samples], torch.tensor([label for _, label in samples], dtype=torch.int64)
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -45,6 +45,10 @@ class Progress:
     """When the first micro-batch was sent, on the monotonic clock."""
     ended: float | None = None
     """When the last stage to finish did."""
+    coordinator_memory: int = 0
+    """Peak memory of the process that feeds a pipeline, bytes; 0 where it trains too."""
+    chosen: dict[str, int | str | dict] = field(default_factory=dict)
+    """What a method chose for itself on this machine."""
     recent: deque[tuple[float, int]] = field(default_factory=deque)
 
     @property
@@ -93,6 +97,10 @@ class Progress:
         elif kind == "evaluation":
             self.metric = event["metric"]
             self.evaluations[event["epoch"]] = event["exits"]
+        elif kind == "coordinator":
+            self.coordinator_memory = event["peak_memory"]
+        elif kind == "chosen":
+            self.chosen = {name: value for name, value in event.items() if name != "event"}
         elif kind == "finished":
             self.ended = time.monotonic()
             self.digests[event["stage"]] = event["digests"]

@@ -20,16 +20,20 @@ from alrpc.network import combine_digests
 from alrpc.observe.progress import Progress, StageProgress
 from alrpc.observe.terminal import show
 
-RECORDED = ("losses", "evaluation", "stage")
+RECORDED = ("start", "losses", "evaluation", "stage", "coordinator", "chosen")
 Report = Callable[[dict], None]
 
 
 @contextmanager
 def recorded(
-    config: Config, directory: Path, engine: str, quiet: bool, stdout: TextIO | None = None
+    config: Config, directory: Path, engine: str, stages: int, quiet: bool, stdout: TextIO | None = None
 ) -> Iterator[tuple[Progress, Report]]:
-    """Record a run's events in metrics.jsonl and show them; gives the progress and the function to report to."""
-    stages = config.pipeline.stages if engine == "pipeline" else 1
+    """Record a run's events in metrics.jsonl and show them; gives the progress and the function to report to.
+
+    Args:
+        engine: pipeline, sequential, or a baseline's name.
+        stages: processes that train.
+    """
     title = f"{config.model.name} on {config.data.name}, " + (
         f"{stages} stages" if stages > 1 else "1 stage" if engine == "pipeline" else engine
     )
@@ -67,6 +71,8 @@ def write_summary(directory: Path, progress: Progress, wall_seconds: float) -> d
         "parameters": progress.parameters,
         "samples_per_second": progress.epochs * progress.samples / (progress.ended - progress.fed),
         "wall_seconds": wall_seconds,
+        "coordinator_peak_memory_bytes": progress.coordinator_memory,
+        "chosen": progress.chosen,
         "per_stage": [
             {
                 "stage": number,

@@ -20,7 +20,8 @@ from alrpc.pipeline.channel import Link, PeerLost, Sender, close_data_plane, ope
 from alrpc.pipeline.mailbox import Plan
 from alrpc.pipeline.packet import Packet
 from alrpc.pipeline.topology import Place, choose_devices, split_components
-from alrpc.training.update import Recipe
+from alrpc.timing import peak_memory
+from alrpc.training.optimizer import Recipe
 
 PATIENCE = 0.2  # seconds that a stage may wait for something to tell: a question is always under way, so a death shows at once
 COMPARE = 0.5  # seconds between a reported failure and its message, for failures of earlier stages
@@ -59,6 +60,7 @@ def coordinate(
     places = [control.call(stage, mailbox.describe) for stage in range(1, stages + 1)]
     feeding = ThreadPoolExecutor(1, "feed").submit(feed, config, components, places, load, directory, report)
     listen(places, feeding, report)
+    report({"event": "coordinator", "peak_memory": peak_memory(torch.device("cpu"))})
     try:
         for place in places:
             control.call(place.stage, mailbox.dismiss)

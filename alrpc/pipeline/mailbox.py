@@ -18,7 +18,7 @@ from alrpc.data.dataset import WordVectors
 from alrpc.pipeline.control import SILENCE
 from alrpc.pipeline.topology import Place
 from alrpc.timing import Timing
-from alrpc.training.update import Recipe
+from alrpc.training.optimizer import Recipe
 
 
 @dataclass(frozen=True)

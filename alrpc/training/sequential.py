@@ -17,7 +17,8 @@ from alrpc.network import Network, evaluating
 from alrpc.timing import Timing, peak_memory
 from alrpc.training.evaluation import ExitScores
 from alrpc.training.losses import LossMeter
-from alrpc.training.update import Recipe, make_learner, update
+from alrpc.training.optimizer import Recipe
+from alrpc.training.update import Learner, make_learner, update
 
 STATUS_EVERY = 0.2  # seconds
 
@@ -54,12 +55,9 @@ def train_sequentially(
         began = time.perf_counter()
         for tensors, labels in islice(micro_batches, recipe.micro_batches):
             timing.enter("computing")
-            target = network.target.represent(labels).to(device)
-            tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
-            for learner, meter in zip(learners, meters, strict=True):
-                handed_on: list[Step] = []
-                meter.add(step, *update(learner, tensors, target, step, handed_on.append))
-                tensors, target = handed_on[0].tensors, handed_on[0].target
+            target = network.target.represent(labels)
+            for meter, losses in zip(meters, train_micro_batch(learners, tensors, target, step), strict=True):
+                meter.add(step, *losses)
             timing.enter("waiting_to_receive")  # for the loader
             step += 1
             if step % log_every == 0:
@@ -83,6 +81,17 @@ def train_sequentially(
         report(evaluate(network, islice(micro_batches, tests), device, epoch + 1))
         timing.enter("waiting_to_receive")
     report({"event": "status", "stage": 1, "step": step, "seconds": timing.read()})
+
+
+def train_micro_batch(learners: list[Learner], tensors: Tensors, target: Tensor, step: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Update all components on one micro-batch; gives the two losses of each in turn."""
+    device = learners[0].device
+    target = target.to(device)
+    tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
+    for learner in learners:
+        handed_on: list[Step] = []
+        yield update(learner, tensors, target, step, handed_on.append)
+        tensors, target = handed_on[0].tensors, handed_on[0].target
 
 
 def evaluate(network: Network, micro_batches: Iterator[tuple[Tensors, Tensor]], device: torch.device, epoch: int) -> dict:

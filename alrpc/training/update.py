@@ -6,34 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from alrpc.component import Component, Step, Tensors
 from alrpc.random_stream import begin_stream
-from alrpc.training.schedule import learning_rate
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How every component of a run learns; the fields are documented in `alrpc.config.Train`."""
-
-    optimizer: str
-    lr: float
-    target_lr: float
-    end_lr_ratio: float
-    schedule: str
-    weight_decay: float
-    momentum: float
-    clip_norm: float | None
-    accumulate: int
-    seed: int
-    epochs: int
-    micro_batches: int
-    """Micro-batches in an epoch."""
-
-    @property
-    def updates_per_epoch(self) -> int:
-        return -(-self.micro_batches // self.accumulate)
+from alrpc.training.optimizer import Recipe, make_optimizer, take_step, turn_of
 
 
 @dataclass(frozen=True)
@@ -47,21 +24,11 @@ class Learner:
     device: torch.device
 
 
-OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
-
-
 def make_learner(number: int, component: Component, recipe: Recipe, device: torch.device) -> Learner:
     """Move a component to its device and give it an optimizer with one rate for f and b, another for g and h."""
     component.to(device).train()
-    groups = [
-        {"params": component.forward_parameters(), "start_lr": recipe.lr},
-        {"params": component.target_parameters(), "start_lr": recipe.target_lr},
-    ]
-    options = {"lr": recipe.lr, "weight_decay": recipe.weight_decay, "fused": True}
-    if recipe.optimizer == "sgd":
-        options["momentum"] = recipe.momentum
-    optimizer = OPTIMIZERS[recipe.optimizer](groups, **options)
-    return Learner(number, component, optimizer, recipe, device)
+    groups = [(component.forward_parameters(), recipe.lr), (component.target_parameters(), recipe.target_lr)]
+    return Learner(number, component, make_optimizer(groups, recipe), recipe, device)
 
 
 def update(
@@ -88,24 +55,9 @@ def update(
     result = learner.component(tensors, target)
     hand_on(result)
 
-    epoch, position = divmod(step, recipe.micro_batches)
-    group, place = divmod(position, recipe.accumulate)
-    group_size = min(recipe.accumulate, recipe.micro_batches - group * recipe.accumulate)
+    turn = turn_of(step, recipe)
     losses = [loss for loss in (result.associated_loss, result.autoencoder_loss) if loss.requires_grad]
-    torch.autograd.backward([loss / group_size for loss in losses] if group_size > 1 else losses)
-    if place == group_size - 1:
-        _optimizer_step(learner, epoch * recipe.updates_per_epoch + group)
+    torch.autograd.backward([loss / turn.size for loss in losses] if turn.size > 1 else losses)
+    if turn.last:
+        take_step(learner.optimizer, recipe, turn.number)  # clips the gradient of each of the two losses by itself
     return result.associated_loss.detach(), result.autoencoder_loss.detach()
-
-
-def _optimizer_step(learner: Learner, number: int) -> None:
-    recipe, optimizer = learner.recipe, learner.optimizer
-    for group in optimizer.param_groups:
-        if recipe.clip_norm is not None:  # each of the two losses has a gradient of its own
-            nn.utils.clip_grad_norm_(group["params"], recipe.clip_norm)
-        start = group["start_lr"]
-        group["lr"] = learning_rate(
-            recipe.schedule, start, start * recipe.end_lr_ratio, number, recipe.epochs * recipe.updates_per_epoch
-        )
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)

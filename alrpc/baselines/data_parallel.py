@@ -1,0 +1,95 @@
+"""`bp` and `ddp`: the whole network in each process, each with its share of every micro-batch."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from alrpc.baselines.chain import Chain, Part
+from alrpc.baselines.objective import loss
+from alrpc.baselines.tuning import fastest, thread_choices
+from alrpc.component import Target, Tensors
+from alrpc.data.dataset import Dataset
+from alrpc.data.loader import Request, load_micro_batches, requests
+from alrpc.random_stream import begin_stream
+from alrpc.timing import Timing
+from alrpc.training.optimizer import Recipe, make_optimizer, take_step, turn_of
+
+Batch = tuple[Tensors, Tensor, int]
+"""Named tensors, labels, and how many samples the whole micro-batch has."""
+
+
+class DataParallel:
+    """One process of `ddp`, or all of `bp`."""
+
+    def __init__(self, chain: Chain, rank: int, world: int, device: torch.device, target: Target, recipe: Recipe):
+        self.rank, self.world, self.device, self.target, self.recipe = rank, world, device, target, recipe
+        self.layers = list(range(1, len(chain.layers) + 1))
+        self.module = Part(chain, range(len(chain.layers))).to(device)
+        self.wrapped: nn.Module = self.module
+        self.optimizer = make_optimizer([(list(self.module.parameters()), recipe.lr)], recipe)
+        self.timing = Timing()
+
+    def read(self, dataset: Dataset, batch_size: int, workers: int) -> Iterator[Batch]:
+        """This process' share of every micro-batch of the run; a sample that does not count where there is none left."""
+        whole = list(requests(dataset, batch_size, self.recipe.seed, self.recipe.epochs))
+        shares = [request.indices.tensor_split(self.world)[self.rank] for request in whole]
+        wanted = (
+            Request(request.split, request.epoch, share if len(share) else request.indices[:1])
+            for request, share in zip(whole, shares, strict=True)
+        )
+        batches = load_micro_batches(dataset, wanted, self.recipe.seed, workers)
+        for (tensors, labels), request, share in zip(batches, whole, shares, strict=True):
+            yield tensors, labels[: len(share)], len(request.indices)
+
+    def choose(self, batch: Batch, processes_here: int) -> dict:
+        """Choose threads by trying; wrap the module if there are other processes."""
+        if self.world > 1:
+            self.rehearse(batch, 0)
+            unused = any(parameter.grad is None for parameter in self.module.parameters())
+            self.module.zero_grad(set_to_none=True)
+            self.wrapped = DistributedDataParallel(self.module, find_unused_parameters=unused)
+
+        def trial(threads: int) -> None:
+            torch.set_num_threads(threads)
+            self.rehearse(batch, 0)
+            self.module.zero_grad(set_to_none=True)
+
+        threads, seconds = fastest(thread_choices(processes_here), trial, self.device)
+        torch.set_num_threads(threads)
+        return {"threads": threads, "tried_threads": seconds}
+
+    def rehearse(self, batch: Batch, step: int, synchronise: bool = True, share: int = 1) -> None:
+        """Forward and backward pass; with `share` micro-batches to a group their gradients are averaged."""
+        tensors, labels, samples = batch
+        begin_stream(self.device, self.recipe.seed, 0, step)
+        inputs = [tensors[name].to(self.device) for name in self.module.takes]
+        quiet = contextlib.nullcontext() if synchronise or self.world == 1 else self.wrapped.no_sync()
+        with quiet:
+            output = self.wrapped(*inputs)[: len(labels)]
+            # DistributedDataParallel averages over processes, the loss over samples
+            (loss(self.target, output, labels.to(self.device), samples) * (self.world / share)).backward()
+
+    def learn(self, batch: Batch, step: int) -> None:
+        """One micro-batch of training."""
+        self.timing.enter("computing")
+        busy, began = time.thread_time(), time.perf_counter()
+        turn = turn_of(step, self.recipe)
+        self.rehearse(batch, step, synchronise=turn.last, share=turn.size)
+        if turn.last:
+            take_step(self.optimizer, self.recipe, turn.number)
+        if self.world > 1 and self.device.type == "cpu":  # this thread sleeps while it waits for gradients
+            idle = (time.perf_counter() - began) - (time.thread_time() - busy)
+            self.timing.move("computing", "waiting_to_receive", max(idle, 0.0))
+        self.timing.enter("waiting_to_receive")
+
+    def score(self, batch: Batch) -> float:
+        """The sum of this process' scores in a micro-batch."""
+        tensors, labels, _ = batch
+        output = self.module(*(tensors[name].to(self.device) for name in self.module.takes))[: len(labels)]
+        return self.target.score(output, labels.to(self.device)) if len(labels) else 0.0

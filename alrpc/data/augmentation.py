@@ -1,0 +1,45 @@
+"""Random changes of training images, each a pure function of seed, epoch and sample."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from alrpc.random_stream import derive_seed
+
+
+def augment(images: Tensor, kind: Literal["basic", "strong"], seed: int, epoch: int, indices: Tensor) -> Tensor:
+    """The images as a run with this seed sees them in an epoch.
+
+    A sample's draw depends on seed, epoch and its index alone: not on the rest of the micro-batch, the process that
+    reads it or what was drawn before. torch's global generator is left as it was found.
+
+    Args:
+        images: (n, C, H, W) uint8, C = 1 or 3.
+        kind: basic: a crop out of the image padded with zeros by an eighth of its side, 4 pixels at 32; a horizontal flip
+            of every other. strong: also, of 80 %, brightness, contrast and saturation by up to 0.4 and hue by up to 0.1, and
+            20 % grayscale. An image with one channel has neither saturation nor hue to change.
+        indices: (n,) which samples of the training split they are.
+    """
+    change = _transform(kind, *images.shape[-2:])
+    changed = []
+    with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator only
+        for image, index in zip(images, indices.tolist(), strict=True):
+            torch.default_generator.manual_seed(derive_seed(seed, "augmentation", epoch, index))
+            changed.append(change(image))
+    return torch.stack(changed)
+
+
+@functools.cache
+def _transform(kind: Literal["basic", "strong"], height: int, width: int) -> Callable[[Tensor], Tensor]:
+    from torchvision.transforms import v2
+
+    # In Pillow's hands small images take half the time that they take as tensors, and no number of threads rounds them anew.
+    steps = [v2.ToPILImage(), v2.RandomCrop((height, width), padding=[width // 8, height // 8]), v2.RandomHorizontalFlip()]
+    if kind == "strong":
+        steps += [v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8), v2.RandomGrayscale(0.2)]
+    return v2.Compose([*steps, v2.PILToTensor()])

@@ -1,0 +1,52 @@
+"""Prepared texts on disk: one safetensors file, which counts only if it is whole."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import secrets
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+def cache_folder() -> Path:
+    """Where prepared texts are kept; it need not exist."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alrpc" / "text"
+
+
+def read_cached(path: Path) -> tuple[dict[str, Tensor], dict[str, str]] | None:
+    """The tensors and strings written to this file; None if it is absent, unreadable or damaged."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            strings = file.metadata() or {}
+            names = file.keys()
+            tensors = {name: file.get_tensor(name) for name in names}
+    except (OSError, SafetensorError):
+        return None
+    return (tensors, strings) if strings.pop("digest", None) == _digest(tensors, strings) else None
+
+
+def write_cached(path: Path, tensors: dict[str, Tensor], strings: dict[str, str]) -> None:
+    """Write a file that is either whole or not there, whoever else writes it; does nothing where writing is refused."""
+    partial = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            save_file(tensors, partial, {**strings, "digest": _digest(tensors, strings)})
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+    except (OSError, SafetensorError):
+        pass  # the texts are prepared again next time
+
+
+def _digest(tensors: dict[str, Tensor], strings: dict[str, str]) -> str:
+    """Of all the content: after a crash a file may have its full length and blocks of zeros."""
+    digest = hashlib.sha256(repr(sorted(strings.items())).encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode())
+        digest.update(tensor.numpy())
+    return digest.hexdigest()

@@ -1,0 +1,65 @@
+"""What every process of a run does beside its work: watches over its parent, writes a log, leaves the cause of a failure.
+
+Imports nothing heavy, so that the watch begins before torch is there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TextIO
+
+PARENT = int(os.environ.get("ALRPC_LAUNCHER", os.getppid()))
+TERMINAL = os.dup(2)  # standard error as it is now; later it is the log
+telling = threading.Lock()
+
+
+def watch_parent() -> None:
+    """End this process when the one that started it is gone, so that no orphan is left whatever killed it."""
+
+    def watch() -> None:
+        while os.getppid() == PARENT:
+            time.sleep(0.5)
+        end_without_parent()
+
+    threading.Thread(target=watch, name="watch-parent", daemon=True).start()
+
+
+def end_without_parent() -> None:
+    telling.acquire()  # for good: whichever thread notices first tells
+    if os.environ.get("RANK") == "0":
+        host = os.uname().nodename
+        os.write(TERMINAL, f"\nalrpc: the launcher (pid {PARENT}, host {host}) was killed; the run has ended\n".encode())
+    os._exit(1)
+
+
+def log_path(directory: Path, name: str) -> Path:
+    return directory / "logs" / f"{name}.log"
+
+
+def log_to(directory: Path, name: str) -> tuple[TextIO, TextIO, str]:
+    """Send this process' output, a library's too, to its log; gives the terminal's two streams and the log's path."""
+    path = log_path(directory, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    terminal, errors = (os.fdopen(os.dup(number), "w", buffering=1) for number in (1, 2))
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    return terminal, errors, str(path)
+
+
+def tell_agent(message: str) -> None:
+    """Leave the cause of a failure where torch's elastic agent looks for it."""
+    if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+        Path(path).write_text(json.dumps({"message": message, "timestamp": int(time.time())}), encoding="utf-8")
+
+
+def leave(code: int) -> None:
+    """End at once: a broken connection must not keep a library's destructors waiting."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)

@@ -1,0 +1,77 @@
+"""Optimizers and the step that one takes: rates from the schedule, clipping, accumulation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from alrpc.training.schedule import learning_rate
+
+OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How every component of a run learns; the fields are documented in `alrpc.config.Train`."""
+
+    optimizer: str
+    lr: float
+    target_lr: float
+    end_lr_ratio: float
+    schedule: str
+    weight_decay: float
+    momentum: float
+    clip_norm: float | None
+    accumulate: int
+    seed: int
+    epochs: int
+    micro_batches: int
+    """Micro-batches in an epoch."""
+
+    @property
+    def updates_per_epoch(self) -> int:
+        return -(-self.micro_batches // self.accumulate)
+
+
+def make_optimizer(groups: Iterable[tuple[list[nn.Parameter], float]], recipe: Recipe) -> torch.optim.Optimizer:
+    """An optimizer for groups of parameters, each with its first learning rate."""
+    options = {"lr": recipe.lr, "weight_decay": recipe.weight_decay, "fused": True}
+    if recipe.optimizer == "sgd":
+        options["momentum"] = recipe.momentum
+    groups = [{"params": parameters, "start_lr": rate} for parameters, rate in groups]
+    return OPTIMIZERS[recipe.optimizer](groups, **options)
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Where a micro-batch stands among those whose gradients are averaged before one optimizer step."""
+
+    number: int
+    """Of that optimizer step in the run, from 0."""
+    size: int
+    """Micro-batches of the group; the last of an epoch may be smaller, since none crosses an epoch's end."""
+    last: bool
+    """Whether the optimizer step follows."""
+
+
+def turn_of(step: int, recipe: Recipe) -> Turn:
+    epoch, position = divmod(step, recipe.micro_batches)
+    group, place = divmod(position, recipe.accumulate)
+    size = min(recipe.accumulate, recipe.micro_batches - group * recipe.accumulate)
+    return Turn(epoch * recipe.updates_per_epoch + group, size, place == size - 1)
+
+
+def take_step(optimizer: torch.optim.Optimizer, recipe: Recipe, number: int) -> None:
+    """Optimizer step `number` of the run: clip each group's gradient, set the rates, step, forget the gradients."""
+    for group in optimizer.param_groups:
+        if recipe.clip_norm is not None:
+            nn.utils.clip_grad_norm_(group["params"], recipe.clip_norm)
+        start = group["start_lr"]
+        group["lr"] = learning_rate(
+            recipe.schedule, start, start * recipe.end_lr_ratio, number, recipe.epochs * recipe.updates_per_epoch
+        )
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
