@@ -62,8 +62,9 @@ def test_labels_that_do_not_fit_are_refused():
 @pytest.mark.skipif("ALRPC_DATA" not in os.environ, reason="ALRPC_DATA names no folder with MNIST")
 def test_mnist_is_read_and_normalised():
     dataset = alrpc.load_data("mnist", root=Path(os.environ["ALRPC_DATA"]))
-    assert dataset.train.inputs.shape == (60000, 1, 28, 28) and dataset.test.inputs.shape == (10000, 1, 28, 28)
-    assert dataset.train.inputs.mean().abs() < 1e-3 and abs(dataset.train.inputs.std() - 1) < 1e-3
+    train, test = (split.batch(torch.arange(len(split)))[0]["x"] for split in (dataset.train, dataset.test))
+    assert train.shape == (60000, 1, 28, 28) and test.shape == (10000, 1, 28, 28)
+    assert train.mean().abs() < 1e-3 and abs(train.std() - 1) < 1e-3
 
 
 def test_data_that_is_not_there_is_named(tmp_path):

@@ -73,19 +73,19 @@ def test_a_draw_is_a_function_of_seed_epoch_and_sample(channels, augmentation):
 
 def test_basic_moves_and_mirrors_and_strong_changes_colours_too():
     original, basic, strong = (
-        seen(in_memory(3, augmentation), list(range(20))) for augmentation in ("none", "basic", "strong")
+        seen(in_memory(3, augmentation), list(range(20))).round() for augmentation in ("none", "basic", "strong")
     )
     assert torch.equal(original, in_memory(3, "none").train.inputs.float())
-    for image, changed in zip(original, basic, strict=True):
+
+    def moved(image, changed):
         padded = torch.nn.functional.pad(image, (3, 3, 3, 3))  # 28 // 8
         crops = [padded[:, y : y + 28, x : x + 28] for y in range(7) for x in range(7)]
-        assert any(torch.equal(changed, crop) or torch.equal(changed.flip(2), crop) for crop in crops)
-    assert strong.shape == basic.shape
+        return any(torch.equal(changed, crop) or torch.equal(changed.flip(2), crop) for crop in crops)
+
+    assert all(map(moved, original, basic))
+    assert 10 <= sum(not moved(*pair) for pair in zip(original, strong, strict=True)) < 20  # 84 % of them on average
     gray = sum(torch.equal(image[0], image[1]) and torch.equal(image[0], image[2]) for image in strong)
-    recoloured = sum(
-        set(image.unique().tolist()) != set(first.unique().tolist()) for image, first in zip(strong, original, strict=True)
-    )
-    assert 1 <= gray <= 10 and recoloured >= 10
+    assert 1 <= gray <= 10  # 20 % on average
 
 
 def test_worker_processes_augment_alike(folder):
@@ -187,7 +187,7 @@ def test_what_is_wrong_with_tiny_imagenet_is_named(tiny_imagenet):
     with pytest.raises(alrpc.UserError, match=r"val_annotations\.txt: not there"):
         alrpc.load_data("tiny-imagenet", root=tiny_imagenet)
     (tiny_imagenet / "wnids.txt").write_text("n01\nn02\nn03\n")
-    with pytest.raises(alrpc.UserError, match="no .*JPEG of class n03"):
+    with pytest.raises(alrpc.UserError, match=r"no .*JPEG of class n03"):
         alrpc.load_data("tiny-imagenet", root=tiny_imagenet)
 
 
