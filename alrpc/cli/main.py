@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from alrpc import __version__
+from alrpc.cli.compare import compare
 from alrpc.cli.launch import launch
 from alrpc.cli.train import train
 
@@ -19,10 +20,13 @@ def main() -> None:
         alrpc launch --stages 4
     The same in this process, with the same bits as result:
         alrpc train
+    Both beside back-propagation on the same blocks:
+        alrpc compare --stages 2
     Another configuration, with fields of it changed:
         alrpc launch --config configs/mnist-mlp.yaml --set train.epochs=2 --set data.root=DIR
     """
 
 
+main.add_command(compare)
 main.add_command(launch)
 main.add_command(train)

@@ -65,6 +65,7 @@ def write_summary(directory: Path, progress: Progress, wall_seconds: float) -> d
         "stages": len(progress.stages),
         "epochs": progress.epochs,
         "steps": progress.steps,
+        "samples": progress.samples,
         f"test_{progress.metric}": progress.evaluations[progress.epochs][-1],
         "exits": progress.evaluations[progress.epochs],
         "parameters_sha256": combine_digests(digests),

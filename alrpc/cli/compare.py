@@ -1,0 +1,113 @@
+"""`alrpc compare`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from alrpc.cli.options import exit_with, run_options
+from alrpc.errors import UserError
+
+METHODS = "al,al-sequential,bp,layer-placed,gpipe,1f1b,ddp"
+
+
+@click.command()
+@click.option("--methods", default=METHODS, show_default=True, metavar="NAMES", help="Comma-separated.")
+@click.option("--stages", type=click.IntRange(min=1), help="Processes of a method.  [default: the configuration's]")
+@click.option("--repeat", type=click.IntRange(min=1), default=3, show_default=True, help="Rounds; each has another seed.")
+@click.option(
+    "--goal", type=float, metavar="SCORE", help="Time how long each method takes to reach it.  [default: what all reach]"
+)
+@run_options
+def compare(
+    methods: str,
+    stages: int | None,
+    repeat: int,
+    goal: float | None,
+    source: str | None,
+    overrides: tuple[str, ...],
+    out: Path | None,
+    quiet: bool,
+) -> None:
+    """Train the same blocks by several methods, on the same data, epochs and seeds, and show them side by side.
+
+    \b
+    al             associated learning, a process a stage: what `alrpc launch` does
+    al-sequential  associated learning in one process: what `alrpc train` does
+    bp             back-propagation in one process
+    layer-placed   back-propagation, the layers in N processes of which one works at a time (the thesis' own)
+    gpipe, 1f1b    back-propagation in N processes, by torch.distributed.pipelining
+    ddp            back-propagation, the whole network in N processes (DistributedDataParallel)
+
+    Each run has processes of its own. The methods take turns, round after round, so that a machine that drifts does so
+    for all. Each tries on the spot how many threads make it fastest, gpipe and 1f1b also how many micro-batches;
+    a pipeline of associated learning has its share of the cores.
+
+    \b
+    Examples:
+        alrpc compare --stages 2 --set train.epochs=5
+        alrpc compare --config mnist-vgg-small --set data.root=DIR --methods al,bp,gpipe --stages 2 --repeat 5
+
+    The directory (--out, else runs/compare-<config>-<time>) then holds comparison.json, accuracy.png, throughput.png
+    and a directory for each run. Accuracy is the best of a run's epochs, as the thesis counts, and that of the last one: mean
+    and standard deviation over the rounds. What is timed is a median over the rounds; tests are not part of s/epoch and
+    samples/s. Idle is the share of their time that the processes wait. Memory is the largest peak of one process,
+    and the peaks of all of them added.
+    """
+    from alrpc.config import config_name, load_config
+
+    try:
+        names = [name.strip() for name in methods.split(",") if name.strip()]
+        known = METHODS.split(",")
+        strange = [name for name in names if name not in known]
+        if strange or not names or len(set(names)) < len(names):
+            given = strange[0] if strange else methods
+            raise UserError(f"--methods: got {given!r}; give some of {METHODS}, each once")
+        config = load_config(source, overrides)
+        from rich.console import Console
+        from rich.live import Live
+
+        from alrpc.comparison import table
+        from alrpc.comparison.compare import compare as run
+        from alrpc.launch import Interrupted  # imports torch, so after what can be refused without it
+
+        console = Console()
+
+        @contextmanager
+        def watch(label: str, directory: Path) -> Iterator[None]:
+            if quiet or not console.is_terminal:
+                yield
+                return
+            with Live(
+                console=console,
+                transient=True,
+                refresh_per_second=2,
+                get_renderable=lambda: table.under_way(label, directory, config.train.epochs),
+            ):
+                yield
+
+        def tell(result: dict | str) -> None:
+            line = result if isinstance(result, str) else f"round {result['repeat']}/{repeat} {table.run_line(result)}"
+            if not quiet:
+                console.print(line, soft_wrap=True, highlight=False)
+
+        try:
+            result, directory = run(config, names, stages, repeat, goal, out, config_name(source), watch, tell)
+        except Interrupted as error:
+            exit_with(str(error), 128 + error.number)
+        console.print()
+        wide = Console(width=max(console.width, 130)) if not console.is_terminal else console
+        wide.print(table.table(result["table"], result["metric"], result["goal"]))
+        console.print()
+        for line in table.choices(result["table"]):
+            console.print(line, soft_wrap=True, highlight=False)
+        console.print(f"comparison.json, accuracy.png, throughput.png: {directory}", soft_wrap=True, highlight=False)
+        if result["failures"]:
+            exit_with(f"{len(result['failures'])} of {repeat * len(names)} runs failed: {result['failures'][0]}")
+    except UserError as error:
+        exit_with(str(error))
+    except KeyboardInterrupt:
+        exit_with("ended by SIGINT", 130)

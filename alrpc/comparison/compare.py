@@ -1,0 +1,156 @@
+"""The comparison itself: every method in turn, round after round."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import socket
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from datetime import datetime
+from pathlib import Path
+
+import torch
+
+from alrpc import __version__
+from alrpc.assembly import check_pipeline, local_device, resolve
+from alrpc.baselines import METHODS as BASELINES
+from alrpc.baselines.tuning import cores
+from alrpc.comparison.figures import read_run, summarise, worst
+from alrpc.comparison.plots import draw
+from alrpc.config import Config, parse_config
+from alrpc.errors import UserError
+from alrpc.launch import Refused, RunFailed, listening_socket, pipeline_role, run_processes
+from alrpc.run import create_run_directory
+
+METHODS = ("al", "al-sequential", *BASELINES)
+ALONE = ("al-sequential", "bp")  # in one process
+Watch = Callable[[str, Path], AbstractContextManager]
+
+
+def compare(
+    config: Config,
+    methods: list[str],
+    stages: int | None,
+    repeat: int,
+    goal: float | None,
+    out: Path | None,
+    name: str,
+    watch: Watch,
+    tell: Callable[[dict | str], None],
+) -> tuple[dict, Path]:
+    """Run every method `repeat` times and write comparison.json, accuracy.png and throughput.png.
+
+    Repeat r of every method has seed train.seed + r. A round is one repeat of all methods, each round beginning with another
+    one, so that a machine that gets slower or faster does so for all.
+
+    Args:
+        methods: of METHODS.
+        stages: processes of the methods that have several; None for the configuration's.
+        goal: the score whose reaching is timed; None for the worst of all runs' best, which all of them reach.
+        out: directory to make; None for runs/compare-<name>-<time>.
+        watch: (label, directory) -> a context that shows the run under way.
+        tell: called with each run's figures, or with the message of one that failed.
+
+    Returns:
+        The contents of comparison.json, and the directory.
+
+    Raises:
+        UserError: for what the user can put right; nothing is left then.
+    """
+    tree = config.model_dump(exclude_unset=True)
+    if stages is not None:
+        config = parse_config({**tree, "pipeline": {**tree.get("pipeline", {}), "stages": stages}})
+    config, components = resolve(config)
+    if not set(methods) <= {*ALONE, "ddp"}:
+        check_pipeline(config, components)
+    local_device(config.device)
+    directory = _make_directory(out, name)
+    runs: list[dict] = []
+    failures: list[str] = []
+    for number in range(repeat):
+        turn = number % len(methods)
+        for method in [*methods[turn:], *methods[:turn]]:
+            label = f"round {number + 1}/{repeat} {method}"
+            folder = directory / f"{method}-{number + 1}"
+            try:
+                with watch(label, folder):
+                    chosen = run_method(method, config, number, folder)
+            except Refused:
+                if not runs:
+                    directory.rmdir()
+                raise
+            except RunFailed as error:
+                failures.append(f"{label}: {error}")
+                tell(failures[-1])
+                continue
+            run = read_run(folder, method, number + 1, config.train.seed + number)
+            run["chosen"] = run["chosen"] or chosen
+            runs.append(run)
+            tell(run)
+    if not runs:
+        raise RunFailed(failures[0])
+    metric = runs[0]["metric"]
+    goal = goal if goal is not None else worst(metric, [run["best"] for run in runs])
+    reference = [run for run in runs if run["method"] == "bp"]
+    of_method = {method: [run for run in runs if run["method"] == method] for method in methods}
+    result = {
+        "alrpc": __version__,
+        "torch": torch.__version__,
+        "machine": {"host": socket.gethostname(), "cores": cores(), "processor": platform.processor() or platform.machine()},
+        "config": config.model_dump(mode="json"),
+        "stages": config.pipeline.stages,
+        "repeat": repeat,
+        "metric": metric,
+        "goal": goal,
+        "table": [summarise(found, goal, reference) for found in of_method.values() if found],
+        "runs": runs,
+        "failures": failures,
+    }
+    partial = directory / "comparison.json.partial"
+    partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    partial.rename(directory / "comparison.json")
+    draw(runs, methods, f"{config.model.name} on {config.data.name}, {config.pipeline.stages} stages", directory)
+    return result, directory
+
+
+def run_method(method: str, config: Config, repeat: int, directory: Path) -> dict:
+    """One run of a method in processes of its own; gives what was chosen for it, unless the method chooses for itself.
+
+    Raises:
+        RunFailed, Refused, Interrupted: as `alrpc.launch.run_processes`.
+    """
+    stages = config.pipeline.stages
+    train = config.train.model_copy(update={"seed": config.train.seed + repeat})
+    config = config.model_copy(update={"train": train})
+    if method == "al":
+        threads = max(1, cores() // stages)
+        config = config.model_copy(update={"threads": threads})
+        arguments, processes = ["alrpc.worker", "--quiet", "--prepared"], stages + 1
+        chosen = {"threads": threads, "device": str(local_device(config.device).type)}
+    else:
+        arguments, processes = ["alrpc.baselines.worker", method], 1 if method in ALONE else stages
+        chosen = {}
+    create_run_directory(directory, method, config)
+    role = pipeline_role if method == "al" else process_role
+    with listening_socket(0) as listener:
+        run_processes([*arguments, str(directory)], processes, directory, listener, role, silent=True)
+    return chosen
+
+
+def process_role(rank: int) -> str:
+    return f"process {rank + 1}"
+
+
+def _make_directory(out: Path | None, name: str) -> Path:
+    path = out or Path("runs") / f"compare-{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"--out: {path} is not empty; give a directory that does not exist yet")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out: cannot make {path}: {error.strerror}; give a directory that can be made") from error
+    if not os.access(path, os.W_OK):
+        raise UserError(f"--out: cannot write to {path}; give a directory that can be written to")
+    return path

@@ -1,0 +1,111 @@
+"""From the directory of a run to the figures that are compared, and from those of several runs to a row of the table."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from pathlib import Path
+
+LOWER_IS_BETTER = {"mse"}
+
+
+def read_run(directory: Path, method: str, repeat: int, seed: int) -> dict:
+    """The figures of one run.
+
+    `curve` is a list of [seconds since the first micro-batch, epoch, score of the full path]. `epoch_seconds` is the median
+    over the epochs but the first, where there are more; evaluation is not part of it. `idle` is the share of the time of all
+    processes that train in which they wait.
+    """
+    summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
+    events = read_events(directory)
+    start = next(event["time"] for event in events if event["event"] == "start")
+    evaluations = [event for event in events if event["event"] == "evaluation"]
+    metric = evaluations[0]["metric"]
+    curve = [[event["time"] - start, event["epoch"], event["exits"][-1]] for event in evaluations]
+    last = max(event["stage"] for event in events if event["event"] == "stage")
+    epochs = [event["epoch_seconds"] for event in events if event["event"] == "stage" and event["stage"] == last]
+    epoch_seconds = statistics.median(epochs[1:] or epochs)
+    stages = summary["per_stage"]
+    states = ("computing", "waiting_to_receive", "waiting_to_send")
+    spent = sum(stage[f"seconds_{state}"] for stage in stages for state in states)
+    peaks = [*(stage["peak_memory_bytes"] for stage in stages), summary["coordinator_peak_memory_bytes"]]
+    return {
+        "method": method,
+        "repeat": repeat,
+        "seed": seed,
+        "directory": directory.name,
+        "metric": metric,
+        "best": best(metric, [score for _, _, score in curve]),
+        "final": curve[-1][2],
+        "exits": summary["exits"],
+        "curve": curve,
+        "epoch_seconds": epoch_seconds,
+        "samples_per_second": summary["samples"] / epoch_seconds,
+        "peak_memory_largest": max(peaks),
+        "peak_memory_all": sum(peaks),
+        "idle": 1 - sum(stage["seconds_computing"] for stage in stages) / spent,
+        "parameters": summary["parameters"],
+        "parameters_sha256": summary["parameters_sha256"],
+        "chosen": summary["chosen"],
+        "processes": len(stages),
+    }
+
+
+def read_events(directory: Path) -> list[dict]:
+    """The whole lines of a run's metrics.jsonl so far."""
+    path = directory / "metrics.jsonl"
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def best(metric: str, scores: list[float]) -> float:
+    return min(scores) if metric in LOWER_IS_BETTER else max(scores)
+
+
+def worst(metric: str, scores: list[float]) -> float:
+    return max(scores) if metric in LOWER_IS_BETTER else min(scores)
+
+
+def seconds_to(metric: str, curve: list[list[float]], goal: float) -> float | None:
+    """When a run's score first was as good as the goal; None if it never was."""
+    for seconds, _, score in curve:
+        if best(metric, [score, goal]) == score:
+            return seconds
+    return None
+
+
+def summarise(runs: list[dict], goal: float, reference: list[dict]) -> dict:
+    """One method's row: mean and standard deviation of scores, medians of everything that is timed.
+
+    Args:
+        runs: the method's, at least one.
+        goal: score whose reaching is timed.
+        reference: the runs of `bp`, to which the speed is related round by round; empty without it.
+    """
+    rounds = {run["repeat"]: run["samples_per_second"] for run in reference}
+    ratios = [run["samples_per_second"] / rounds[run["repeat"]] for run in runs if run["repeat"] in rounds]
+    reached = [seconds_to(run["metric"], run["curve"], goal) for run in runs]
+    return {
+        "method": runs[0]["method"],
+        "runs": len(runs),
+        **{
+            f"{name}_{what}": value
+            for name in ("best", "final")
+            for what, value in zip(("mean", "deviation"), mean_and_deviation([run[name] for run in runs]), strict=True)
+        },
+        "epoch_seconds": statistics.median(run["epoch_seconds"] for run in runs),
+        "samples_per_second": statistics.median(run["samples_per_second"] for run in runs),
+        "speed_over_bp": statistics.median(ratios) if ratios else None,
+        "seconds_to_goal": None if None in reached else statistics.median(reached),
+        "peak_memory_largest": max(run["peak_memory_largest"] for run in runs),
+        "peak_memory_all": max(run["peak_memory_all"] for run in runs),
+        "idle": statistics.median(run["idle"] for run in runs),
+        "chosen": runs[-1]["chosen"],
+        "processes": runs[-1]["processes"],
+    }
+
+
+def mean_and_deviation(values: list[float]) -> tuple[float, float | None]:
+    """Mean and sample standard deviation; None for that of a single value."""
+    return math.fsum(values) / len(values), statistics.stdev(values) if len(values) > 1 else None

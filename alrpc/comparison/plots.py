@@ -1,0 +1,51 @@
+"""The comparison as pictures."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+
+WIDTH, HEIGHT, DOTS = 8, 4.5, 130  # inches, inches, pixels an inch
+COLOURS = ["#0072b2", "#56b4e9", "#d55e00", "#cc79a7", "#009e73", "#e69f00", "#555555"]  # told apart by colour-blind eyes too
+MARKERS = "osv^DPX"
+
+
+def draw(runs: list[dict], methods: list[str], title: str, directory: Path) -> None:
+    """Write accuracy.png (score against time) and throughput.png (samples a second) into a directory."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    of_method = {method: [run for run in runs if run["method"] == method] for method in methods}
+    of_method = {method: found for method, found in of_method.items() if found}
+    looks = dict(zip(methods, zip(COLOURS, MARKERS, strict=True), strict=False))
+    metric = runs[0]["metric"]
+
+    figure, axes = pyplot.subplots(figsize=(WIDTH, HEIGHT), layout="constrained")
+    for method, found in of_method.items():
+        colour, marker = looks[method]
+        for run in found:
+            axes.plot([p[0] for p in run["curve"]], [p[2] for p in run["curve"]], color=colour, alpha=0.25, linewidth=1)
+        points = list(zip(*(run["curve"] for run in found), strict=True))  # by epoch
+        seconds = [statistics.fmean(point[0] for point in of_epoch) for of_epoch in points]
+        scores = [statistics.fmean(point[2] for point in of_epoch) for of_epoch in points]
+        axes.plot(seconds, scores, color=colour, marker=marker, markersize=4.5, linewidth=1.8, label=method)
+    axes.set(xlabel="seconds since the first micro-batch, tests included", ylabel=f"test {metric}", xlim=(0, None), title=title)
+    axes.grid(alpha=0.25)
+    axes.legend(frameon=False)
+    figure.savefig(directory / "accuracy.png", dpi=DOTS)
+    pyplot.close(figure)
+
+    figure, axes = pyplot.subplots(figsize=(WIDTH, HEIGHT), layout="constrained")
+    for place, (method, found) in enumerate(of_method.items()):
+        rates = [run["samples_per_second"] for run in found]
+        bar = axes.bar(place, statistics.median(rates), color=looks[method][0], alpha=0.8, width=0.7)
+        axes.bar_label(bar, fmt="{:,.0f}", padding=8)
+        axes.scatter([place] * len(rates), rates, color="black", s=12, zorder=3)
+    axes.set_xticks(range(len(of_method)), of_method)
+    axes.set(ylabel="training samples a second", title=f"{title}: median, and each round as a dot")
+    axes.margins(y=0.12)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(directory / "throughput.png", dpi=DOTS)
+    pyplot.close(figure)
