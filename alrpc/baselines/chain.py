@@ -18,11 +18,11 @@ from alrpc.models import build_parts
 
 @dataclass(frozen=True)
 class Chain:
-    """Blocks and, last, their head. `takes[i]` are the tensors that layer i is called with, `types[name]` what they are."""
+    """Blocks and, last, their head. `takes[i]` are the tensors that layer i is called with, `types[i]` those that reach it."""
 
     layers: list[nn.Module]
     takes: list[tuple[str, ...]]
-    types: dict[str, torch.dtype]
+    types: list[dict[str, torch.dtype]]
 
 
 def build_chain(config: Config, sample: Tensors, target: Target, word_vectors: WordVectors | None = None) -> Chain:
@@ -47,7 +47,7 @@ def build_chain(config: Config, sample: Tensors, target: Target, word_vectors: W
     if word_vectors is not None:
         start_from_word_vectors(blocks[0], word_vectors)
     takes = [getattr(block, "takes", ("x",)) for block in blocks] + [getattr(head, "takes", (name,))]
-    types = {name: tensor.dtype for tensors in (sample, *activations) for name, tensor in tensors.items()}
+    types = [{name: tensor.dtype for name, tensor in tensors.items()} for tensors in (sample, *activations)]
     return Chain([*blocks, head], takes, types)
 
 
@@ -65,7 +65,7 @@ class Part(nn.Module):
         self.takes = _needed(chain, numbers[0])
         self.is_last = numbers[-1] == len(chain.layers) - 1
         self.gives = () if self.is_last else _needed(chain, numbers[-1] + 1)
-        self.types = chain.types
+        self.types = chain.types[numbers[0]]
 
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         tensors = {

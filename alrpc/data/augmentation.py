@@ -38,7 +38,7 @@ def augment(images: Tensor, kind: Literal["basic", "strong"], seed: int, epoch: 
 def _transform(kind: Literal["basic", "strong"], height: int, width: int) -> Callable[[Tensor], Tensor]:
     from torchvision.transforms import v2
 
-    # In Pillow's hands small images take half the time that they take as tensors, and no number of threads rounds them anew.
+    # As Pillow images: at 32 × 32 their colour jitter takes half the time of that on tensors.
     steps = [v2.ToPILImage(), v2.RandomCrop((height, width), padding=[width // 8, height // 8]), v2.RandomHorizontalFlip()]
     if kind == "strong":
         steps += [v2.RandomApply([v2.ColorJitter(0.4, 0.4, 0.4, 0.1)], p=0.8), v2.RandomGrayscale(0.2)]
