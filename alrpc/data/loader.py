@@ -12,6 +12,7 @@ from torch.utils import data
 
 from alrpc.component import Tensors, canonical
 from alrpc.data.dataset import Dataset
+from alrpc.errors import UserError
 
 AHEAD = 4  # micro-batches that each worker has ready
 
@@ -48,8 +49,11 @@ class _Readable(data.Dataset):
         self.dataset = dataset
         self.seed = seed
 
-    def __getitem__(self, request: Request) -> tuple[Tensors, Tensor]:
-        return read(self.dataset, self.seed, request)
+    def __getitem__(self, request: Request) -> tuple[Tensors, Tensor] | UserError:
+        try:
+            return read(self.dataset, self.seed, request)
+        except UserError as error:  # raised there it would arrive with a traceback for a message
+            return error
 
 
 def load_micro_batches(
@@ -59,6 +63,9 @@ def load_micro_batches(
 
     Args:
         workers: processes that read ahead; 0 to read here.
+
+    Raises:
+        UserError: what a split raises, such as for a file that cannot be read.
     """
     if workers == 0:
         for request in wanted:
@@ -72,5 +79,8 @@ def load_micro_batches(
         prefetch_factor=AHEAD,
         multiprocessing_context="forkserver",  # a process with threads and a GPU must not be forked
     )
-    for tensors, labels in loader:
+    for micro_batch in loader:
+        if isinstance(micro_batch, UserError):
+            raise micro_batch
+        tensors, labels = micro_batch
         yield {name: canonical(tensor) for name, tensor in tensors.items()}, canonical(labels)

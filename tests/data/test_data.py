@@ -72,3 +72,16 @@ def test_data_that_is_not_there_is_named(tmp_path):
         alrpc.load_data("mnist", root=tmp_path / "nowhere")
     with pytest.raises(alrpc.UserError, match=r"data\.name: unknown data set 'mnits'"):
         alrpc.load_data("mnits")
+
+
+class Unreadable(alrpc.Split):
+    def batch(self, indices):
+        raise alrpc.UserError("photo.png: not a readable image")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_what_cannot_be_read_is_said_in_one_line_by_a_worker_too(workers):
+    split = Unreadable(torch.zeros(4, 2), torch.zeros(4))
+    with pytest.raises(alrpc.UserError, match=r"\Aphoto\.png: not a readable image\Z"):
+        dataset = alrpc.Dataset(split, split, alrpc.Values(1))
+        next(load_micro_batches(dataset, requests(dataset, 2, seed=0, epochs=1), seed=0, workers=workers))

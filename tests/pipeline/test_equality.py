@@ -2,6 +2,7 @@
 
 import pytest
 from conftest import read_summary
+from small_data import write_images, write_texts
 
 DIGITS = ["--set", "model.name=own_blocks:build", "--set", "train.epochs=3", "--set", "data.batch_size=60", "--quiet"]
 SEQUENCES = [
@@ -47,3 +48,38 @@ def test_a_regression_runs_through_the_pipeline(commands):
     one, other = (read_summary(commands.folder / name) for name in ("reference", "pipeline"))
     assert one["parameters_sha256"] == other["parameters_sha256"] and one["exits"] == other["exits"]
     assert one["test_mse"] == one["exits"][-1] and "test_accuracy" not in one
+
+
+IMAGES = [
+    *("data.name=image-folder", "data.root=.", "data.image_size=16", "data.batch_size=20", "train.epochs=2"),
+    *("objective.target_width=12", "objective.bridge_widths=[16]"),
+]
+TEXTS = [
+    *("data.name=text-file", "data.file=texts.jsonl", "data.batch_size=16", "train.epochs=2", "model.width=16"),
+    *("objective.target_width=12", "train.lr=5e-3"),
+]
+NETWORKS = {
+    "vgg": ["model.channels=[[4,M],[6,M],[8],[8]]", "data.augmentation=strong", "data.workers=2", *IMAGES],
+    "resnet": ["model.width=4", "model.depths=[1,1,1]", "data.augmentation=basic", *IMAGES],
+    "lstm": ["model.hidden=8", *TEXTS],
+    "transformer": ["model.heads=2", "model.feed_forward=16", "data.bucket=true", *TEXTS],
+    "mlp": ["model.dropout=0.1", "model.batch_norm=true", "train.epochs=2"],
+}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_network_is_equal_at_two_and_at_four_stages(commands, name):
+    write_images(commands.folder)
+    write_texts(commands.folder / "texts.jsonl")
+    options = ["--quiet", *(part for field in (f"model.name={name}", *NETWORKS[name]) for part in ("--set", field))]
+    summaries = []
+    for number, command in enumerate((["train"], ["launch", "--stages", "2"], ["launch", "--stages", "4"])):
+        done = commands.alrpc(*command, *options, "--out", str(number), XDG_CACHE_HOME=str(commands.folder / "cache"))
+        assert done.returncode == 0, done.stderr
+        summaries.append(read_summary(commands.folder / str(number)))
+    reference, *pipelines = summaries
+    assert [summary["stages"] for summary in pipelines] == [2, 4]
+    for summary in pipelines:
+        assert summary["parameters_sha256"] == reference["parameters_sha256"]
+        assert summary["exits"] == reference["exits"]

@@ -1,0 +1,98 @@
+"""The first update of each network against the formulas of associated learning, written out plainly."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+import alrpc
+from alrpc.assembly import build_network, make_recipe, resolve
+from alrpc.config import Train, load_config
+from alrpc.random_stream import begin_stream
+from alrpc.training.update import make_learner, update
+
+CPU = torch.device("cpu")
+NETWORKS = {
+    "mlp": ["model.name=mlp", "model.widths=[8,8]", "model.batch_norm=true", "model.dropout=0.1"],
+    "vgg": ["model.name=vgg", "model.channels=[[4,M],[6,M]]", "objective.bridge_widths=[10]", "objective.target_width=7"],
+    "resnet": ["model.name=resnet", "model.width=4", "model.depths=[1,1]", "objective.bridge_widths=[10]"],
+    "lstm": ["model.name=lstm", "model.vocabulary=20", "model.width=8", "model.hidden=6"],
+    "transformer": ["model.name=transformer", "model.vocabulary=20", "model.width=8", "model.heads=2", "model.layers=2"],
+}
+
+
+def micro_batch(name):
+    generator = torch.Generator().manual_seed(3)
+    labels = torch.randint(0, 3, (5,), generator=generator)
+    if name in ("lstm", "transformer"):
+        mask = torch.arange(6) < torch.tensor([6, 2, 4, 1, 5]).unsqueeze(1)
+        return {"x": torch.randint(2, 20, (5, 6), generator=generator) * mask, "mask": mask}, labels
+    return {"x": torch.randn(5, 3, 8, 8, generator=generator)}, labels
+
+
+def plain_block(block, tensors):
+    """s_l = f_l(s_{l-1}), and what travels beside it."""
+    takes, names = getattr(block, "takes", ("x",)), getattr(block, "gives", ("x",))
+    output = block(*(tensors[name] for name in takes))
+    return {**tensors, **dict(zip(names, output if isinstance(output, tuple) else (output,), strict=True))}
+
+
+def plain_bridge_input(name, number, tensors):
+    """What the thesis puts into b_l: a flattened image; the mean over the words; the sum of both last hidden states."""
+    if name == "lstm" and number > 1:
+        return tensors["h"][:, 0] + tensors["h"][:, 1]
+    if name in ("lstm", "transformer"):
+        rows = [x[: int(mask.sum())].mean(dim=0) for x, mask in zip(tensors["x"], tensors["mask"], strict=True)]
+        return torch.stack(rows)
+    return tensors["x"].reshape(len(tensors["x"]), -1)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_losses_and_gradients_of_the_first_update_are_those_of_the_formulas(name):
+    config, _ = resolve(load_config(None, NETWORKS[name]))
+    tensors, labels = micro_batch(name)
+    network = build_network(config, tensors, alrpc.Classes(3))
+    plain = copy.deepcopy(network)
+    # One step of plain gradient descent with rate 1 moves each parameter by its gradient.
+    recipe = make_recipe(Train(optimizer="sgd", momentum=0, lr=1.0, schedule="constant"), 1)
+    s, t = tensors, torch.eye(3)[labels]
+    plain_s, plain_t = tensors, torch.eye(3)[labels]
+    for number, (component, reference) in enumerate(zip(network.components, plain.components, strict=True), 1):
+        before = copy.deepcopy(component.state_dict())
+        handed_on = []
+        losses = update(make_learner(number, component, recipe, CPU), s, t, 0, handed_on.append)
+        s, t = handed_on[0].tensors, handed_on[0].target
+
+        reference.train()
+        begin_stream(CPU, config.train.seed, number, 0)  # the same dropout
+        out = plain_block(reference.block, plain_s)
+        linear = [layer for layer in reference.bridge.modules() if isinstance(layer, nn.Linear)]
+        sigma = torch.sigmoid if config.objective.activation == "sigmoid" else torch.tanh
+        bridged = plain_bridge_input(name, number, out)
+        for layer in linear:
+            bridged = sigma(bridged @ layer.weight.T + layer.bias)
+        g, h = (next(m for m in part.modules() if isinstance(m, nn.Linear)) for part in (reference.encoder, reference.decoder))
+        encoded = sigma(plain_t @ g.weight.T + g.bias)
+        decoded = encoded @ h.weight.T + h.bias
+        if config.objective.decoder_activation == "sigmoid":
+            decoded = torch.sigmoid(decoded)
+        loss_a = ((bridged - encoded.detach()) ** 2).mean()
+        if config.objective.autoencoder_loss == "cross_entropy" and number == 1:
+            loss_r = -(plain_t * torch.log_softmax(decoded, dim=1)).sum(dim=1).mean()
+        else:
+            loss_r = ((decoded - plain_t) ** 2).mean()
+        names, parameters = zip(*reference.named_parameters(), strict=True)
+        gradients = torch.autograd.grad(loss_a + loss_r, parameters, allow_unused=True)
+
+        assert losses[0].item() == pytest.approx(loss_a.item(), abs=1e-6)
+        assert losses[1].item() == pytest.approx(loss_r.item(), abs=1e-6)
+        after = dict(component.named_parameters())
+        for parameter, gradient in zip(names, gradients, strict=True):
+            moved = before[parameter] - after[parameter]
+            wanted = torch.zeros_like(moved) if gradient is None else gradient
+            torch.testing.assert_close(moved, wanted, atol=1e-6, rtol=1e-5, msg=lambda text, p=parameter: f"{p}: {text}")
+        assert any(gradient is not None and gradient.abs().max() > 0 for gradient in gradients)
+        plain_s, plain_t = {key: value.detach() for key, value in out.items()}, encoded.detach()
+        for key, value in plain_s.items():
+            torch.testing.assert_close(s[key], value, atol=1e-6, rtol=1e-5)

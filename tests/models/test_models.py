@@ -1,0 +1,105 @@
+"""The thesis' networks: their sizes, what travels between their blocks, and what padding must not change."""
+
+import pytest
+import torch
+
+import alrpc
+from alrpc.assembly import build_network, resolve
+from alrpc.config import load_config
+from alrpc.data.dataset import WordVectors
+
+CLASSES = alrpc.Classes(5)
+
+
+def build(*overrides, sample):
+    config, components = resolve(load_config(None, overrides))
+    network = build_network(config, sample, CLASSES)
+    assert components == len(network.components)
+    return network
+
+
+def words(rows=2, length=7):
+    return {"x": torch.randint(2, 50, (rows, length)), "mask": torch.ones(rows, length, dtype=torch.bool)}
+
+
+def test_the_defaults_are_the_thesis_networks():
+    vgg = build("model.name=vgg", sample=torch.zeros(1, 3, 32, 32))
+    assert [len([m for m in c.block if isinstance(m, torch.nn.Conv2d)]) for c in vgg.components] == [2, 2, 1, 1]
+    assert [tuple(layer.weight.shape) for layer in vgg.components[-1].bridge if hasattr(layer, "weight")] == [
+        (1000, 2048),
+        (700, 1000),
+    ]
+    assert vgg.components[0].encoder[0].weight.shape == (700, 5)
+    assert isinstance(vgg.components[0].decoder[1], torch.nn.Sigmoid)
+
+    resnet, components = resolve(load_config(None, ["model.name=resnet"]))
+    assert components == 5 and resnet.objective.bridge_widths == [1000]
+
+    lstm = build("model.name=lstm", sample=words())
+    assert len(lstm.components) == 4 and lstm.components[0].block.weight.shape == (30_000, 300)
+    assert [c.block.lstm.input_size for c in lstm.components[1:]] == [300, 512, 512]
+    transformer = build("model.name=transformer", sample=words())
+    layer = transformer.components[1].block.layer
+    assert (layer.self_attn.num_heads, layer.linear1.out_features, layer.norm_first) == (6, 256, True)
+    for network in (lstm, transformer):
+        assert network.components[1].autoencoder_loss == "mse" and network.components[0].autoencoder_loss == "cross_entropy"
+        assert network.components[1].encoder[0].out_features == 128
+
+
+def test_what_the_file_says_of_the_objective_beats_the_models_default():
+    config, _ = resolve(load_config(None, ["model.name=vgg", "objective.activation=relu"]))
+    assert (config.objective.activation, config.objective.target_width) == ("relu", 700)
+
+
+def test_the_vocabulary_of_the_data_is_the_models_unless_it_has_its_own():
+    config, _ = resolve(load_config(None, ["model.name=lstm", "data.vocabulary=100"]))
+    assert config.model.fields["vocabulary"] == 100
+
+
+@pytest.mark.parametrize("name", ["lstm", "transformer"])
+def test_padding_changes_no_prediction(name):
+    torch.manual_seed(0)
+    network = build(f"model.name={name}", "model.vocabulary=50", "model.width=12", sample=words())
+    short = words(1, 4)
+    padded = {
+        "x": torch.cat([short["x"], torch.zeros(1, 5, dtype=torch.long)], dim=1),
+        "mask": torch.arange(9).unsqueeze(0) < 4,
+    }
+    longer = words(1, 9)
+    both = {key: torch.cat([padded[key], longer[key]]) for key in padded}
+    network.eval()
+    for exit in range(1, 5):
+        alone = network(short, exit)
+        torch.testing.assert_close(network(padded, exit), alone, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(network(both, exit)[:1], alone, atol=1e-6, rtol=1e-5)
+
+
+def test_each_lstm_starts_from_the_state_in_which_the_one_before_ended():
+    network = build("model.name=lstm", "model.vocabulary=50", "model.width=8", "model.hidden=4", sample=words())
+    first, second = network.components[1], network.components[2]
+    tensors = first.activate(network.components[0].activate(words()))
+    changed = second.activate({**tensors, "c": tensors["c"] + 1})
+    assert not torch.allclose(second.activate(tensors)["h"], changed["h"])
+
+
+def test_word_vectors_fill_the_rows_of_their_words_and_must_fit():
+    config, _ = resolve(load_config(None, ["model.name=transformer", "model.vocabulary=50", "model.width=6"]))
+    vectors = WordVectors(torch.tensor([3, 7]), torch.arange(12.0).view(2, 6))
+    weight = build_network(config, words(), CLASSES, vectors).components[0].block.words.weight
+    plain = build_network(config, words(), CLASSES).components[0].block.words.weight
+    assert torch.equal(weight[[3, 7]], vectors.values) and torch.equal(weight[10:], plain[10:])
+    with pytest.raises(alrpc.UserError, match=r"data\.word_vectors: got vectors of 4 numbers.* has 6"):
+        build_network(config, words(), CLASSES, WordVectors(torch.tensor([3]), torch.zeros(1, 4)))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["model.name=vgg", "model.channels=[[8,N]]"], r"model\.channels"),
+        (["model.name=transformer", "model.width=10", "model.heads=3"], r"model\.width: got 10; it must be a multiple"),
+        (["model.name=resnet", "model.depths=[]"], r"model\.depths"),
+    ],
+)
+def test_a_size_that_cannot_be_is_named(overrides, message):
+    with pytest.raises(alrpc.UserError, match=message):
+        resolve(load_config(None, overrides))
