@@ -1,12 +1,17 @@
 """Configurations: what ships is sound, and a mistake is one line that names the field."""
 
+import dataclasses
+import os
 from pathlib import Path
 
 import pytest
+import torch
 
 import alrpc
-from alrpc.assembly import check_pipeline, resolve
+from alrpc.assembly import build_network, check_pipeline, make_recipe, resolve
 from alrpc.config import Config, find_config, load_config, save_config
+from alrpc.data import read_data
+from alrpc.training.sequential import train_sequentially
 
 SHIPPED = sorted(path.stem for path in find_config(None).parent.glob("*.yaml"))
 
@@ -97,3 +102,43 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path):
     broken.write_text("train:\n  lr: !!python/object/apply:os.system ['true']")
     with pytest.raises(alrpc.UserError, match="not YAML"):
         load_config(broken)
+
+
+SHIPPED = sorted((Path(__file__).parents[1] / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_configuration_that_ships_fits_its_model(path, tmp_path):
+    tree = load_config(path)
+    here = {"tiny-imagenet": [f"data.root={tmp_path}"], "text-file": [f"data.file={tmp_path / 'texts.csv'}"]}
+    (tmp_path / "texts.csv").write_text("text,label\ngood,1\nbad,0\n")
+    config, components = resolve(load_config(path, here.get(tree.data.name, [])))
+    assert config.pipeline.stages <= components
+
+
+HERE = {
+    "digits-mlp": [],
+    **dict.fromkeys(("mnist-mlp", "mnist-vgg-small"), ["data.root={data}"]),
+    **dict.fromkeys(("imdb-lstm-small", "imdb-transformer-small"), ["data.file={data}/text/imdb.csv"]),
+}
+
+
+@pytest.mark.timeout(200)
+@pytest.mark.skipif("ALRPC_DATA" not in os.environ, reason="ALRPC_DATA names no folder with MNIST and IMDB")
+@pytest.mark.parametrize("name", HERE)
+def test_the_configurations_whose_data_is_here_train_two_steps(name):
+    config, _ = resolve(load_config(name, [field.format(data=os.environ["ALRPC_DATA"]) for field in HERE[name]]))
+    whole = read_data(config.data)
+    size = config.data.batch_size
+    first = torch.randperm(len(whole.train), generator=torch.Generator().manual_seed(0))[: 2 * size]
+    train = dataclasses.replace(whole.train, inputs=whole.train.inputs[first], labels=whole.train.labels[first])
+    test = dataclasses.replace(whole.test, inputs=whole.test.inputs[:size], labels=whole.test.labels[:size])
+    network = build_network(config, whole.sample, whole.target)
+    before = network.digest()
+    recipe = make_recipe(config.train.model_copy(update={"epochs": 1}), 2)
+    events = []
+    train_sequentially(
+        network, dataclasses.replace(whole, train=train, test=test), size, recipe, torch.device("cpu"), 1, events.append
+    )
+    steps = {event["step"] for event in events if event["event"] == "losses"}
+    assert steps == {1, 2} and network.digest() != before

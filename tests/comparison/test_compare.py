@@ -1,0 +1,76 @@
+"""`alrpc compare`: every method on a module of one's own, what it leaves, and what it refuses."""
+
+import json
+
+import pytest
+from small_data import write_texts
+
+METHODS = ["al", "al-sequential", "bp", "layer-placed", "gpipe", "1f1b", "ddp"]
+OWN = """
+import torch
+from torch import nn
+
+def build(width: int = 32):
+    return [
+        nn.Sequential(nn.Flatten(), nn.LazyLinear(width), nn.ReLU()),
+        nn.Sequential(nn.LazyLinear(width), nn.ReLU()),
+        nn.Sequential(nn.LazyLinear(width), nn.ReLU()),
+    ]
+"""
+
+
+@pytest.mark.timeout(280)
+def test_a_module_of_ones_own_trains_by_every_method(commands):
+    (commands.folder / "mine.py").write_text(OWN)
+    (commands.folder / "mine.yaml").write_text(
+        "model: {name: 'mine:build', width: 24}\ntrain: {epochs: 4, lr: 5.0e-3, accumulate: 2, clip_norm: 1.0}\n"
+    )
+    done = commands.alrpc("compare", "--config", "mine.yaml", "--stages", "2", "--repeat", "1", "--out", "out")
+    assert done.returncode == 0, done.stderr
+    result = json.loads((commands.folder / "out" / "comparison.json").read_text())
+    assert [row["method"] for row in result["table"]] == METHODS and result["failures"] == []
+    runs = {run["method"]: run for run in result["runs"]}
+    assert all(run["best"] > 0.5 and run["samples_per_second"] > 0 and 0 <= run["idle"] < 1 for run in runs.values())
+    assert [len(run["curve"]) for run in runs.values()] == [4] * 7
+    # The same network, data, order and arithmetic but for how sums are cut: back-propagation learns the same everywhere.
+    for method in ("layer-placed", "gpipe", "1f1b", "ddp"):
+        assert runs[method]["final"] == pytest.approx(runs["bp"]["final"], abs=0.02)
+        assert runs[method]["parameters"] == runs["bp"]["parameters"]
+    assert runs["al"]["final"] == pytest.approx(runs["al-sequential"]["final"], abs=0.02)
+    for row in result["table"]:
+        assert f"{row['best_mean']:.4f}" in done.stdout and row["seconds_to_goal"] is not None
+    for picture in ("accuracy.png", "throughput.png"):
+        assert (commands.folder / "out" / picture).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.timeout(180)
+def test_pipelines_take_texts_of_varying_length_with_mask_and_state(commands):
+    write_texts(commands.folder / "texts.jsonl")
+    fields = ["model.name=lstm", "model.width=16", "model.hidden=8", "data.name=text-file", "data.file=texts.jsonl"]
+    fields += ["data.batch_size=16", "train.epochs=3", "train.lr=1e-2"]
+    options = [part for field in fields for part in ("--set", field)]
+    done = commands.alrpc(
+        *("compare", "--methods", "bp,1f1b,ddp", "--stages", "3", "--repeat", "1", "--out", "out", *options),
+        XDG_CACHE_HOME=str(commands.folder / "cache"),
+    )
+    assert done.returncode == 0, done.stderr
+    runs = json.loads((commands.folder / "out" / "comparison.json").read_text())["runs"]
+    assert [run["method"] for run in runs] == ["bp", "1f1b", "ddp"] and all(run["best"] > 0.7 for run in runs)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--methods", "al,sgd"], "--methods: got 'sgd'; give some of al,"),
+        (["--methods", "bp,bp"], "--methods: got 'bp,bp'"),
+        (["--stages", "9"], "pipeline.stages: got 9, but the model has 4 components"),
+        (
+            ["--methods", "bp", "--set", "data.name=mnist", "--set", "data.root=nowhere"],
+            "data.root: nowhere is not a directory",
+        ),
+    ],
+)
+def test_what_cannot_work_is_refused_and_nothing_is_written(commands, options, message):
+    refused = commands.alrpc("compare", *options)
+    assert refused.returncode == 1 and refused.stderr.startswith(f"alrpc: {message}") and refused.stderr.count("\n") == 1
+    assert list(commands.folder.iterdir()) == []
