@@ -68,6 +68,9 @@ class Part(nn.Module):
         self.types = chain.types[numbers[0]]
 
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
+        for tensor in inputs:
+            if tensor.requires_grad:  # its gradient is sent as it lies in memory
+                tensor.register_hook(Tensor.contiguous)
         tensors = {
             name: tensor if tensor.dtype == self.types[name] else tensor.to(self.types[name])
             for name, tensor in zip(self.takes, inputs, strict=True)

@@ -92,7 +92,7 @@ def compare(
         def tell(result: dict | str) -> None:
             line = result if isinstance(result, str) else f"round {result['repeat']}/{repeat} {table.run_line(result)}"
             if not quiet:
-                console.print(line, soft_wrap=True, highlight=False)
+                console.print(line, soft_wrap=True, highlight=False, markup=False)
 
         try:
             result, directory = run(config, names, stages, repeat, goal, out, config_name(source), watch, tell)
@@ -103,7 +103,7 @@ def compare(
         wide.print(table.table(result["table"], result["metric"], result["goal"]))
         console.print()
         for line in table.choices(result["table"]):
-            console.print(line, soft_wrap=True, highlight=False)
+            console.print(line, soft_wrap=True, highlight=False, markup=False)
         console.print(f"comparison.json, accuracy.png, throughput.png: {directory}", soft_wrap=True, highlight=False)
         if result["failures"]:
             exit_with(f"{len(result['failures'])} of {repeat * len(names)} runs failed: {result['failures'][0]}")

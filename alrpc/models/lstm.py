@@ -23,7 +23,7 @@ class BiLSTM(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor, *state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         begin = tuple(tensor.transpose(0, 1).contiguous() for tensor in state) or None
-        lengths = mask.sum(dim=1).cpu()
+        lengths = mask.sum(dim=1).clamp(min=1).cpu()
         if int(lengths.min()) == x.shape[1]:  # nothing is padded: several times as fast on a CPU
             x, (h, c) = self.lstm(x, begin)
         else:
