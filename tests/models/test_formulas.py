@@ -1,4 +1,4 @@
-"""The first update of each network against the formulas of associated learning, written out plainly."""
+"""The updates of each network against the formulas of associated learning, written out plainly."""
 
 import copy
 
@@ -9,7 +9,9 @@ from torch import nn
 import alrpc
 from alrpc.assembly import build_network, make_recipe, resolve
 from alrpc.config import Train, load_config
+from alrpc.network import evaluating
 from alrpc.random_stream import begin_stream
+from alrpc.training.sequential import train_micro_batch
 from alrpc.training.update import make_learner, update
 
 CPU = torch.device("cpu")
@@ -48,6 +50,27 @@ def plain_bridge_input(name, number, tensors):
     return tensors["x"].reshape(len(tensors["x"]), -1)
 
 
+def plain_losses(config, component, number, s, t):
+    """What leaves the block, t_l, and the two losses of component `number`, from the reference page's formulas."""
+    sigma = torch.sigmoid if config.objective.activation == "sigmoid" else torch.tanh
+    out = plain_block(component.block, s)
+    bridged = plain_bridge_input(config.model.name, number, out)
+    for layer in component.bridge.modules():
+        if isinstance(layer, nn.Linear):
+            bridged = sigma(bridged @ layer.weight.T + layer.bias)
+    g, h = (next(m for m in part.modules() if isinstance(m, nn.Linear)) for part in (component.encoder, component.decoder))
+    encoded = sigma(t @ g.weight.T + g.bias)
+    decoded = encoded @ h.weight.T + h.bias
+    if config.objective.decoder_activation == "sigmoid":
+        decoded = torch.sigmoid(decoded)
+    associated = ((bridged - encoded.detach()) ** 2).mean()
+    if config.objective.autoencoder_loss == "cross_entropy" and number == 1:
+        autoencoder = -(t * torch.log_softmax(decoded, dim=1)).sum(dim=1).mean()
+    else:
+        autoencoder = ((decoded - t) ** 2).mean()
+    return {key: value.detach() for key, value in out.items()}, encoded.detach(), associated, autoencoder
+
+
 @pytest.mark.parametrize("name", NETWORKS)
 def test_losses_and_gradients_of_the_first_update_are_those_of_the_formulas(name):
     config, _ = resolve(load_config(None, NETWORKS[name]))
@@ -66,33 +89,57 @@ def test_losses_and_gradients_of_the_first_update_are_those_of_the_formulas(name
 
         reference.train()
         begin_stream(CPU, config.train.seed, number, 0)  # the same dropout
-        out = plain_block(reference.block, plain_s)
-        linear = [layer for layer in reference.bridge.modules() if isinstance(layer, nn.Linear)]
-        sigma = torch.sigmoid if config.objective.activation == "sigmoid" else torch.tanh
-        bridged = plain_bridge_input(name, number, out)
-        for layer in linear:
-            bridged = sigma(bridged @ layer.weight.T + layer.bias)
-        g, h = (next(m for m in part.modules() if isinstance(m, nn.Linear)) for part in (reference.encoder, reference.decoder))
-        encoded = sigma(plain_t @ g.weight.T + g.bias)
-        decoded = encoded @ h.weight.T + h.bias
-        if config.objective.decoder_activation == "sigmoid":
-            decoded = torch.sigmoid(decoded)
-        loss_a = ((bridged - encoded.detach()) ** 2).mean()
-        if config.objective.autoencoder_loss == "cross_entropy" and number == 1:
-            loss_r = -(plain_t * torch.log_softmax(decoded, dim=1)).sum(dim=1).mean()
-        else:
-            loss_r = ((decoded - plain_t) ** 2).mean()
+        plain_s, plain_t, associated, autoencoder = plain_losses(config, reference, number, plain_s, plain_t)
         names, parameters = zip(*reference.named_parameters(), strict=True)
-        gradients = torch.autograd.grad(loss_a + loss_r, parameters, allow_unused=True)
+        gradients = torch.autograd.grad(associated + autoencoder, parameters, allow_unused=True)
 
-        assert losses[0].item() == pytest.approx(loss_a.item(), abs=1e-6)
-        assert losses[1].item() == pytest.approx(loss_r.item(), abs=1e-6)
+        assert losses[0].item() == pytest.approx(associated.item(), abs=1e-6)
+        assert losses[1].item() == pytest.approx(autoencoder.item(), abs=1e-6)
         after = dict(component.named_parameters())
         for parameter, gradient in zip(names, gradients, strict=True):
             moved = before[parameter] - after[parameter]
             wanted = torch.zeros_like(moved) if gradient is None else gradient
             torch.testing.assert_close(moved, wanted, atol=1e-6, rtol=1e-5, msg=lambda text, p=parameter: f"{p}: {text}")
         assert any(gradient is not None and gradient.abs().max() > 0 for gradient in gradients)
-        plain_s, plain_t = {key: value.detach() for key, value in out.items()}, encoded.detach()
         for key, value in plain_s.items():
             torch.testing.assert_close(s[key], value, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_thirty_updates_with_adam_learn_what_a_plain_loop_learns(name):
+    config, _ = resolve(load_config(None, NETWORKS[name]))
+    tensors, labels = micro_batch(name)
+    network = build_network(config, tensors, alrpc.Classes(3))
+    plain = copy.deepcopy(network)
+    recipe = make_recipe(Train(lr=1e-3, target_lr=5e-4, schedule="constant"), 30)
+    learners = [make_learner(number, component, recipe, CPU) for number, component in enumerate(network.components, 1)]
+    one_hot = torch.eye(3)[labels]
+    losses = []
+    for step in range(30):
+        of_components = train_micro_batch(learners, tensors, one_hot, step)
+        losses.append([loss.item() for both in of_components for loss in both])
+
+    optimizers = [
+        (
+            torch.optim.Adam([*component.block.parameters(), *component.bridge.parameters()], lr=1e-3),
+            torch.optim.Adam([*component.encoder.parameters(), *component.decoder.parameters()], lr=5e-4),
+        )
+        for component in plain.components
+    ]
+    plain_loss = []
+    for step in range(30):
+        s, t, of_step = tensors, one_hot, []
+        for number, (component, pair) in enumerate(zip(plain.components, optimizers, strict=True), 1):
+            begin_stream(CPU, config.train.seed, number, step)  # the same dropout
+            s, t, *both = plain_losses(config, component.train(), number, s, t)
+            for optimizer, loss in zip(pair, both, strict=True):
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+            of_step += [loss.item() for loss in both]
+        plain_loss.append(of_step)
+    torch.testing.assert_close(torch.tensor(losses), torch.tensor(plain_loss), atol=1e-4, rtol=1e-3)
+    assert losses[-1][0] < losses[0][0] and losses[-1][1] < losses[0][1]
+    for depth in range(1, len(plain.components) + 1):
+        with evaluating(network), evaluating(plain), torch.no_grad():
+            torch.testing.assert_close(network(tensors, depth), plain(tensors, depth), atol=1e-3, rtol=1e-3)
