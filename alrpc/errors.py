@@ -1,5 +1,15 @@
-"""The one exception whose message is meant for the user, not for a developer."""
+"""The exceptions whose messages are meant for the user, not for a developer."""
+
+import signal
 
 
 class UserError(Exception):
     """Something the user can put right. Its message is one line: the field or file, what was wrong, what would be right."""
+
+
+class Interrupted(Exception):
+    """A run was ended by a signal to its launcher."""
+
+    def __init__(self, number: int):
+        super().__init__(f"ended by {signal.Signals(number).name}")
+        self.number = number

@@ -26,7 +26,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from alrpc.assembly import check_pipeline, local_device, resolve
 from alrpc.config import Config, parse_config
-from alrpc.errors import UserError
+from alrpc.errors import Interrupted, UserError
 from alrpc.process import log_path
 from alrpc.run import REFUSED, create_run_directory, discard_run_directory
 
@@ -41,14 +41,6 @@ class RunFailed(UserError):
 
 class Refused(RunFailed):
     """The coordinator could not begin: its data, or a device, is not there. Nothing of the run is left."""
-
-
-class Interrupted(Exception):
-    """The run was ended by a signal to its launcher."""
-
-    def __init__(self, number: int):
-        super().__init__(f"ended by {signal.Signals(number).name}")
-        self.number = number
 
 
 def launch_pipeline(
@@ -142,6 +134,11 @@ registry.register(BACKEND, LoopbackRendezvous)
 def pipeline_role(rank: int) -> str:
     """What a process of a pipeline is called; its log is called so too."""
     return f"stage {rank}" if rank else "coordinator"
+
+
+def process_role(rank: int) -> str:
+    """What a process is called where all are alike."""
+    return f"process {rank + 1}"
 
 
 def run_processes(

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from alrpc.cli.options import exit_with, run_options
-from alrpc.errors import UserError
+from alrpc.errors import Interrupted, UserError
 
 METHODS = "al,al-sequential,bp,layer-placed,gpipe,1f1b,ddp"
 
@@ -71,8 +71,7 @@ def compare(
         from rich.live import Live
 
         from alrpc.comparison import table
-        from alrpc.comparison.compare import compare as run
-        from alrpc.launch import Interrupted  # imports torch, so after what can be refused without it
+        from alrpc.comparison.compare import compare as run  # imports torch, so after what can be refused without it
 
         console = Console()
 
@@ -94,10 +93,7 @@ def compare(
             if not quiet:
                 console.print(line, soft_wrap=True, highlight=False, markup=False)
 
-        try:
-            result, directory = run(config, names, stages, repeat, goal, out, config_name(source), watch, tell)
-        except Interrupted as error:
-            exit_with(str(error), 128 + error.number)
+        result, directory = run(config, names, stages, repeat, goal, out, config_name(source), watch, tell)
         console.print()
         wide = Console(width=max(console.width, 130)) if not console.is_terminal else console
         wide.print(table.table(result["table"], result["metric"], result["goal"]))
@@ -107,6 +103,8 @@ def compare(
         console.print(f"comparison.json, accuracy.png, throughput.png: {directory}", soft_wrap=True, highlight=False)
         if result["failures"]:
             exit_with(f"{len(result['failures'])} of {repeat * len(names)} runs failed: {result['failures'][0]}")
+    except Interrupted as error:
+        exit_with(str(error), 128 + error.number)
     except UserError as error:
         exit_with(str(error))
     except KeyboardInterrupt:

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from alrpc.cli.options import exit_with, run_options
-from alrpc.errors import UserError
+from alrpc.errors import Interrupted, UserError
 
 
 @click.command()
@@ -37,12 +37,11 @@ def launch(stages: int | None, source: str | None, overrides: tuple[str, ...], o
 
     try:
         config = load_config(source, [*overrides, *([f"pipeline.stages={stages}"] if stages is not None else [])])
-        from alrpc.launch import Interrupted, launch_pipeline  # imports torch, so after what can be refused without it
+        from alrpc.launch import launch_pipeline  # imports torch, so after what can be refused without it
 
-        try:
-            launch_pipeline(config, name=config_name(source), out=out, quiet=quiet)
-        except Interrupted as error:
-            exit_with(str(error), 128 + error.number)
+        launch_pipeline(config, name=config_name(source), out=out, quiet=quiet)
+    except Interrupted as error:
+        exit_with(str(error), 128 + error.number)
     except UserError as error:
         exit_with(str(error))
     except KeyboardInterrupt:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from alrpc import __version__
+from alrpc.cli.bench import bench
 from alrpc.cli.compare import compare
 from alrpc.cli.launch import launch
 from alrpc.cli.train import train
@@ -27,6 +28,7 @@ def main() -> None:
     """
 
 
+main.add_command(bench)
 main.add_command(compare)
 main.add_command(launch)
 main.add_command(train)

@@ -21,7 +21,7 @@ from alrpc.comparison.figures import read_run, summarise, worst
 from alrpc.comparison.plots import draw
 from alrpc.config import Config, parse_config
 from alrpc.errors import UserError
-from alrpc.launch import Refused, RunFailed, listening_socket, pipeline_role, run_processes
+from alrpc.launch import Refused, RunFailed, listening_socket, pipeline_role, process_role, run_processes
 from alrpc.run import create_run_directory
 
 METHODS = ("al", "al-sequential", *BASELINES)
@@ -137,10 +137,6 @@ def run_method(method: str, config: Config, repeat: int, directory: Path) -> dic
     with listening_socket(0) as listener:
         run_processes([*arguments, str(directory)], processes, directory, listener, role, silent=True)
     return chosen
-
-
-def process_role(rank: int) -> str:
-    return f"process {rank + 1}"
 
 
 def _make_directory(out: Path | None, name: str) -> Path:

@@ -6,8 +6,15 @@ import statistics
 from pathlib import Path
 
 WIDTH, HEIGHT, DOTS = 8, 4.5, 130  # inches, inches, pixels an inch
-COLOURS = ["#0072b2", "#56b4e9", "#d55e00", "#cc79a7", "#009e73", "#e69f00", "#555555"]  # told apart by colour-blind eyes too
-MARKERS = "osv^DPX"
+LOOKS = {  # colours that colour-blind eyes tell apart too, the same in every picture
+    "al": ("#0072b2", "o"),
+    "al-sequential": ("#56b4e9", "s"),
+    "bp": ("#d55e00", "v"),
+    "layer-placed": ("#cc79a7", "^"),
+    "gpipe": ("#009e73", "D"),
+    "1f1b": ("#e69f00", "P"),
+    "ddp": ("#555555", "X"),
+}
 
 
 def draw(runs: list[dict], methods: list[str], title: str, directory: Path) -> None:
@@ -19,12 +26,11 @@ def draw(runs: list[dict], methods: list[str], title: str, directory: Path) -> N
 
     of_method = {method: [run for run in runs if run["method"] == method] for method in methods}
     of_method = {method: found for method, found in of_method.items() if found}
-    looks = dict(zip(methods, zip(COLOURS, MARKERS, strict=True), strict=False))
     metric = runs[0]["metric"]
 
     figure, axes = pyplot.subplots(figsize=(WIDTH, HEIGHT), layout="constrained")
     for method, found in of_method.items():
-        colour, marker = looks[method]
+        colour, marker = LOOKS[method]
         for run in found:
             axes.plot([p[0] for p in run["curve"]], [p[2] for p in run["curve"]], color=colour, alpha=0.25, linewidth=1)
         points = list(zip(*(run["curve"] for run in found), strict=True))  # by epoch
@@ -40,7 +46,7 @@ def draw(runs: list[dict], methods: list[str], title: str, directory: Path) -> N
     figure, axes = pyplot.subplots(figsize=(WIDTH, HEIGHT), layout="constrained")
     for place, (method, found) in enumerate(of_method.items()):
         rates = [run["samples_per_second"] for run in found]
-        bar = axes.bar(place, statistics.median(rates), color=looks[method][0], alpha=0.8, width=0.7)
+        bar = axes.bar(place, statistics.median(rates), color=LOOKS[method][0], alpha=0.8, width=0.7)
         axes.bar_label(bar, fmt="{:,.0f}", padding=8)
         axes.scatter([place] * len(rates), rates, color="black", s=12, zorder=3)
     axes.set_xticks(range(len(of_method)), of_method)

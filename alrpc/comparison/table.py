@@ -49,8 +49,12 @@ def choices(rows: list[dict]) -> list[str]:
     lines = []
     for row in rows:
         chosen = row["chosen"]
-        many = f"{row['processes']} processes" if row["processes"] > 1 else "1 process"
-        parts = [many, f"{chosen['threads']} {'thread' if chosen['threads'] == 1 else 'threads'} each", chosen["device"]]
+        alone = row["processes"] == 1
+        many = "1 process" if alone else f"{row['processes']} processes"
+        if row["method"] == "al":
+            many = f"coordinator and {row['processes']} {'stage' if alone else 'stages'}"
+        threads = f"{chosen['threads']} {'thread' if chosen['threads'] == 1 else 'threads'}{'' if alone else ' each'}"
+        parts = [many, threads, chosen["device"]]
         if "micro_batches" in chosen:
             parts.append(f"{chosen['micro_batches']} micro-batches")
         tried = [

@@ -27,6 +27,8 @@ PATIENCE = 0.2  # seconds that a stage may wait for something to tell: a questio
 COMPARE = 0.5  # seconds between a reported failure and its message, for failures of earlier stages
 GRACE = 3.0  # seconds between a lost connection and its report: whoever knows the cause speaks first
 
+Stream = Callable[[Config, Dataset, Recipe], Iterator[Packet]]
+
 
 class StageFailed(UserError):
     """A stage raised, was killed or is gone; the message says which, where, why, and where its log is."""
@@ -42,6 +44,7 @@ def coordinate(
     load: Callable[[], tuple[Dataset, Recipe]],
     directory: Path,
     report: Callable[[dict], None],
+    stream: Stream | None = None,
 ) -> None:
     """Run the pipeline from set-up to end.
 
@@ -50,6 +53,7 @@ def coordinate(
         load: reads the data set; called once the stages are there, so that they start meanwhile.
         directory: the run's; each stage writes its log and its parameters below it, on its own host.
         report: called with each event that a stage tells, and with `job` when the data is there.
+        stream: (configuration, data set, recipe) -> the packets to feed, in order; None for those of training.
 
     Raises:
         StageFailed: naming the stage and the cause.
@@ -58,7 +62,9 @@ def coordinate(
     stages = config.pipeline.stages
     control.join(0, stages + 1)
     places = [control.call(stage, mailbox.describe) for stage in range(1, stages + 1)]
-    feeding = ThreadPoolExecutor(1, "feed").submit(feed, config, components, places, load, directory, report)
+    feeding = ThreadPoolExecutor(1, "feed").submit(
+        feed, config, components, places, load, directory, report, stream or stream_training
+    )
     listen(places, feeding, report)
     report({"event": "coordinator", "peak_memory": peak_memory(torch.device("cpu"))})
     try:
@@ -71,11 +77,11 @@ def coordinate(
     control.leave()
 
 
-def stream(dataset: Dataset, batch_size: int, recipe: Recipe, workers: int = 0) -> Iterator[Packet]:
+def stream_training(config: Config, dataset: Dataset, recipe: Recipe) -> Iterator[Packet]:
     """All packets of a run, in order."""
-    wanted = requests(dataset, batch_size, recipe.seed, recipe.epochs)
-    micro_batches = load_micro_batches(dataset, wanted, recipe.seed, workers)
-    tests = count_micro_batches(dataset.test, batch_size)
+    wanted = requests(dataset, config.data.batch_size, recipe.seed, recipe.epochs)
+    micro_batches = load_micro_batches(dataset, wanted, recipe.seed, config.data.workers)
+    tests = count_micro_batches(dataset.test, config.data.batch_size)
     step = 0
     for epoch in range(recipe.epochs):
         for tensors, labels in islice(micro_batches, recipe.micro_batches):
@@ -96,6 +102,7 @@ def feed(
     load: Callable[[], tuple[Dataset, Recipe]],
     directory: Path,
     report: Callable[[dict], None],
+    stream: Stream,
 ) -> None:
     """Load, tell every stage its plan, then send the whole stream to stage 1, as far ahead as the window allows."""
     devices, transport = choose_devices(places, config.device)
@@ -113,7 +120,7 @@ def feed(
     open_data_plane(0, len(places), transport, cpu)
     report({"event": "start"})
     sender = Sender(Link(1, cpu), config.pipeline.window)
-    for packet in stream(dataset, config.data.batch_size, recipe, config.data.workers):
+    for packet in stream(config, dataset, recipe):
         sender.send(packet)
     sender.drain()
 

@@ -32,13 +32,15 @@ LAST_WORDS = 5.0  # seconds that a failed stage waits for the coordinator to hea
 AFTERMATH = 6.0  # seconds that a stage which lost its neighbour waits to be ended, before it ends by itself
 
 Build = Callable[[Config, dict[str, Tensor], Target, WordVectors | None], Network]
+MakeStage = Callable[[int, Plan, Network, torch.device], "Stage"]
 
 
-def run_stage(place: Place, world_size: int, build: Build) -> int:
+def run_stage(place: Place, world_size: int, build: Build, make: MakeStage | None = None) -> int:
     """Be a stage until the end of the run; returns the process' exit code.
 
     Args:
         build: (configuration, sample, target, word vectors) -> the whole network, the same in every process; the stage keeps its part.
+        make: the stage's constructor; None for one that trains.
     """
     status.place = place
     try:
@@ -46,7 +48,7 @@ def run_stage(place: Place, world_size: int, build: Build) -> int:
         mailbox.watch_coordinator()
         plan = mailbox.await_plan()
         device = settle(plan.device, plan.config.threads)
-        stage = Stage(place.stage, plan, build(plan.config, plan.sample, plan.target, plan.word_vectors), device)
+        stage = (make or Stage)(place.stage, plan, build(plan.config, plan.sample, plan.target, plan.word_vectors), device)
         tell("ready", pid=place.pid, host=place.host, device=plan.device, components=plan.components)
         groups = open_data_plane(place.stage, plan.stages, plan.transport, device)
         stage.run(groups, choose_cores(place, plan.config.threads, plan.config.pipeline.pin_cores))
@@ -85,6 +87,14 @@ class Stage:
             component.decoder.eval()
         self.scores: ExitScores | None = None
         self.began: float | None = None  # when the epoch under way did
+        self.actions: dict[str, Callable[[Packet], None]] = {
+            "train": self.train,
+            "epoch": self.end_epoch,
+            "evaluate": self.begin_evaluation,
+            "test": self.test,
+            "evaluated": self.end_evaluation,
+            "end": self.finish,
+        }
 
     def run(self, groups: dict[int, ProcessGroup], cores: list[int] | None) -> None:
         """Work through the stream until its end, on these cores if the device is the CPU.
@@ -98,19 +108,11 @@ class Stage:
         )
         if not self.is_last:
             self.sender = Sender(destination, window, status.timing)
-        actions = {
-            "train": self.train,
-            "epoch": self.end_epoch,
-            "evaluate": self.begin_evaluation,
-            "test": self.test,
-            "evaluated": self.end_evaluation,
-            "end": self.finish,
-        }
         packets = Receiver(source, window, self.device, status.timing)
         if cores is not None and self.device.type == "cpu":
             os.sched_setaffinity(0, cores)  # this thread's alone: those that carry packets may use any core
         for packet in packets:
-            actions[packet.kind](packet)
+            self.actions[packet.kind](packet)
         status.timing.enter(None)
 
     def hand_on(self, packet: Packet, tensors: dict[str, Tensor]) -> None:
@@ -119,6 +121,13 @@ class Stage:
 
     def train(self, packet: Packet) -> None:
         self.began = self.began or time.perf_counter()
+        self.learn(packet)
+        status.step = packet.step + 1
+        if status.step % self.plan.config.train.log_every == 0:
+            self.tell_losses(packet.epoch)
+
+    def learn(self, packet: Packet) -> None:
+        """Train every component on a micro-batch; the packet goes on before the last one's backward pass."""
         tensors = dict(packet.tensors)
         target = self.target.represent(tensors.pop("label")) if self.number == 1 else tensors.pop("target")
         for learner, meter in zip(self.learners, self.meters, strict=True):
@@ -131,9 +140,6 @@ class Stage:
 
             meter.add(packet.step, *update(learner, tensors, target, packet.step, receive))
             tensors, target = made[0].tensors, made[0].target
-        status.step = packet.step + 1
-        if status.step % self.plan.config.train.log_every == 0:
-            self.tell_losses(packet.epoch)
 
     def end_epoch(self, packet: Packet) -> None:
         self.hand_on(packet, {})

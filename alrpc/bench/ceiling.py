@@ -1,0 +1,24 @@
+"""The pipeline against its ceiling: the same stages at the same time, each with its input in its memory, sending nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from alrpc.bench.measure import Watch, run_rounds, summarise
+from alrpc.config import Config
+
+
+def ceiling(config: Config, rounds: int, steps: int, directory: Path, watch: Watch) -> dict:
+    """Measure pairs of rounds, pipeline and ceiling in turn, in one set of processes.
+
+    Raises:
+        UserError: for what the user can put right; nothing is left then.
+        RunFailed, Interrupted: as `alrpc.launch.run_processes`.
+    """
+    figures = summarise(run_rounds(config, rounds, steps, directory, watch))
+    samples = config.data.batch_size
+    return {
+        "samples_per_second": figures["steps_per_second"] * samples,
+        "ceiling_samples_per_second": figures["ceiling_steps_per_second"] * samples,
+        **figures,
+    }

@@ -1,0 +1,63 @@
+"""The engine alone, with simulated stages; and torch's pipelines of back-propagation with the same sleeps."""
+
+from __future__ import annotations
+
+import os
+import statistics
+from pathlib import Path
+
+from alrpc.bench.gloo_cost import copy_seconds
+from alrpc.bench.measure import Watch, rate, run_rounds, summarise
+from alrpc.bench.peers import MICRO_BATCHES, run_peer
+from alrpc.bench.rounds import PIPELINE
+from alrpc.bench.simulated import SAMPLES
+from alrpc.config import parse_config
+
+STEPS, PEER_STEPS = 100, 20
+
+
+def hops(stages: int, stage_ms: float, message_mb: float, peers: list[str], rounds: int, directory: Path, watch: Watch) -> dict:
+    """Measure the engine, then each peer, with stages that sleep `stage_ms` a step and packets of `message_mb`.
+
+    Efficiency is what a stage sleeps of a steady state's time: stage_ms × steps / elapsed, of the slowest stage.
+
+    Raises:
+        RunFailed, Interrupted: as `alrpc.launch.run_processes`.
+    """
+    config = parse_config(
+        {
+            "model": {"name": "alrpc.bench.simulated:build", "stages": stages},
+            "data": {"batch_size": SAMPLES},
+            "pipeline": {"stages": stages, "pin_cores": "never"},
+            "device": "cpu",
+        }
+    )
+    directory.mkdir(parents=True)
+    measured = run_rounds(config, rounds, STEPS, directory / "al", watch, (stage_ms, message_mb))
+    figures = summarise(measured)
+    efficiencies = [stage_ms / 1000 * rate(of_stages, PIPELINE) for of_stages in measured]
+    engine = statistics.median(s["cpu_seconds_per_step"] - s["ceiling_cpu_seconds_per_step"] for s in figures["stages"])
+    copies = copy_seconds(message_mb)
+    found = {}
+    for peer in peers:
+        with watch(directory / peer, 1):
+            seconds = run_peer(peer, stages, stage_ms, message_mb, PEER_STEPS, directory / peer)
+        found[peer] = {
+            "steps_per_second": 1 / seconds,
+            "efficiency": stage_ms / 1000 / seconds,
+            "theoretical_efficiency": MICRO_BATCHES / (MICRO_BATCHES + stages - 1),
+            "throughput_ratio": figures["steps_per_second"] * seconds,
+        }
+    return {
+        "simulated": True,
+        "cores": len(os.sched_getaffinity(0)),
+        "stage_ms": stage_ms,
+        "message_mb": message_mb,
+        **figures,
+        "efficiency": statistics.median(efficiencies),
+        "rounds": efficiencies,
+        "cpu_seconds_per_packet": engine,
+        "cpu_seconds_of_copies": copies,
+        "cpu_seconds_beyond_copies": engine - copies,
+        "peers": found,
+    }

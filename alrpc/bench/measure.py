@@ -1,0 +1,100 @@
+"""Run measured rounds, and make figures of what the stages told."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from alrpc.assembly import check_pipeline, local_device, resolve
+from alrpc.bench.rounds import CEILING, PIPELINE
+from alrpc.config import Config
+from alrpc.launch import listening_socket, run_processes
+from alrpc.run import create_run_directory
+from alrpc.timing import STATES
+
+ROUNDS = "rounds.jsonl"
+Watch = Callable[[Path, int], AbstractContextManager]
+"""(directory, rounds) -> a context that shows how far the measurement is."""
+
+
+def run_rounds(
+    config: Config, rounds: int, steps: int, directory: Path, watch: Watch, simulated: tuple[float, float] | None = None
+) -> list[list[dict]]:
+    """Run a pipeline for so many pairs of rounds of each kind, in a directory made for it.
+
+    Args:
+        steps: counted in each round; as many as it takes to fill and to drain the pipeline come on top.
+        simulated: milliseconds of a step and MB of a packet, of stages that sleep; None for stages that train.
+
+    Returns:
+        What each stage told, for each round: its figures for the pipeline's round and for the ceiling's.
+
+    Raises:
+        UserError: for what the user can put right; nothing is left then.
+        RunFailed, Interrupted: as `alrpc.launch.run_processes`.
+    """
+    config, components = resolve(config)
+    check_pipeline(config, components)
+    local_device(config.device)
+    with listening_socket(0) as listener:
+        directory = create_run_directory(directory, "bench", config)
+        arguments = ["alrpc.bench.worker", str(directory), str(rounds), str(steps), *map(str, simulated or ())]
+        with watch(directory, rounds):
+            run_processes(arguments, config.pipeline.stages + 1, directory, listener, silent=True)
+    return pair_up(read_rounds(directory), rounds)
+
+
+def read_rounds(directory: Path) -> list[dict]:
+    """The whole lines of a measurement's file so far."""
+    path = directory / ROUNDS
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def pair_up(events: list[dict], rounds: int) -> list[list[dict]]:
+    """By round, by stage: {"pipeline": …, "ceiling": …}. The first round, 0, only warmed up."""
+    told: dict[tuple[int, int], dict] = {}
+    for event in events:
+        told.setdefault((event["round"], event["stage"]), {})[event["kind"]] = event
+    stages = max(stage for _, stage in told)
+    return [[told[number, stage] for stage in range(1, stages + 1)] for number in range(1, rounds + 1)]
+
+
+def rate(of_stages: list[dict], kind: str) -> float:
+    """Micro-batches a second in a round's steady state: what its slowest stage does."""
+    return min(stage[kind]["steps"] / stage[kind]["seconds"] for stage in of_stages)
+
+
+def summarise(rounds: list[list[dict]]) -> dict:
+    """The figures of all rounds: ratio to the ceiling round by round, and the median of what each stage did."""
+    ratios = [rate(stages, PIPELINE) / rate(stages, CEILING) for stages in rounds]
+    return {
+        "efficiency": statistics.median(ratios),
+        "rounds": ratios,
+        "steps_per_second": statistics.median(rate(stages, PIPELINE) for stages in rounds),
+        "ceiling_steps_per_second": statistics.median(rate(stages, CEILING) for stages in rounds),
+        "fill_seconds": statistics.median(s[-1][PIPELINE]["began"] - s[0][PIPELINE]["began"] for s in rounds),
+        "drain_seconds": statistics.median(s[-1][PIPELINE]["ended"] - s[0][PIPELINE]["ended"] for s in rounds),
+        "stages": [summarise_stage([stages[index] for stages in rounds]) for index in range(len(rounds[0]))],
+    }
+
+
+def summarise_stage(rounds: list[dict]) -> dict:
+    """One stage's medians over the rounds; seconds are those of one step."""
+
+    def median(kind: str, value: Callable[[dict], float]) -> float:
+        return statistics.median(value(told[kind]) / told[kind]["steps"] for told in rounds)
+
+    step = median(PIPELINE, lambda told: told["seconds"])
+    return {
+        **{f"seconds_{state}": median(PIPELINE, lambda told, state=state: told["states"][state]) for state in STATES},
+        "seconds_per_step": step,
+        "ceiling_seconds_per_step": median(CEILING, lambda told: told["seconds"]),
+        "cpu_seconds_per_step": median(PIPELINE, lambda told: told["cpu_seconds"]),
+        "ceiling_cpu_seconds_per_step": median(CEILING, lambda told: told["cpu_seconds"]),
+        "packets_per_second": 1 / step,
+        "bytes_per_second": rounds[0][PIPELINE]["packet_bytes"] / step,
+    }

@@ -1,0 +1,76 @@
+"""One process of a measured pipeline: rank 0 is the coordinator, rank n is stage n. Started by `alrpc bench`."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+
+from alrpc.process import leave, log_to, tell_agent, watch_parent
+
+if __name__ == "__main__":
+    watch_parent()  # before the long import of torch
+
+from alrpc.assembly import build_network, make_recipe, resolve
+from alrpc.bench import simulated
+from alrpc.bench.measure import ROUNDS
+from alrpc.bench.rounds import MeasuredStage, at_the_ends, stream_rounds
+from alrpc.config import load_config
+from alrpc.data import read_data
+from alrpc.data.dataset import Dataset, count_micro_batches
+from alrpc.errors import UserError
+from alrpc.pipeline.coordinator import StageFailed, coordinate
+from alrpc.pipeline.stage import run_stage
+from alrpc.pipeline.topology import place_here
+from alrpc.run import FAILED, REFUSED
+from alrpc.training.optimizer import Recipe
+from alrpc.worker import explain
+
+
+def main(directory: Path, rounds: int, steps: int, stage_ms: float | None = None, message_mb: float | None = None) -> None:
+    """Do this process' part in measured rounds of the run whose directory holds its configuration; ends the process.
+
+    Args:
+        stage_ms, message_mb: of simulated stages; None for stages that train.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    if rank:
+        _, _, log = log_to(directory, f"stage-{rank}")
+        make = MeasuredStage if stage_ms is None else functools.partial(simulated.SimulatedStage, stage_ms / 1000)
+        leave(run_stage(place_here(rank, log), world, build_network, make))
+    log_to(directory, "coordinator")
+    try:
+        measure(directory, rounds, steps, message_mb)
+    except Exception as error:
+        traceback.print_exc()  # into the log
+        tell_agent(explain(error, directory))
+        leave(REFUSED if isinstance(error, UserError) and not isinstance(error, StageFailed) else FAILED)
+    leave(0)
+
+
+def measure(directory: Path, rounds: int, steps: int, message_mb: float | None) -> None:
+    """Feed the rounds, and write what every stage tells of each to a file, a line each."""
+    config, components = resolve(load_config(directory / "config.yaml"))
+    ends = at_the_ends(config.pipeline.stages, config.pipeline.window)
+
+    def load() -> tuple[Dataset, Recipe]:
+        dataset = read_data(config.data) if message_mb is None else simulated.load(message_mb)
+        return dataset, make_recipe(config.train, count_micro_batches(dataset.train, config.data.batch_size))
+
+    with (directory / ROUNDS).open("w", encoding="utf-8", buffering=1) as file:
+
+        def report(event: dict) -> None:
+            if event["event"] == "round":
+                file.write(json.dumps(event) + "\n")
+
+        coordinate(config, components, load, directory, report, stream_rounds(rounds, steps + 2 * ends))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), *map(float, sys.argv[4:]))

@@ -1,0 +1,171 @@
+"""`alrpc bench`: the engine measured."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from contextlib import contextmanager
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+
+import click
+
+from alrpc.cli.options import exit_with
+from alrpc.errors import Interrupted, UserError
+
+
+@click.group()
+def bench() -> None:
+    """Measure the engine: against its ceiling, and alone.
+
+    \b
+    ceiling   the pipeline against the same processes with nothing to wait for
+    hops      the engine alone: stages that sleep, packets that are real; beside torch's own pipelines
+
+    Measure on a machine that does nothing else.
+    """
+
+
+def measurement(name: str) -> Callable:
+    """The options that every measurement has."""
+
+    def decorate(command: Callable) -> Callable:
+        for option in (
+            click.option(
+                "--json", "json_path", metavar="FILE", type=click.Path(path_type=Path), help="Write all figures here."
+            ),
+            click.option(
+                "--out",
+                metavar="DIR",
+                type=click.Path(path_type=Path),
+                help=f"Directory for logs and raw figures.  [default: runs/bench-{name}-<time>]",
+            ),
+            click.option(
+                "--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Of which the median is told."
+            ),
+        ):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+@bench.command()
+@click.option(
+    "--config",
+    "source",
+    metavar="FILE",
+    default="transformer-8",
+    show_default=True,
+    help="YAML file, or the name of one that ships with alrpc. The default is an 8-layer Transformer on generated tokens.",
+)
+@click.option("--set", "overrides", metavar="SECTION.FIELD=VALUE", multiple=True, help="Override a field of the configuration.")
+@click.option("--stages", type=click.IntRange(min=1), help="Processes that train.  [default: the configuration's]")
+@click.option("--steps", type=click.IntRange(min=1), default=10, show_default=True, help="Micro-batches counted in a round.")
+@measurement("ceiling")
+def ceiling(
+    source: str,
+    overrides: tuple[str, ...],
+    stages: int | None,
+    steps: int,
+    rounds: int,
+    out: Path | None,
+    json_path: Path | None,
+) -> None:
+    """The pipeline against its ceiling.
+
+    The ceiling is what the same stage processes do, at the same time, on the same machine, when each already has its input in
+    its own memory and sends nothing. Rounds of both kinds take turns in one set of processes; what is told is the
+    ratio within each pair. The steps while the pipeline fills or drains do not count.
+
+    \b
+    Examples:
+        alrpc bench ceiling --stages 2
+        alrpc bench ceiling --config mnist-vgg-small --set data.root=DIR --stages 2 --steps 100 --json ceiling.json
+    """
+    from alrpc.config import load_config
+
+    with reported("ceiling", out, json_path) as (directory, finish):
+        config = load_config(source, [*overrides, *([f"pipeline.stages={stages}"] if stages is not None else [])])
+        from rich.console import Console
+
+        from alrpc.bench import show
+        from alrpc.bench.ceiling import ceiling as measure
+
+        console = Console()
+        result = measure(config, rounds, steps, directory, partial(show.watch, console))
+        finish(result, show.stage_table(result["stages"]), show.ceiling_lines(result))
+
+
+@bench.command()
+@click.option("--stages", type=click.IntRange(min=2), default=8, show_default=True, help="Processes that sleep.")
+@click.option(
+    "--stage-ms", type=click.FloatRange(min=0.1), default=20.0, show_default=True, help="Sleep of a step in each stage."
+)
+@click.option(
+    "--message-mb", type=click.FloatRange(min=0.001), default=1.0, show_default=True, help="Size of a packet, 2²⁰ bytes."
+)
+@click.option("--peer", "peers", type=click.Choice(["gpipe", "1f1b"]), multiple=True, help="Measure torch's too; repeatable.")
+@measurement("hops")
+def hops(
+    stages: int,
+    stage_ms: float,
+    message_mb: float,
+    peers: tuple[str, ...],
+    rounds: int,
+    out: Path | None,
+    json_path: Path | None,
+) -> None:
+    """The engine alone: stages SIMULATED by a sleep, everything else real.
+
+    A step sleeps a third of its time as forward pass, hands its packet on, and sleeps the rest as backward pass. Efficiency is
+    the share of the time, in the steady state, that a stage sleeps: what is missing from 1 is the engine's. A peer runs
+    the same sleep a batch in torch.distributed.pipelining, in 8 micro-batches.
+
+    \b
+    Examples:
+        alrpc bench hops --stages 8 --stage-ms 20 --message-mb 1 --peer gpipe --peer 1f1b
+        alrpc bench hops --stages 16 --stage-ms 20 --message-mb 0.25 --json hops.json
+    """
+    with reported("hops", out, json_path) as (directory, finish):
+        from rich.console import Console
+
+        from alrpc.bench import show
+        from alrpc.bench.hops import hops as measure
+
+        result = measure(stages, stage_ms, message_mb, list(peers), rounds, directory, partial(show.watch, Console()))
+        finish(result, show.stage_table(result["stages"]), show.hops_lines(result))
+
+
+@contextmanager
+def reported(name: str, out: Path | None, json_path: Path | None):
+    """Gives the directory to make, and the function that shows and writes the result; ends the command on what goes wrong."""
+    directory = out or Path("runs") / f"bench-{name}-{datetime.now():%Y%m%d-%H%M%S}"
+
+    def finish(result: dict, table, lines: list[str]) -> None:
+        from rich.console import Console
+
+        text = json.dumps(result, indent=2) + "\n"
+        for path in (directory / "result.json", *([json_path] if json_path else [])):
+            path.write_text(text, encoding="utf-8")
+        console = Console()
+        wide = console if console.is_terminal else Console(width=max(console.width, 130))
+        wide.print(table)
+        for line in lines:
+            console.print(line, soft_wrap=True, highlight=False)
+        console.print(f"all figures: {directory / 'result.json'}", soft_wrap=True, highlight=False)
+
+    try:
+        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+            raise UserError(f"--out: {directory} is not empty; give a directory that does not exist yet")
+        if json_path is not None and (json_path.is_dir() or not os.access(json_path.absolute().parent, os.W_OK)):
+            raise UserError(f"--json: cannot write {json_path}; give a file in a directory that exists and can be written to")
+        yield directory, finish
+    except Interrupted as error:
+        exit_with(str(error), 128 + error.number)
+    except UserError as error:
+        exit_with(str(error))
+    except KeyboardInterrupt:
+        exit_with("ended by SIGINT", 130)
