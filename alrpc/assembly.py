@@ -45,7 +45,8 @@ def check_pipeline(config: Config, components: int) -> None:
     Raises:
         UserError: naming pipeline.stages or pipeline.split.
     """
-    split_components(components, config.pipeline.stages, config.pipeline.split)
+    split = config.pipeline.split
+    split_components(components, config.pipeline.stages, None if split == "auto" else split)
 
 
 def build_network(

@@ -8,11 +8,21 @@ from __future__ import annotations
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
 
 from alrpc.errors import UserError
 
@@ -117,11 +127,21 @@ class Train(Section):
     """Steps that one line of losses in metrics.jsonl averages over."""
 
 
+def _say_split(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    """One message for a type that is one of several."""
+    try:
+        return validate(value)
+    except ValidationError as error:
+        raise PydanticCustomError(
+            "split", "it should be the number of components of each stage, such as [1, 2, 1], or auto, or null"
+        ) from error
+
+
 class Pipeline(Section):
     stages: PositiveInt = 1
     """Processes that train; at most one a component."""
-    split: list[PositiveInt] | None = None
-    """Components of each stage, such as [1, 2, 1]; null for as even as can be."""
+    split: Annotated[list[PositiveInt] | Literal["auto"] | None, WrapValidator(_say_split)] = None
+    """Components of each stage, such as [1, 2, 1]; null for as even as can be; auto for the best by what each is measured to take."""
     window: PositiveInt = 2
     """Packets that a stage may have received ahead, and packets that it may have sent and not yet seen taken."""
     pin_cores: Literal["auto", "always", "never"] = "auto"

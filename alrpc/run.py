@@ -28,6 +28,7 @@ from alrpc.errors import UserError
 from alrpc.network import Network, describe_components
 from alrpc.observe.record import Report, recorded, write_summary
 from alrpc.pipeline.coordinator import coordinate
+from alrpc.planning import choose_split
 from alrpc.training.optimizer import Recipe
 from alrpc.training.sequential import train_sequentially
 
@@ -126,10 +127,11 @@ def run_coordinator(config: Config, components: int, directory: Path, quiet: boo
     """
     datasets: list[Dataset] = []
 
-    def load() -> tuple[Dataset, Recipe]:
+    def load() -> tuple[Dataset, Recipe, list[int] | None]:
         dataset = read_data(config.data)
         datasets.append(dataset)
-        return dataset, make_recipe(config.train, count_micro_batches(dataset.train, config.data.batch_size))
+        recipe = make_recipe(config.train, count_micro_batches(dataset.train, config.data.batch_size))
+        return dataset, recipe, choose_split(config, dataset)
 
     with recorded(config, directory, "pipeline", config.pipeline.stages, quiet, stdout) as (progress, report):
         coordinate(config, components, load, directory, report)

@@ -26,6 +26,7 @@ from alrpc.errors import UserError
 from alrpc.pipeline.coordinator import StageFailed, coordinate
 from alrpc.pipeline.stage import run_stage
 from alrpc.pipeline.topology import place_here
+from alrpc.planning import choose_split
 from alrpc.run import FAILED, REFUSED
 from alrpc.training.optimizer import Recipe
 from alrpc.worker import explain
@@ -59,9 +60,10 @@ def measure(directory: Path, rounds: int, steps: int, message_mb: float | None) 
     config, components = resolve(load_config(directory / "config.yaml"))
     ends = at_the_ends(config.pipeline.stages, config.pipeline.window)
 
-    def load() -> tuple[Dataset, Recipe]:
+    def load() -> tuple[Dataset, Recipe, list[int] | None]:
         dataset = read_data(config.data) if message_mb is None else simulated.load(message_mb)
-        return dataset, make_recipe(config.train, count_micro_batches(dataset.train, config.data.batch_size))
+        recipe = make_recipe(config.train, count_micro_batches(dataset.train, config.data.batch_size))
+        return dataset, recipe, choose_split(config, dataset)
 
     with (directory / ROUNDS).open("w", encoding="utf-8", buffering=1) as file:
 

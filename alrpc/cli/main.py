@@ -8,6 +8,7 @@ from alrpc import __version__
 from alrpc.cli.bench import bench
 from alrpc.cli.compare import compare
 from alrpc.cli.launch import launch
+from alrpc.cli.plan import plan
 from alrpc.cli.train import train
 
 
@@ -31,4 +32,5 @@ def main() -> None:
 main.add_command(bench)
 main.add_command(compare)
 main.add_command(launch)
+main.add_command(plan)
 main.add_command(train)

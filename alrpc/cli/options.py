@@ -9,16 +9,9 @@ from pathlib import Path
 import click
 
 
-def run_options(command: Callable) -> Callable:
-    """--config, --set, --out and --quiet."""
+def source_options(command: Callable) -> Callable:
+    """--config and --set."""
     for option in (
-        click.option("--quiet", is_flag=True, help="Show nothing but the last line."),
-        click.option(
-            "--out",
-            metavar="DIR",
-            type=click.Path(path_type=Path),
-            help="Directory of the run.  [default: runs/<config>-<time>]",
-        ),
         click.option(
             "--set",
             "overrides",
@@ -32,6 +25,22 @@ def run_options(command: Callable) -> Callable:
             metavar="FILE",
             help="YAML file, or the name of one that ships with alrpc.  [default: digits-mlp]",
         ),
+    ):
+        command = option(command)
+    return command
+
+
+def run_options(command: Callable) -> Callable:
+    """--config, --set, --out and --quiet."""
+    for option in (
+        click.option("--quiet", is_flag=True, help="Show nothing but the last line."),
+        click.option(
+            "--out",
+            metavar="DIR",
+            type=click.Path(path_type=Path),
+            help="Directory of the run.  [default: runs/<config>-<time>]",
+        ),
+        source_options,
     ):
         command = option(command)
     return command

@@ -20,8 +20,10 @@ from alrpc.baselines.tuning import cores
 from alrpc.comparison.figures import read_run, summarise, worst
 from alrpc.comparison.plots import draw
 from alrpc.config import Config, parse_config
+from alrpc.data import read_data
 from alrpc.errors import UserError
 from alrpc.launch import Refused, RunFailed, listening_socket, pipeline_role, process_role, run_processes
+from alrpc.planning import choose_split
 from alrpc.run import create_run_directory
 
 METHODS = ("al", "al-sequential", *BASELINES)
@@ -66,6 +68,10 @@ def compare(
     if not set(methods) <= {*ALONE, "ddp"}:
         check_pipeline(config, components)
     local_device(config.device)
+    if config.pipeline.split == "auto":  # one split for all methods, since they train the same blocks
+        split = choose_split(config, read_data(config.data))
+        config = config.model_copy(update={"pipeline": config.pipeline.model_copy(update={"split": split})})
+        tell(f"components of each stage, by what they take: {', '.join(map(str, split))}")
     directory = _make_directory(out, name)
     runs: list[dict] = []
     failures: list[str] = []

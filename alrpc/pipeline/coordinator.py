@@ -27,6 +27,7 @@ PATIENCE = 0.2  # seconds that a stage may wait for something to tell: a questio
 COMPARE = 0.5  # seconds between a reported failure and its message, for failures of earlier stages
 GRACE = 3.0  # seconds between a lost connection and its report: whoever knows the cause speaks first
 
+Load = Callable[[], tuple[Dataset, Recipe, list[int] | None]]
 Stream = Callable[[Config, Dataset, Recipe], Iterator[Packet]]
 
 
@@ -41,7 +42,7 @@ def describe_failure(place: Place, cause: str) -> str:
 def coordinate(
     config: Config,
     components: int,
-    load: Callable[[], tuple[Dataset, Recipe]],
+    load: Load,
     directory: Path,
     report: Callable[[dict], None],
     stream: Stream | None = None,
@@ -50,7 +51,8 @@ def coordinate(
 
     Args:
         components: how many the network has.
-        load: reads the data set; called once the stages are there, so that they start meanwhile.
+        load: reads the data set; gives it, how to learn, and the components of each stage (None for an even split). Called once
+            the stages are there, so that they start meanwhile.
         directory: the run's; each stage writes its log and its parameters below it, on its own host.
         report: called with each event that a stage tells, and with `job` when the data is there.
         stream: (configuration, data set, recipe) -> the packets to feed, in order; None for those of training.
@@ -99,16 +101,16 @@ def feed(
     config: Config,
     components: int,
     places: list[Place],
-    load: Callable[[], tuple[Dataset, Recipe]],
+    load: Load,
     directory: Path,
     report: Callable[[dict], None],
     stream: Stream,
 ) -> None:
     """Load, tell every stage its plan, then send the whole stream to stage 1, as far ahead as the window allows."""
     devices, transport = choose_devices(places, config.device)
-    dataset, recipe = load()
+    dataset, recipe, sizes = load()
     report({"event": "job", "dataset": dataset, "recipe": recipe, "transport": transport})
-    split = split_components(components, len(places), config.pipeline.split)
+    split = split_components(components, len(places), sizes)
     checkpoint = checkpoint_directory(directory, recipe.epochs * recipe.micro_batches)
     for place, numbers, device in zip(places, split, devices, strict=True):
         vectors = dataset.word_vectors if numbers[0] == 1 else None

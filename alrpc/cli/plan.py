@@ -1,0 +1,81 @@
+"""`alrpc plan`."""
+
+from __future__ import annotations
+
+import click
+
+from alrpc.cli.options import exit_with, source_options
+from alrpc.errors import UserError
+
+MIB = 1 << 20
+
+
+@click.command()
+@source_options
+@click.option("--stages", type=click.IntRange(min=1), help="Processes that train.  [default: the configuration's]")
+@click.option("--memory-limit", type=click.FloatRange(min=0, min_open=True), metavar="MIB", help="That no stage may exceed.")
+def plan(source: str | None, overrides: tuple[str, ...], stages: int | None, memory_limit: float | None) -> None:
+    """Measure what each component takes on this machine, and split them over stages so that the slowest is fastest.
+
+    Every split of consecutive components is considered (by dynamic programming). Beside the best one stands the even split.
+    Memory is that of the tensors: parameters, gradients, optimizer states, one component's activations and the packets under way.
+
+    \b
+    Examples:
+        alrpc plan --stages 3
+        alrpc plan --config transformer-8 --stages 2 --memory-limit 400
+    Then train with it, or let the launch measure for itself:
+        alrpc launch --stages 3 --set pipeline.split=[2,1,1]
+        alrpc launch --stages 3 --set pipeline.split=auto
+    """
+    from alrpc.config import load_config
+
+    try:
+        config = load_config(source, [*overrides, *([f"pipeline.stages={stages}"] if stages is not None else [])])
+        from rich.console import Console
+        from rich.table import Table
+
+        from alrpc.assembly import check_pipeline, local_device, resolve
+        from alrpc.data import read_data
+        from alrpc.pipeline.topology import split_components
+        from alrpc.planning import best_split, measure_components, predict
+
+        config, components = resolve(config)
+        config = config.model_copy(update={"pipeline": config.pipeline.model_copy(update={"split": None})})
+        check_pipeline(config, components)
+        console = Console()
+        with console.status("measuring each component"):
+            costs = measure_components(config, read_data(config.data), local_device(config.device))
+        count, window = config.pipeline.stages, config.pipeline.window
+        best = best_split(costs, count, window, int(memory_limit * MIB) if memory_limit else None)
+        even = predict(costs, [len(numbers) for numbers in split_components(components, count, None)], window)
+
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", show_edge=False)
+        for name in ("component", "ms/step", "parameters MiB", "activations MiB", "packet MiB"):
+            table.add_column(name, justify="right", no_wrap=True)
+        for cost in costs:
+            sizes = (cost.parameter_bytes, cost.activation_bytes, cost.packet_bytes)
+            table.add_row(str(cost.number), f"{cost.seconds * 1000:.2f}", *(f"{size / MIB:.1f}" for size in sizes))
+        console.print(table)
+        console.print()
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", show_edge=False)
+        for name in ("split", "components", "slowest stage ms", "samples/s", "efficiency", "largest stage MiB"):
+            table.add_column(name, justify="left" if name == "split" else "right", no_wrap=True)
+        for name, split in (("best", best), ("even", even)):
+            table.add_row(
+                name,
+                f"[{', '.join(map(str, split.sizes))}]".replace("[", r"\["),
+                f"{split.step_seconds * 1000:.2f}",
+                f"{config.data.batch_size / split.step_seconds:,.0f}",
+                f"{split.efficiency:.1%}",
+                f"{max(split.stage_bytes) / MIB:.1f}",
+            )
+        console.print(table)
+        gain = even.step_seconds / best.step_seconds
+        console.print(f"the best split is predicted to be {gain:.2f} times as fast as the even one", highlight=False)
+        chosen = ",".join(map(str, best.sizes))
+        console.print(f"use it with --set pipeline.split=[{chosen}]", markup=False, highlight=False)
+    except UserError as error:
+        exit_with(str(error))
+    except KeyboardInterrupt:
+        exit_with("ended by SIGINT", 130)

@@ -1,0 +1,78 @@
+"""`alrpc bench`: what it measures is what happened, and what it writes can be read."""
+
+import json
+
+import pytest
+
+from alrpc.bench.measure import pair_up, summarise
+from alrpc.bench.rounds import at_the_ends
+from alrpc.timing import STATES
+
+
+def test_ceiling_of_a_small_network(commands):
+    options = ("--config", "digits-mlp", "--stages", "2", "--steps", "5", "--rounds", "2", "--json", "ceiling.json")
+    done = commands.alrpc("bench", "ceiling", *options)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((commands.folder / "ceiling.json").read_text())
+    assert len(result["rounds"]) == 2 and sorted(result["rounds"])[0] <= result["efficiency"] <= sorted(result["rounds"])[1]
+    assert f"pipeline / ceiling: {result['efficiency']:.4f}" in done.stdout
+    assert len(result["stages"]) == 2
+    for stage in result["stages"]:
+        states = sum(stage[f"seconds_{state}"] for state in STATES)
+        assert states == pytest.approx(stage["seconds_per_step"], rel=0.02)
+    # stage 1 receives images and labels, stage 2 activations and targets
+    received = [stage["bytes_per_second"] / stage["packets_per_second"] for stage in result["stages"]]
+    assert received == pytest.approx([64 * (64 * 4 + 8), 64 * (256 + 128) * 4])
+
+
+def test_hops_sleep_what_they_are_told_and_a_peer_beside_them(commands):
+    options = ("--stages", "2", "--stage-ms", "10", "--message-mb", "0.5", "--rounds", "1", "--peer", "1f1b")
+    done = commands.alrpc("bench", "hops", *options, "--json", "hops.json")
+    assert done.returncode == 0, done.stderr
+    result = json.loads((commands.folder / "hops.json").read_text())
+    assert "SIMULATED" in done.stdout and result["simulated"] is True
+    assert 0 < result["efficiency"] <= 1.001 and len(result["rounds"]) == 1
+    assert all(stage["seconds_computing"] >= 0.01 for stage in result["stages"])
+    assert result["stages"][1]["bytes_per_second"] / result["stages"][1]["packets_per_second"] == pytest.approx(2**19, rel=0.01)
+    peer = result["peers"]["1f1b"]
+    assert 0 < peer["efficiency"] < peer["theoretical_efficiency"] == pytest.approx(8 / 9)
+    assert peer["throughput_ratio"] == pytest.approx(result["steps_per_second"] / peer["steps_per_second"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["ceiling", "--stages", "99"], "pipeline.stages: got 99, but the model has 9 components"),
+        (["ceiling", "--config", "nothing"], "--config: no file nothing"),
+        (["hops", "--json", "nowhere/hops.json"], "--json: cannot write nowhere/hops.json"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_and_nothing_is_written(commands, options, message):
+    refused = commands.alrpc("bench", *options)
+    assert refused.returncode == 1 and refused.stderr.startswith(f"alrpc: {message}") and refused.stderr.count("\n") == 1
+    assert list(commands.folder.iterdir()) == []
+
+
+def told(number, stage, kind, seconds, began=0.0, ended=0.0):
+    states = {"computing": seconds, "waiting_to_receive": 0.0, "waiting_to_send": 0.0}
+    return {
+        **{"round": number, "stage": stage, "kind": kind, "steps": 10, "seconds": seconds, "cpu_seconds": seconds / 2},
+        **{"began": began, "ended": ended, "states": states, "packet_bytes": 100},
+    }
+
+
+def test_each_round_is_held_against_its_own_ceiling_and_the_slowest_stage_counts():
+    events = [told(0, stage, kind, 99.0) for stage in (1, 2) for kind in ("pipeline", "ceiling")]
+    for number, (pipeline, ceiling) in enumerate([(2.0, 1.0), (5.0, 4.0), (4.0, 3.0)], 1):
+        events += [told(number, 1, "pipeline", pipeline / 2, 1.0, 5.0), told(number, 2, "pipeline", pipeline, 1.5, 7.0)]
+        events += [told(number, 1, "ceiling", ceiling / 2), told(number, 2, "ceiling", ceiling)]
+    result = summarise(pair_up(events, 3))
+    assert result["rounds"] == pytest.approx([0.5, 0.8, 0.75])
+    assert result["efficiency"] == pytest.approx(0.75)
+    assert result["steps_per_second"] == pytest.approx(10 / 4)
+    assert (result["fill_seconds"], result["drain_seconds"]) == (0.5, 2.0)
+    assert [stage["seconds_per_step"] for stage in result["stages"]] == pytest.approx([0.2, 0.4])
+
+
+def test_a_round_leaves_out_as_many_steps_as_a_stage_can_run_ahead():
+    assert at_the_ends(stages=8, window=2) == 12
