@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from alrpc.bench.measure import Watch, run_rounds, summarise
+from alrpc.bench.rounds import Settings
 from alrpc.config import Config
 
 
@@ -15,7 +16,7 @@ def ceiling(config: Config, rounds: int, steps: int, directory: Path, watch: Wat
         UserError: for what the user can put right; nothing is left then.
         RunFailed, Interrupted: as `alrpc.launch.run_processes`.
     """
-    figures = summarise(run_rounds(config, rounds, steps, directory, watch))
+    figures = summarise(run_rounds(config, Settings(rounds, steps), directory, watch))
     samples = config.data.batch_size
     return {
         "samples_per_second": figures["steps_per_second"] * samples,

@@ -9,7 +9,7 @@ from pathlib import Path
 from alrpc.bench.gloo_cost import copy_seconds
 from alrpc.bench.measure import Watch, rate, run_rounds, summarise
 from alrpc.bench.peers import MICRO_BATCHES, run_peer
-from alrpc.bench.rounds import PIPELINE
+from alrpc.bench.rounds import PIPELINE, Settings
 from alrpc.bench.simulated import SAMPLES
 from alrpc.config import parse_config
 
@@ -32,8 +32,9 @@ def hops(stages: int, stage_ms: float, message_mb: float, peers: list[str], roun
             "device": "cpu",
         }
     )
+    settings = Settings(rounds, STEPS, stage_ms=stage_ms, message_mb=message_mb)
     directory.mkdir(parents=True)
-    measured = run_rounds(config, rounds, STEPS, directory / "al", watch, (stage_ms, message_mb))
+    measured = run_rounds(config, settings, directory / "al", watch)
     figures = summarise(measured)
     efficiencies = [stage_ms / 1000 * rate(of_stages, PIPELINE) for of_stages in measured]
     engine = statistics.median(s["cpu_seconds_per_step"] - s["ceiling_cpu_seconds_per_step"] for s in figures["stages"])

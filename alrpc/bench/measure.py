@@ -6,10 +6,11 @@ import json
 import statistics
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from pathlib import Path
 
 from alrpc.assembly import check_pipeline, local_device, resolve
-from alrpc.bench.rounds import CEILING, PIPELINE
+from alrpc.bench.rounds import CEILING, PIPELINE, Settings
 from alrpc.config import Config
 from alrpc.launch import listening_socket, run_processes
 from alrpc.run import create_run_directory
@@ -20,17 +21,11 @@ Watch = Callable[[Path, int], AbstractContextManager]
 """(directory, rounds) -> a context that shows how far the measurement is."""
 
 
-def run_rounds(
-    config: Config, rounds: int, steps: int, directory: Path, watch: Watch, simulated: tuple[float, float] | None = None
-) -> list[list[dict]]:
-    """Run a pipeline for so many pairs of rounds of each kind, in a directory made for it.
-
-    Args:
-        steps: counted in each round; as many as it takes to fill and to drain the pipeline come on top.
-        simulated: milliseconds of a step and MB of a packet, of stages that sleep; None for stages that train.
+def run_rounds(config: Config, settings: Settings, directory: Path, watch: Watch) -> list[list[dict]]:
+    """Run a pipeline's measured rounds, in a directory made for them.
 
     Returns:
-        What each stage told, for each round: its figures for the pipeline's round and for the ceiling's.
+        What each stage told, for each round: its figures for the pipeline's round, and for the ceiling's if there is one.
 
     Raises:
         UserError: for what the user can put right; nothing is left then.
@@ -41,10 +36,10 @@ def run_rounds(
     local_device(config.device)
     with listening_socket(0) as listener:
         directory = create_run_directory(directory, "bench", config)
-        arguments = ["alrpc.bench.worker", str(directory), str(rounds), str(steps), *map(str, simulated or ())]
-        with watch(directory, rounds):
+        arguments = ["alrpc.bench.worker", str(directory), json.dumps(asdict(settings))]
+        with watch(directory, settings.rounds):
             run_processes(arguments, config.pipeline.stages + 1, directory, listener, silent=True)
-    return pair_up(read_rounds(directory), rounds)
+    return pair_up(read_rounds(directory), settings.rounds)
 
 
 def read_rounds(directory: Path) -> list[dict]:

@@ -1,7 +1,7 @@
 """One pipeline, two kinds of rounds in turn: packets that travel, and the same training on what a stage already holds.
 
-    coordinator   train × n, round │ repeat n │ train × n, round │ repeat n │ … │ end
-    a stage       trains and sends │ trains on its last packet n times and sends nothing │ …
+    coordinator   train × n, round │ repeat n                                           │ train × n, round │ … │ end
+    a stage       trains and sends │ trains on the packets it still has, sends nothing  │ …
 
 The second kind is the ceiling: the same processes, at the same time, on the same machine, with every input in the memory of
 the process that needs it. Markers keep the two apart without a barrier, as they do everything else.
@@ -10,8 +10,14 @@ the process that needs it. Markers keep the two apart without a barrier, as they
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import cycle, islice
 
+from torch import Tensor
+
+from alrpc.component import Tensors
 from alrpc.config import Config
 from alrpc.data.dataset import Dataset
 from alrpc.data.loader import load_micro_batches, requests
@@ -22,6 +28,22 @@ from alrpc.timing import peak_memory
 from alrpc.training.optimizer import Recipe
 
 PIPELINE, CEILING = "pipeline", "ceiling"
+HELD = 64  # packets that a stage keeps to train on again
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured."""
+
+    rounds: int
+    steps: int
+    """Counted in each round; as many as it takes to fill and to drain the pipeline come on top."""
+    ceiling: bool = True
+    """Whether each round is followed by one of the ceiling's."""
+    stage_ms: float | None = None
+    """Milliseconds that a step of a simulated stage sleeps; None for stages that train."""
+    message_mb: float | None = None
+    """MB of a packet between simulated stages."""
 
 
 def at_the_ends(stages: int, window: int) -> int:
@@ -29,23 +51,26 @@ def at_the_ends(stages: int, window: int) -> int:
     return stages + 2 * window
 
 
-def stream_rounds(rounds: int, steps: int) -> Callable[[Config, Dataset, Recipe], Iterator[Packet]]:
-    """A stream of so many rounds of each kind, each of so many micro-batches, after one of each that does not count."""
+def endless_micro_batches(config: Config, dataset: Dataset, seed: int) -> Iterator[tuple[Tensors, Tensor]]:
+    """The training split's micro-batches, epoch after epoch."""
+    wanted = requests(dataset, config.data.batch_size, seed, 1 << 30)
+    return load_micro_batches(dataset, (r for r in wanted if r.split == "train"), seed, config.data.workers)
+
+
+def stream_rounds(settings: Settings) -> Callable[[Config, Dataset, Recipe], Iterator[Packet]]:
+    """The rounds' stream; round 0 of each kind only warms up."""
 
     def stream(config: Config, dataset: Dataset, recipe: Recipe) -> Iterator[Packet]:
-        wanted = (
-            request for request in requests(dataset, config.data.batch_size, recipe.seed, 1 << 30) if request.split == "train"
-        )
-        micro_batches = load_micro_batches(dataset, wanted, recipe.seed, config.data.workers)
+        steps = settings.steps + 2 * at_the_ends(config.pipeline.stages, config.pipeline.window)
         step = 0
-        for number in range(rounds + 1):
-            for _ in range(steps):
-                tensors, labels = next(micro_batches)
+        micro_batches = enumerate(endless_micro_batches(config, dataset, recipe.seed))
+        for number in range(settings.rounds + 1):
+            for step, (tensors, labels) in islice(micro_batches, steps):
                 yield Packet("train", number, step, {**tensors, "label": labels})
-                step += 1
             yield Packet("round", number, step)
-            yield Packet("repeat", number, steps)
-        yield Packet("end", rounds, step)
+            if settings.ceiling:
+                yield Packet("repeat", number, steps)
+        yield Packet("end", settings.rounds, step)
 
     return stream
 
@@ -57,13 +82,13 @@ class MeasuredStage(Stage):
         super().__init__(*arguments)
         self.actions |= {"round": self.end_round, "repeat": self.repeat}
         self.skipped = at_the_ends(self.plan.stages, self.plan.config.pipeline.window)
-        self.held: Packet | None = None
+        self.held: deque[Packet] = deque(maxlen=HELD)
         self.marks: list[dict] = []
 
     def train(self, packet: Packet) -> None:
         if not self.marks:
             self.mark()
-        self.held = packet
+        self.held.append(packet)
         super().train(packet)
         self.mark()
 
@@ -75,11 +100,11 @@ class MeasuredStage(Stage):
         self.tell_round(packet.epoch, PIPELINE)
 
     def repeat(self, packet: Packet) -> None:
-        """Train on the packet that came last so many times, and send nothing."""
+        """Train on the round's packets again, as many steps, and send nothing."""
         self.hand_on(packet, {})
         sender, self.sender = self.sender, None
-        for _ in range(packet.step):
-            self.train(self.held)
+        for held in islice(cycle(list(self.held)), packet.step):
+            self.train(held)
         self.sender = sender
         self.tell_round(packet.epoch, CEILING)
 
@@ -97,7 +122,7 @@ class MeasuredStage(Stage):
             seconds=took.pop("moment"),
             cpu_seconds=took.pop("cpu"),
             states=took,
-            packet_bytes=sum(tensor.nbytes for tensor in self.held.tensors.values()),
+            packet_bytes=sum(tensor.nbytes for tensor in self.held[-1].tensors.values()),
         )
         self.marks = []
 

@@ -86,3 +86,18 @@ def hops_lines(result: dict) -> list[str]:
             f"this engine has {peer['throughput_ratio']:.2f} times its throughput"
         )
     return lines
+
+
+def scaling_table(result: dict) -> Table:
+    """A row for the sequential engine, then one for each number of stages."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", show_edge=False)
+    for name in ("stages", "samples/s", "speed-up", "ideal", "lowest … highest", "the thesis' (12 layers)"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_row("one process", f"{result['sequential_samples_per_second']:,.1f}", "1.00", "1", "", "")
+    for count, stage in result["stages"].items():
+        among = f"{min(stage['rounds']):.2f} … {max(stage['rounds']):.2f}"
+        thesis = f"{stage['thesis']:.2f}" if stage["thesis"] else ""
+        table.add_row(
+            count, f"{stage['samples_per_second']:,.1f}", f"{stage['speedup']:.2f}", str(stage["ideal"]), among, thesis
+        )
+    return table

@@ -18,7 +18,7 @@ if __name__ == "__main__":
 from alrpc.assembly import build_network, make_recipe, resolve
 from alrpc.bench import simulated
 from alrpc.bench.measure import ROUNDS
-from alrpc.bench.rounds import MeasuredStage, at_the_ends, stream_rounds
+from alrpc.bench.rounds import MeasuredStage, Settings, stream_rounds
 from alrpc.config import load_config
 from alrpc.data import read_data
 from alrpc.data.dataset import Dataset, count_micro_batches
@@ -32,22 +32,19 @@ from alrpc.training.optimizer import Recipe
 from alrpc.worker import explain
 
 
-def main(directory: Path, rounds: int, steps: int, stage_ms: float | None = None, message_mb: float | None = None) -> None:
-    """Do this process' part in measured rounds of the run whose directory holds its configuration; ends the process.
-
-    Args:
-        stage_ms, message_mb: of simulated stages; None for stages that train.
-    """
+def main(directory: Path, settings: Settings) -> None:
+    """Do this process' part in measured rounds of the run whose directory holds its configuration; ends the process."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     if rank:
         _, _, log = log_to(directory, f"stage-{rank}")
-        make = MeasuredStage if stage_ms is None else functools.partial(simulated.SimulatedStage, stage_ms / 1000)
+        ms = settings.stage_ms
+        make = MeasuredStage if ms is None else functools.partial(simulated.SimulatedStage, ms / 1000)
         leave(run_stage(place_here(rank, log), world, build_network, make))
     log_to(directory, "coordinator")
     try:
-        measure(directory, rounds, steps, message_mb)
+        measure(directory, settings)
     except Exception as error:
         traceback.print_exc()  # into the log
         tell_agent(explain(error, directory))
@@ -55,13 +52,13 @@ def main(directory: Path, rounds: int, steps: int, stage_ms: float | None = None
     leave(0)
 
 
-def measure(directory: Path, rounds: int, steps: int, message_mb: float | None) -> None:
+def measure(directory: Path, settings: Settings) -> None:
     """Feed the rounds, and write what every stage tells of each to a file, a line each."""
     config, components = resolve(load_config(directory / "config.yaml"))
-    ends = at_the_ends(config.pipeline.stages, config.pipeline.window)
 
     def load() -> tuple[Dataset, Recipe, list[int] | None]:
-        dataset = read_data(config.data) if message_mb is None else simulated.load(message_mb)
+        mb = settings.message_mb
+        dataset = read_data(config.data) if mb is None else simulated.load(mb)
         recipe = make_recipe(config.train, count_micro_batches(dataset.train, config.data.batch_size))
         return dataset, recipe, choose_split(config, dataset)
 
@@ -71,8 +68,8 @@ def measure(directory: Path, rounds: int, steps: int, message_mb: float | None) 
             if event["event"] == "round":
                 file.write(json.dumps(event) + "\n")
 
-        coordinate(config, components, load, directory, report, stream_rounds(rounds, steps + 2 * ends))
+        coordinate(config, components, load, directory, report, stream_rounds(settings))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), *map(float, sys.argv[4:]))
+    main(Path(sys.argv[1]), Settings(**json.loads(sys.argv[2])))

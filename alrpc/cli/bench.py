@@ -18,11 +18,7 @@ from alrpc.errors import Interrupted, UserError
 
 @click.group()
 def bench() -> None:
-    """Measure the engine: against its ceiling, and alone.
-
-    \b
-    ceiling   the pipeline against the same processes with nothing to wait for
-    hops      the engine alone: stages that sleep, packets that are real; beside torch's own pipelines
+    """Measure the engine: against its ceiling, alone, and over the number of stages.
 
     Measure on a machine that does nothing else.
     """
@@ -52,18 +48,31 @@ def measurement(name: str) -> Callable:
     return decorate
 
 
+def speed_options(command: Callable) -> Callable:
+    """What is trained, and how much of it counts."""
+    for option in (
+        click.option(
+            "--steps", type=click.IntRange(min=1), default=10, show_default=True, help="Micro-batches counted in a round."
+        ),
+        click.option(
+            "--set", "overrides", metavar="SECTION.FIELD=VALUE", multiple=True, help="Override a field of the configuration."
+        ),
+        click.option(
+            "--config",
+            "source",
+            metavar="FILE",
+            default="transformer-8",
+            show_default=True,
+            help="YAML file, or the name of one that ships with alrpc. The default is an 8-layer Transformer on generated tokens.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 @bench.command()
-@click.option(
-    "--config",
-    "source",
-    metavar="FILE",
-    default="transformer-8",
-    show_default=True,
-    help="YAML file, or the name of one that ships with alrpc. The default is an 8-layer Transformer on generated tokens.",
-)
-@click.option("--set", "overrides", metavar="SECTION.FIELD=VALUE", multiple=True, help="Override a field of the configuration.")
+@speed_options
 @click.option("--stages", type=click.IntRange(min=1), help="Processes that train.  [default: the configuration's]")
-@click.option("--steps", type=click.IntRange(min=1), default=10, show_default=True, help="Micro-batches counted in a round.")
 @measurement("ceiling")
 def ceiling(
     source: str,
@@ -118,9 +127,9 @@ def hops(
     out: Path | None,
     json_path: Path | None,
 ) -> None:
-    """The engine alone: stages SIMULATED by a sleep, everything else real.
+    """The engine alone, its stages simulated.
 
-    A step sleeps a third of its time as forward pass, hands its packet on, and sleeps the rest as backward pass. Efficiency is
+    Stages are SIMULATED by a sleep, everything else is real: processes, packets, markers, metrics. A step sleeps a third of its time as forward pass, hands its packet on, and sleeps the rest as backward pass. Efficiency is
     the share of the time, in the steady state, that a stage sleeps: what is missing from 1 is the engine's. A peer runs
     the same sleep a batch in torch.distributed.pipelining, in 8 micro-batches.
 
@@ -137,6 +146,36 @@ def hops(
 
         result = measure(stages, stage_ms, message_mb, list(peers), rounds, directory, partial(show.watch, Console()))
         finish(result, show.stage_table(result["stages"]), show.hops_lines(result))
+
+
+@bench.command()
+@speed_options
+@measurement("scaling")
+def scaling(source: str, overrides: tuple[str, ...], steps: int, rounds: int, out: Path | None, json_path: Path | None) -> None:
+    """How much faster N stages are than one process.
+
+    The sequential engine, with one stage's threads, then pipelines of 1, 2, 4, … stages, as many as there are cores (or GPUs)
+    for; all of them in turn, round after round. Beside the ideal stands what the thesis measured for 12 layers with threads
+    in one process. The directory then holds scaling.png.
+
+    \b
+    Examples:
+        alrpc bench scaling --rounds 3
+        alrpc bench scaling --config agnews-transformer-scaling --set model.layers=6
+    """
+    from alrpc.config import load_config
+
+    with reported("scaling", out, json_path) as (directory, finish):
+        config = load_config(source, overrides)
+        from rich.console import Console
+
+        from alrpc.bench import show
+        from alrpc.bench.scaling import draw
+        from alrpc.bench.scaling import scaling as measure
+
+        result = measure(config, rounds, steps, directory, partial(show.watch, Console()))
+        draw(result, directory / "scaling.png")
+        finish(result, show.scaling_table(result), [f"picture: {directory / 'scaling.png'}"])
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """`alrpc bench`: what it measures is what happened, and what it writes can be read."""
 
 import json
+import os
 
 import pytest
 
@@ -37,6 +38,18 @@ def test_hops_sleep_what_they_are_told_and_a_peer_beside_them(commands):
     peer = result["peers"]["1f1b"]
     assert 0 < peer["efficiency"] < peer["theoretical_efficiency"] == pytest.approx(8 / 9)
     assert peer["throughput_ratio"] == pytest.approx(result["steps_per_second"] / peer["steps_per_second"])
+
+
+def test_scaling_from_one_process_to_as_many_stages_as_there_are_cores(commands):
+    options = ("--config", "digits-mlp", "--steps", "4", "--rounds", "1", "--json", "scaling.json", "--out", "out")
+    done = commands.alrpc("bench", "scaling", *options)
+    assert done.returncode == 0, done.stderr
+    result = json.loads((commands.folder / "scaling.json").read_text())
+    cores = len(os.sched_getaffinity(0))
+    assert next(iter(result["stages"])) == "1" and max(map(int, result["stages"])) == min(cores, result["components"])
+    for stage in result["stages"].values():
+        assert stage["speedup"] == pytest.approx(stage["samples_per_second"] / result["sequential_samples_per_second"])
+    assert (commands.folder / "out" / "scaling.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
