@@ -83,7 +83,12 @@ def start_from_word_vectors(block: nn.Module, vectors: WordVectors) -> None:
     embedding.weight[vectors.rows] = vectors.values
 
 
-def make_recipe(train: Train, micro_batches: int) -> Recipe:
+def recipe_for(config: Config, micro_batches: int) -> Recipe:
+    """How every component of a configured run learns, in numbers, with so many micro-batches in an epoch."""
+    return make_recipe(config.train, micro_batches, config.precision, config.compile)
+
+
+def make_recipe(train: Train, micro_batches: int, precision: str = "fp32", compile: bool = False) -> Recipe:
     """How every component learns, in numbers."""
     return Recipe(
         optimizer=train.optimizer,
@@ -98,6 +103,8 @@ def make_recipe(train: Train, micro_batches: int) -> Recipe:
         seed=train.seed,
         epochs=train.epochs,
         micro_batches=micro_batches,
+        precision=precision,
+        compile=compile,
     )
 
 

@@ -156,16 +156,18 @@ class Component(nn.Module):
 
     def forward(self, tensors: Tensors, target: Tensor) -> Step:
         """One forward pass of all four functions on (s_{l-1}, t_{l-1})."""
+        tensors, encoded, associated_loss, autoencoder_loss = self.compute(tensors, target)
+        tensors = {name: canonical(tensor) for name, tensor in tensors.items()}
+        return Step(tensors, canonical(encoded), associated_loss, autoencoder_loss)
+
+    def compute(self, tensors: Tensors, target: Tensor) -> tuple[Tensors, Tensor, Tensor, Tensor]:
+        """The arithmetic of `forward`, which torch.compile may replace: s_l and what travels with it, t_l, the two losses."""
         tensors = self.activate(tensors)
         associated = self.associate(tensors)
         encoded = self.encoder(target)
         decoded = self.decoder(encoded)
-        return Step(
-            tensors={name: canonical(tensor) for name, tensor in tensors.items()},
-            target=canonical(encoded),
-            associated_loss=ASSOCIATED_LOSSES[self.associated_loss](associated, encoded.detach()),
-            autoencoder_loss=self._reconstruct(decoded, target),
-        )
+        associated_loss = ASSOCIATED_LOSSES[self.associated_loss](associated, encoded.detach())
+        return tensors, encoded, associated_loss, self._reconstruct(decoded, target)
 
     def _reconstruct(self, decoded: Tensor, target: Tensor) -> Tensor:
         if self.autoencoder_loss == "cross_entropy":  # only where t_{l-1} is one-hot: the first component

@@ -158,6 +158,10 @@ class Config(Section):
     pipeline: Pipeline = Pipeline()
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: GPUs if every stage's host has one (stages share them if need be), else the CPU."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: forward passes and losses in bfloat16 where torch's autocast finds it safe, on a CPU too; parameters stay float32."""
+    compile: bool = False
+    """torch.compile each component's forward and backward pass; needs a C++ compiler on a CPU. Baselines compile their layers."""
     threads: PositiveInt = 1
     """CPU threads that one component's arithmetic uses, in either engine. Equal results need equal threads."""
 

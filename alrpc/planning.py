@@ -10,7 +10,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from alrpc.assembly import build_network, local_device, make_recipe
+from alrpc.assembly import build_network, local_device, recipe_for
 from alrpc.component import Step
 from alrpc.config import Config
 from alrpc.data.dataset import Dataset, count_micro_batches
@@ -62,7 +62,7 @@ def measure_components(config: Config, dataset: Dataset, device: torch.device) -
 
     Peak memory is not what is measured, so that it does not depend on the allocator: bytes are those of the tensors.
     """
-    recipe = make_recipe(config.train, count_micro_batches(dataset.train, config.data.batch_size))
+    recipe = recipe_for(config, count_micro_batches(dataset.train, config.data.batch_size))
     threads = torch.get_num_threads()
     torch.set_num_threads(config.threads)
     try:

@@ -12,7 +12,7 @@ from typing import TextIO
 
 import torch
 
-from alrpc.assembly import build_network, local_device, make_recipe, resolve
+from alrpc.assembly import build_network, local_device, make_recipe, recipe_for, resolve
 from alrpc.checkpoint import (
     checkpoint_directory,
     empty_sample,
@@ -98,7 +98,7 @@ def train_in_directory(
     """
     device = local_device(config.device)
     torch.set_num_threads(config.threads)
-    recipe = make_recipe(config.train, count_micro_batches(dataset.train, config.data.batch_size))
+    recipe = recipe_for(config, count_micro_batches(dataset.train, config.data.batch_size))
     checkpoint = checkpoint_directory(directory, recipe.epochs * recipe.micro_batches)
     numbers = list(range(1, len(network.components) + 1))
     with recorded(config, directory, "sequential", 1, quiet) as (progress, report):
@@ -130,7 +130,7 @@ def run_coordinator(config: Config, components: int, directory: Path, quiet: boo
     def load() -> tuple[Dataset, Recipe, list[int] | None]:
         dataset = read_data(config.data)
         datasets.append(dataset)
-        recipe = make_recipe(config.train, count_micro_batches(dataset.train, config.data.batch_size))
+        recipe = recipe_for(config, count_micro_batches(dataset.train, config.data.batch_size))
         return dataset, recipe, choose_split(config, dataset)
 
     with recorded(config, directory, "pipeline", config.pipeline.stages, quiet, stdout) as (progress, report):

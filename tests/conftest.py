@@ -50,17 +50,17 @@ class Commands:
         self._started.append(psutil.Process(process.pid))
         return process
 
-    def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess:
+    def run(self, *command: str, limit: float = LIMIT, **environment: str) -> subprocess.CompletedProcess:
         process = self.start(*command, **environment)
         try:
-            out, err = process.communicate(timeout=LIMIT)
+            out, err = process.communicate(timeout=limit)
         except subprocess.TimeoutExpired:
             self.end()
             raise
         return subprocess.CompletedProcess(command, process.returncode, out, err)
 
-    def alrpc(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
-        return self.run(ALRPC, *arguments, **environment)
+    def alrpc(self, *arguments: str, limit: float = LIMIT, **environment: str) -> subprocess.CompletedProcess:
+        return self.run(ALRPC, *arguments, limit=limit, **environment)
 
     def workers(self) -> dict[int, psutil.Process]:
         """The processes of a run in this folder, by rank."""

@@ -55,7 +55,10 @@ def test_every_field_is_documented():
         ("pipeline.stages=5", "pipeline.stages: got 5, but the model has 4 components; use 1 to 4"),
         ("pipeline.split=[1, 3]", "pipeline.split: got [1, 3], 2 entries for 4 stages"),
         ("pipeline.split=[1, 1, 1, 3]", "pipeline.split: got [1, 1, 1, 3], 6 components; it must add up to the model's 4"),
-        ("pipeline.split=[1, 1, 2, 0]", "pipeline.split.3: got 0; it should be greater than 0"),
+        (
+            "pipeline.split=[1, 1, 2, 0]",
+            "pipeline.split: got [1, 1, 2, 0]; it should be the number of components of each stage",
+        ),
         ("pipeline.window=0", "pipeline.window: got 0; it should be greater than 0"),
         ("pipeline.port=70000", "pipeline.port: got 70000; it should be less than or equal to 65535"),
         ("model.name=perceptron", "model.name: unknown model 'perceptron'; use mlp"),

@@ -16,6 +16,7 @@ from alrpc.baselines.tuning import fastest, thread_choices
 from alrpc.component import Target, Tensors
 from alrpc.data.dataset import Dataset
 from alrpc.data.loader import Request, load_micro_batches, requests
+from alrpc.precision import computing
 from alrpc.random_stream import begin_stream
 from alrpc.timing import Timing
 from alrpc.training.optimizer import Recipe, make_optimizer, take_step, turn_of
@@ -31,6 +32,8 @@ class DataParallel:
         self.rank, self.world, self.device, self.target, self.recipe = rank, world, device, target, recipe
         self.layers = list(range(1, len(chain.layers) + 1))
         self.module = Part(chain, range(len(chain.layers))).to(device)
+        if recipe.compile:
+            self.module.compile()
         self.wrapped: nn.Module = self.module
         self.optimizer = make_optimizer([(list(self.module.parameters()), recipe.lr)], recipe)
         self.timing = Timing()
@@ -71,9 +74,11 @@ class DataParallel:
         inputs = [tensors[name].to(self.device) for name in self.module.takes]
         quiet = contextlib.nullcontext() if synchronise or self.world == 1 else self.wrapped.no_sync()
         with quiet:
-            output = self.wrapped(*inputs)[: len(labels)]
+            with computing(self.device, self.recipe.precision):
+                output = self.wrapped(*inputs)[: len(labels)]
+                value = loss(self.target, output, labels.to(self.device), samples)
             # DistributedDataParallel averages over processes, the loss over samples
-            (loss(self.target, output, labels.to(self.device), samples) * (self.world / share)).backward()
+            (value * (self.world / share)).backward()
 
     def learn(self, batch: Batch, step: int) -> None:
         """One micro-batch of training."""
@@ -91,5 +96,6 @@ class DataParallel:
     def score(self, batch: Batch) -> float:
         """The sum of this process' scores in a micro-batch."""
         tensors, labels, _ = batch
-        output = self.module(*(tensors[name].to(self.device) for name in self.module.takes))[: len(labels)]
+        with computing(self.device, self.recipe.precision):
+            output = self.module(*(tensors[name].to(self.device) for name in self.module.takes))[: len(labels)]
         return self.target.score(output, labels.to(self.device)) if len(labels) else 0.0

@@ -13,6 +13,7 @@ IGNORED = -100  # the class index of a sample that only fills a micro-batch up; 
 
 def loss(target: Target, output: Tensor, labels: Tensor, samples: int) -> Tensor:
     """The loss of (N, width) outputs summed over those samples that count, divided by `samples`."""
+    output = output.float()
     if isinstance(target, Classes):
         return functional.cross_entropy(output, labels, reduction="sum", ignore_index=IGNORED) / samples
     wanted = target.represent(labels)

@@ -16,6 +16,7 @@ from alrpc.component import Classes, Target, Tensors
 from alrpc.data.dataset import Dataset
 from alrpc.data.loader import load_micro_batches, requests
 from alrpc.pipeline.topology import split_components
+from alrpc.precision import computing
 from alrpc.random_stream import begin_stream
 from alrpc.timing import Timing
 from alrpc.training.optimizer import Recipe, make_optimizer, take_step, turn_of
@@ -30,11 +31,13 @@ class TimedStage(PipelineStage):
     """A stage that tells when it computes; the rest of its time it waits."""
 
     timing: Timing
+    precision: str
 
     def forward_one_chunk(self, *args, **kwargs):
         self.timing.enter("computing")
         try:
-            return super().forward_one_chunk(*args, **kwargs)
+            with computing(self.device, self.precision):
+                return super().forward_one_chunk(*args, **kwargs)
         finally:
             self.timing.enter("waiting_to_receive")
 
@@ -64,6 +67,8 @@ class Pipelined:
         blocks = split_components(len(chain.layers) - 1, world, split)
         self.layers = [*blocks[rank], *([len(chain.layers)] if rank == world - 1 else [])]
         self.module = Part(chain, [number - 1 for number in self.layers]).to(device)
+        if recipe.compile:
+            self.module.compile()
         self.inputs = self.module.takes if rank == 0 else ()
         self.is_last = rank == world - 1
         self.optimizer = make_optimizer([(list(self.module.parameters()), recipe.lr)], recipe)
@@ -154,7 +159,7 @@ class Pipelined:
         key = (training, self.micro_batches, self.shapes)
         if key not in self.schedules:
             stage = TimedStage(self.module, self.rank, self.world, self.device)
-            stage.timing = self.timing
+            stage.timing, stage.precision = self.timing, self.recipe.precision
             if training:
                 engine, learn = SCHEDULES[self.method], lambda output, labels: loss(self.target, output, labels, self.samples)
                 self.schedules[key] = engine(stage, self.micro_batches, loss_fn=learn, scale_grads=False)

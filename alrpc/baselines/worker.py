@@ -22,7 +22,7 @@ if __name__ == "__main__":
 import torch
 from torch import distributed
 
-from alrpc.assembly import build_network, local_device, make_recipe, resolve
+from alrpc.assembly import build_network, local_device, recipe_for, resolve
 from alrpc.baselines import loop
 from alrpc.baselines.chain import build_chain
 from alrpc.baselines.data_parallel import DataParallel
@@ -67,7 +67,7 @@ def run_sequential(config: Config, directory: Path) -> None:
     """Associated learning in one process, with as many threads as make it fastest here."""
     device = local_device(config.device)
     dataset = read_data(config.data)
-    recipe = make_recipe(config.train, count_micro_batches(dataset.train, config.data.batch_size))
+    recipe = recipe_for(config, count_micro_batches(dataset.train, config.data.batch_size))
     tensors, labels = read(dataset, recipe.seed, next(requests(dataset, config.data.batch_size, recipe.seed, 1)))
     tried = build_network(config, dataset.sample, dataset.target)
     learners = [make_learner(number, component, recipe, device) for number, component in enumerate(tried.components, 1)]
@@ -105,7 +105,7 @@ def run(method: str, config: Config, directory: Path, rank: int, world: int) -> 
     if world > 1:
         distributed.broadcast_object_list(facts, src=0)
     sample, target, word_vectors, (trains, tests), test_samples = facts[0]
-    recipe = make_recipe(config.train, trains)
+    recipe = recipe_for(config, trains)
     network = build_chain(config, sample, target, word_vectors)
     if everywhere:
         engine = DataParallel(network, rank, world, device, target, recipe)

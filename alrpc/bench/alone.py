@@ -17,7 +17,7 @@ if __name__ == "__main__":
 
 import torch
 
-from alrpc.assembly import build_network, local_device, make_recipe, resolve
+from alrpc.assembly import build_network, local_device, recipe_for, resolve
 from alrpc.bench.rounds import endless_micro_batches
 from alrpc.config import Config, load_config
 from alrpc.data import read_data
@@ -65,7 +65,7 @@ def train(config: Config, steps: int) -> float:
     torch.set_num_threads(config.threads)
     ask_for_determinism(device)
     dataset = read_data(config.data)
-    recipe = make_recipe(config.train, count_micro_batches(dataset.train, config.data.batch_size))
+    recipe = recipe_for(config, count_micro_batches(dataset.train, config.data.batch_size))
     network = build_network(config, dataset.sample, dataset.target, dataset.word_vectors)
     learners = [make_learner(number, component, recipe, device) for number, component in enumerate(network.components, 1)]
     began = 0.0

@@ -15,7 +15,7 @@ from alrpc.process import leave, log_to, tell_agent, watch_parent
 if __name__ == "__main__":
     watch_parent()  # before the long import of torch
 
-from alrpc.assembly import build_network, make_recipe, resolve
+from alrpc.assembly import build_network, recipe_for, resolve
 from alrpc.bench import simulated
 from alrpc.bench.measure import ROUNDS
 from alrpc.bench.rounds import MeasuredStage, Settings, stream_rounds
@@ -59,7 +59,7 @@ def measure(directory: Path, settings: Settings) -> None:
     def load() -> tuple[Dataset, Recipe, list[int] | None]:
         mb = settings.message_mb
         dataset = read_data(config.data) if mb is None else simulated.load(mb)
-        recipe = make_recipe(config.train, count_micro_batches(dataset.train, config.data.batch_size))
+        recipe = recipe_for(config, count_micro_batches(dataset.train, config.data.batch_size))
         return dataset, recipe, choose_split(config, dataset)
 
     with (directory / ROUNDS).open("w", encoding="utf-8", buffering=1) as file:

@@ -23,6 +23,7 @@ from alrpc.pipeline.channel import Link, PeerLost, Receiver, Sender, close_data_
 from alrpc.pipeline.mailbox import Plan, status, tell
 from alrpc.pipeline.packet import Packet
 from alrpc.pipeline.topology import Place, choose_cores, settle
+from alrpc.precision import computing
 from alrpc.timing import peak_memory
 from alrpc.training.evaluation import ExitScores
 from alrpc.training.losses import LossMeter
@@ -170,11 +171,12 @@ class Stage:
     def test(self, packet: Packet) -> None:
         beside = {name: tensor for name, tensor in packet.tensors.items() if name == "label" or name.startswith("exit.")}
         tensors = {name: tensor for name, tensor in packet.tensors.items() if name not in beside}
-        for learner in self.learners:
-            tensors, beside[f"exit.{learner.number}"] = learner.component.evaluate(tensors)
-        self.hand_on(packet, {**tensors, **beside})
-        if self.scores is not None:
-            self.scores.add([beside[f"exit.{number}"] for number in range(1, len(self.decoders) + 1)], beside["label"])
+        with computing(self.device, self.plan.recipe.precision):
+            for learner in self.learners:
+                tensors, beside[f"exit.{learner.number}"] = learner.component.evaluate(tensors)
+            self.hand_on(packet, {**tensors, **beside})
+            if self.scores is not None:
+                self.scores.add([beside[f"exit.{number}"] for number in range(1, len(self.decoders) + 1)], beside["label"])
 
     def end_evaluation(self, packet: Packet) -> None:
         self.hand_on(packet, {})

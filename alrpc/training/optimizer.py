@@ -30,6 +30,8 @@ class Recipe:
     epochs: int
     micro_batches: int
     """Micro-batches in an epoch."""
+    precision: str = "fp32"
+    compile: bool = False
 
     @property
     def updates_per_epoch(self) -> int:

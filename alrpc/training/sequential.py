@@ -14,6 +14,7 @@ from alrpc.data.dataset import Dataset, count_micro_batches
 from alrpc.data.loader import load_micro_batches, requests
 from alrpc.determinism import ask_for_determinism
 from alrpc.network import Network, evaluating
+from alrpc.precision import computing
 from alrpc.timing import Timing, peak_memory
 from alrpc.training.evaluation import ExitScores
 from alrpc.training.losses import LossMeter
@@ -78,7 +79,7 @@ def train_sequentially(
             }
         )
         timing.enter("computing")
-        report(evaluate(network, islice(micro_batches, tests), device, epoch + 1))
+        report(evaluate(network, islice(micro_batches, tests), device, recipe.precision, epoch + 1))
         timing.enter("waiting_to_receive")
     report({"event": "status", "stage": 1, "step": step, "seconds": timing.read()})
 
@@ -94,10 +95,12 @@ def train_micro_batch(learners: list[Learner], tensors: Tensors, target: Tensor,
         tensors, target = handed_on[0].tensors, handed_on[0].target
 
 
-def evaluate(network: Network, micro_batches: Iterator[tuple[Tensors, Tensor]], device: torch.device, epoch: int) -> dict:
+def evaluate(
+    network: Network, micro_batches: Iterator[tuple[Tensors, Tensor]], device: torch.device, precision: str, epoch: int
+) -> dict:
     """The `evaluation` event: the score of every exit on the test split's micro-batches."""
     scores = ExitScores(network.target, [component.decoder for component in network.components])
-    with evaluating(network):
+    with evaluating(network), computing(device, precision):
         for tensors, labels in micro_batches:
             tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
             bridged = []

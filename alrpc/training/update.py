@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from alrpc.component import Component, Step, Tensors
+from alrpc.precision import computing
 from alrpc.random_stream import begin_stream
 from alrpc.training.optimizer import Recipe, make_optimizer, take_step, turn_of
 
@@ -27,6 +28,8 @@ class Learner:
 def make_learner(number: int, component: Component, recipe: Recipe, device: torch.device) -> Learner:
     """Move a component to its device and give it an optimizer with one rate for f and b, another for g and h."""
     component.to(device).train()
+    if recipe.compile:
+        component.compute = torch.compile(component.compute)
     groups = [(component.forward_parameters(), recipe.lr), (component.target_parameters(), recipe.target_lr)]
     return Learner(number, component, make_optimizer(groups, recipe), recipe, device)
 
@@ -52,7 +55,8 @@ def update(
     """
     recipe = learner.recipe
     begin_stream(learner.device, recipe.seed, learner.number, step)
-    result = learner.component(tensors, target)
+    with computing(learner.device, recipe.precision):
+        result = learner.component(tensors, target)
     hand_on(result)
 
     turn = turn_of(step, recipe)

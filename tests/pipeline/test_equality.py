@@ -1,5 +1,7 @@
 """Promise 1: pipelined training equals sequential training bit for bit, whatever the number of stages."""
 
+import shutil
+
 import pytest
 from conftest import read_summary
 from small_data import write_images, write_texts
@@ -19,8 +21,9 @@ SEQUENCES = [
         (DIGITS, {"1": [], "2": ["--set", "pipeline.split=[1,3]"], "4": ["--set", "pipeline.window=1"]}),
         # Lengths that differ from packet to packet, a mask, an LSTM's state, accumulation, clipping.
         (SEQUENCES, {"3": []}),
+        ([*DIGITS, "--set", "precision=bf16"], {"2": []}),
     ],
-    ids=["digits", "sequences"],
+    ids=["digits", "sequences", "bf16"],
 )
 def test_every_number_of_stages_gives_the_bits_of_the_sequential_reference(commands, options, variants):
     trained = commands.alrpc("train", *options, "--out", "reference")
@@ -83,3 +86,15 @@ def test_every_network_is_equal_at_two_and_at_four_stages(commands, name):
     for summary in pipelines:
         assert summary["parameters_sha256"] == reference["parameters_sha256"]
         assert summary["exits"] == reference["exits"]
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_compiled_components_are_equal_too(commands):
+    fields = ("compile=true", "model.widths=[16,16]", "model.dropout=0.1", "train.epochs=1", "pipeline.stages=2")
+    options = ["--quiet", *(part for field in fields for part in ("--set", field))]
+    for command in ("train", "launch"):
+        done = commands.alrpc(command, *options, "--out", command, limit=180)
+        assert done.returncode == 0, done.stderr
+    one, other = (read_summary(commands.folder / name) for name in ("train", "launch"))
+    assert one["parameters_sha256"] == other["parameters_sha256"] and one["exits"] == other["exits"]

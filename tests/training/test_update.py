@@ -1,6 +1,7 @@
 """The update of one component: what it draws, what it steps, what it hands on and when."""
 
 import copy
+import shutil
 
 import pytest
 import torch
@@ -157,3 +158,29 @@ def test_losses_are_averaged_between_two_events():
     event = meter.event(epoch=1, step=2)
     assert (event["associated_loss"], event["autoencoder_loss"]) == (1.5, 3.0)
     assert meter.event(1, 2) is None
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_precision_changes_the_arithmetic_but_not_the_parameters_type(precision):
+    part = component()
+    trained = make_learner(1, part, make_recipe(Train(), 4, precision), CPU)
+    made = []
+    losses = update(trained, *batch(), 0, made.append)
+    exact = update(learner(component()), *batch(), 0, lambda result: None)
+    assert made[0].tensors["x"].dtype == {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    assert [loss.dtype for loss in losses] == [torch.float32] * 2
+    assert {value.dtype for value in part.state_dict().values()} == {torch.float32}
+    assert (losses == exact) is (precision == "fp32")
+    for loss, other in zip(losses, exact, strict=True):
+        assert loss.item() == pytest.approx(other.item(), rel=0.02)
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+def test_a_compiled_component_learns_the_same():
+    plain, compiled = component(), component()
+    learners = [make_learner(1, part, make_recipe(Train(), 4, compile=part is compiled), CPU) for part in (plain, compiled)]
+    for step in range(3):
+        one, other = (update(trained, *batch(seed=step), step, lambda result: None) for trained in learners)
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+    assert compiled.state_dict().keys() == plain.state_dict().keys()
