@@ -1,0 +1,48 @@
+"""Stages on GPUs; skipped where there is none."""
+
+import os
+
+import pytest
+import torch
+from conftest import read_summary
+
+GPUS = torch.cuda.device_count()
+VISIBLE = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(GPUS))))
+FIELDS = ["--set", "device=cuda", "--set", "train.epochs=3", "--quiet"]
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(GPUS == 0, reason="no GPU")
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("gpus", [1, 2], ids=["shared", "own"])
+def test_stages_on_gpus_equal_one_process_on_one(commands, gpus, precision):
+    if gpus > GPUS:
+        pytest.skip(f"{GPUS} GPU")
+    visible = {"CUDA_VISIBLE_DEVICES": ",".join(VISIBLE.split(",")[:gpus])}
+    fields = [*FIELDS, "--set", f"precision={precision}"]
+    for command in (["train"], ["launch", "--stages", "2"]):
+        done = commands.alrpc(*command, *fields, "--out", command[0], limit=140, **visible)
+        assert done.returncode == 0, done.stderr
+    one, other = (read_summary(commands.folder / name) for name in ("train", "launch"))
+    assert [stage["device"] for stage in other["per_stage"]] == ["cuda:0", f"cuda:{gpus - 1}"]
+    assert one["parameters_sha256"] == other["parameters_sha256"] and one["exits"] == other["exits"]
+    assert one["test_accuracy"] > 0.5
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(GPUS == 0, reason="no GPU")
+def test_baselines_train_on_a_gpu(commands):
+    options = (
+        "--methods",
+        "al-sequential,bp",
+        "--stages",
+        "1",
+        "--repeat",
+        "1",
+        "--set",
+        "device=cuda",
+        "--set",
+        "train.epochs=3",
+    )
+    done = commands.alrpc("compare", *options, limit=200, CUDA_VISIBLE_DEVICES=VISIBLE)
+    assert done.returncode == 0, done.stderr
