@@ -1,7 +1,7 @@
 """The data plane: packets from one rank to the next over torch.distributed point-to-point.
 
-Headers always travel over gloo, so that a stage learns the shapes of a packet without waiting for its GPU; tensors travel
-over NCCL between GPUs and over gloo otherwise.
+Headers always travel over gloo, so that a stage learns the shapes of a packet without waiting for its GPU, and small tensors on
+a CPU with them; other tensors travel over NCCL between GPUs and over gloo otherwise.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import distributed
 
-from alrpc.pipeline.packet import HEADER_BYTES, Header, Packet, decode_header, encode_header, header_rest
+from alrpc.pipeline.packet import FIRST_BYTES, Header, Packet, decode, encode, rest_of
 from alrpc.timing import Timing
 
 PATIENCE = datetime.timedelta(days=7)  # a slow neighbour is waited for; the control plane notices a dead one
@@ -94,9 +94,9 @@ class Sender:
         """
         self._wait_until(self._window - 1)
         rank, wire, group = self._link.rank, self._link.wire, self._link.group
-        tensors = [move(tensor, wire) for tensor in packet.tensors.values() if tensor.numel()]
+        messages, tensors = encode(replace(packet, tensors={name: move(t, wire) for name, t in packet.tensors.items()}))
         try:
-            works = [(distributed.isend(message, rank), message) for message in encode_header(packet)]
+            works = [(distributed.isend(message, rank), message) for message in messages]
             works += [(distributed.isend(tensor, rank, group=group), tensor) for tensor in tensors]
         except RuntimeError as error:
             raise PeerLost(f"sending to rank {rank}: {error}") from error
@@ -165,19 +165,16 @@ class Receiver:
             while header is None or header.kind != "end":
                 self._room.acquire()
                 header = self._receive_header()
-                tensors = {
-                    name: torch.empty(shape, dtype=getattr(torch, dtype), device=wire, pin_memory=pinned)
-                    for name, dtype, shape in header.layout
-                }
-                works = [distributed.irecv(tensor, rank, group=group) for tensor in tensors.values() if tensor.numel()]
+                tensors, coming = header.place(pinned, wire)
+                works = [distributed.irecv(tensor, rank, group=group) for tensor in coming]
                 self._arriving.put((header, tensors, works))
         except Exception as error:  # handed to the thread that reads the packets
             self._arriving.put(error)
 
     def _receive_header(self) -> Header:
-        first = self._receive_bytes(HEADER_BYTES)
-        rest = header_rest(first)
-        return decode_header(first, self._receive_bytes(rest) if rest else None)
+        first = self._receive_bytes(FIRST_BYTES)  # gloo lets a message be shorter than what is received into
+        rest = rest_of(first)
+        return decode(first, self._receive_bytes(rest) if rest else None)
 
     def _receive_bytes(self, count: int) -> torch.Tensor:
         message = torch.empty(count, dtype=torch.uint8)

@@ -17,8 +17,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-HEADER_BYTES = 1024  # of the first message of every packet; a longer header goes on in a second one
-LENGTH_BYTES = 4
+from alrpc.component import ALIGNMENT
+
+FIRST_BYTES = 64 << 10  # at most, of the first message of a packet; what is longer goes on in a second one
+INLINE_BYTES = 32 << 10  # a tensor on a CPU of no more is part of the first message: each message costs tens of microseconds
+HEADER_ROOM = 4 << 10  # left for the header by inline tensors
+PREFIX_BYTES = 8  # how long header and inline tensors are together, and the header alone
 
 
 @dataclass(frozen=True)
@@ -33,31 +37,70 @@ class Packet:
 
 @dataclass(frozen=True)
 class Header:
-    """All of a packet but the bytes of its tensors: name, type and shape of each."""
+    """All of a packet but the tensors that are messages of their own."""
 
     kind: str
     epoch: int
     step: int
-    layout: list[tuple[str, str, list[int]]]
+    layout: list[tuple[str, str, list[int], int | None]]
+    """Name, type and shape of each tensor, and where it is among the inline ones; None for a message of its own."""
+    inline: Tensor
+    """Bytes."""
+
+    def place(self, pinned: bool, device: torch.device) -> tuple[dict[str, Tensor], list[Tensor]]:
+        """The packet's tensors, and those among them that are yet to be received, on this device."""
+        tensors, coming = {}, []
+        for name, dtype, shape, start in self.layout:
+            where = torch.device("cpu") if start is not None else device
+            tensor = torch.empty(shape, dtype=getattr(torch, dtype), device=where, pin_memory=pinned and where.type == "cpu")
+            if start is None:
+                coming.append(tensor)
+            elif tensor.numel():
+                as_bytes(tensor).copy_(self.inline[start : start + tensor.nbytes])
+            tensors[name] = tensor
+        return tensors, coming
 
 
-def encode_header(packet: Packet) -> list[Tensor]:
-    """The header's messages: one of HEADER_BYTES that begins with the header's length, and the rest if there is any."""
-    layout = [(name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape)) for name, tensor in packet.tensors.items()]
+def as_bytes(tensor: Tensor) -> Tensor:
+    """A contiguous tensor's memory, (bytes,), uint8."""
+    return tensor.reshape(-1).view(torch.uint8)
+
+
+def encode(packet: Packet) -> tuple[list[Tensor], list[Tensor]]:
+    """The messages that begin a packet: header and small tensors; and the tensors that follow as messages of their own."""
+    layout, inline, apart, used = [], [], [], 0
+    for name, tensor in packet.tensors.items():
+        size, start = tensor.nbytes, None
+        if size == 0 or (tensor.device.type == "cpu" and size <= min(INLINE_BYTES, FIRST_BYTES - HEADER_ROOM - used)):
+            start = used
+            inline.append((start, tensor))
+            used += _aligned(size)
+        else:
+            apart.append(tensor)
+        layout.append((name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape), start))
     text = json.dumps([packet.kind, packet.epoch, packet.step, layout]).encode()
-    data = bytearray(len(text).to_bytes(LENGTH_BYTES, "little") + text)
-    data.extend(bytes(max(0, HEADER_BYTES - len(data))))
-    whole = torch.frombuffer(data, dtype=torch.uint8)
-    return [part for part in (whole[:HEADER_BYTES], whole[HEADER_BYTES:]) if len(part)]
+    begin = _aligned(PREFIX_BYTES + len(text))
+    whole = torch.empty(begin + used, dtype=torch.uint8)
+    prefix = len(whole).to_bytes(4, "little") + len(text).to_bytes(4, "little")
+    whole[: PREFIX_BYTES + len(text)] = torch.frombuffer(bytearray(prefix + text), dtype=torch.uint8)
+    for start, tensor in inline:
+        if tensor.numel():
+            whole[begin + start : begin + start + tensor.nbytes] = as_bytes(tensor)
+    return [part for part in (whole[:FIRST_BYTES], whole[FIRST_BYTES:]) if len(part)], apart
 
 
-def header_rest(first: Tensor) -> int:
-    """How many bytes of the header follow its first message."""
-    length = int.from_bytes(bytes(first[:LENGTH_BYTES].numpy()), "little")
-    return max(0, LENGTH_BYTES + length - HEADER_BYTES)
+def rest_of(first: Tensor) -> int:
+    """How many bytes follow the first message in a second one."""
+    return max(0, int.from_bytes(bytes(first[:4].numpy()), "little") - FIRST_BYTES)
 
 
-def decode_header(first: Tensor, rest: Tensor | None) -> Header:
-    data = bytes(first.numpy()) + (bytes(rest.numpy()) if rest is not None else b"")
-    length = int.from_bytes(data[:LENGTH_BYTES], "little")
-    return Header(*json.loads(data[LENGTH_BYTES : LENGTH_BYTES + length]))
+def decode(first: Tensor, rest: Tensor | None) -> Header:
+    """The header; `first` may be longer than what was sent."""
+    whole = first if rest is None else torch.cat([first, rest])
+    length = int.from_bytes(bytes(whole[4:PREFIX_BYTES].numpy()), "little")
+    text = bytes(whole[PREFIX_BYTES : PREFIX_BYTES + length].numpy())
+    return Header(*json.loads(text), inline=whole[_aligned(PREFIX_BYTES + length) :])
+
+
+def _aligned(count: int) -> int:
+    return -(-count // ALIGNMENT) * ALIGNMENT
