@@ -21,7 +21,7 @@ from alrpc.training.update import Learner, make_learner, update
 MICRO_BATCHES = 6  # that are measured, from all over an epoch, since their shapes may differ
 REPEATS = 3  # of each, of which the fastest counts: what disturbs a machine only ever adds
 WARM = 2  # updates before any is measured
-STATES = {"adam": 2, "adamw": 2, "sgd": 1}  # numbers that an optimizer keeps for each parameter
+OPTIMIZER_STATES = {"adam": 2, "adamw": 2, "sgd": 1}  # numbers that an optimizer keeps for each parameter
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def _measure(learners: list[Learner], tensors: dict[str, Tensor], target: Tensor
             _finish(learner.device)
             fastest = min(fastest, time.perf_counter() - began)
         tensors, target = handed_on[0].tensors, handed_on[0].target
-        parameters = sum(p.nbytes * (2 + STATES[learner.recipe.optimizer]) for p in learner.component.parameters())
+        parameters = sum(p.nbytes * (2 + OPTIMIZER_STATES[learner.recipe.optimizer]) for p in learner.component.parameters())
         buffers = sum(buffer.nbytes for buffer in learner.component.buffers())
         packet = sum(tensor.nbytes for tensor in (*tensors.values(), target))
         costs.append(Cost(learner.number, fastest, parameters + buffers, kept.total, packet))
@@ -201,5 +201,6 @@ def choose_split(config: Config, dataset: Dataset) -> list[int] | None:
     """The components of each stage that the configuration asks for, measured here and now if it says auto; None for even."""
     if config.pipeline.split != "auto":
         return config.pipeline.split
-    costs = measure_components(config, dataset, local_device(config.device))
+    here = config.device if torch.cuda.is_available() else "cpu"  # the coordinator's host may have no GPU
+    costs = measure_components(config, dataset, local_device(here))
     return best_split(costs, config.pipeline.stages, config.pipeline.window).sizes

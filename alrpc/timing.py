@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-STATES = ("computing", "waiting_to_receive", "waiting_to_send")
+STATES = ("computing", "waiting_to_receive", "waiting_to_send", "testing")
 
 
 class Timing:
@@ -23,14 +23,20 @@ class Timing:
         self._seconds = dict.fromkeys(STATES, 0.0)
         self._state: str | None = None
         self._since = 0.0
+        self._testing = False
 
     def enter(self, state: str | None) -> str | None:
         """Enter a state of STATES, or None for a time that counts for nothing; returns the one that was left."""
         now, left = time.perf_counter(), self._state
         if left is not None:
-            self._seconds[left] += now - self._since
+            self._seconds["testing" if self._testing else left] += now - self._since
         self._state, self._since = state, now
         return left
+
+    def test(self, testing: bool) -> None:
+        """From now on all time is spent testing, whatever state it is spent in; or no longer."""
+        self.enter(self._state)
+        self._testing = testing
 
     def move(self, source: str, destination: str, seconds: float) -> None:
         """Book seconds of one state that turned out to belong to another."""
@@ -41,8 +47,17 @@ class Timing:
         """Seconds in each state up to now; may be called from another thread."""
         seconds = dict(self._seconds)
         if self._state is not None:
-            seconds[self._state] += time.perf_counter() - self._since
+            seconds["testing" if self._testing else self._state] += time.perf_counter() - self._since
         return seconds
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Let the peak begin anew; where the system cannot, it stays."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: VmHWM becomes what is resident now
 
 
 def peak_memory(device: torch.device) -> int:

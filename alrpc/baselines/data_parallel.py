@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections import deque
 from collections.abc import Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from alrpc.baselines.chain import Chain, Part
@@ -40,15 +41,17 @@ class DataParallel:
 
     def read(self, dataset: Dataset, batch_size: int, workers: int) -> Iterator[Batch]:
         """This process' share of every micro-batch of the run; a sample that does not count where there is none left."""
-        whole = list(requests(dataset, batch_size, self.recipe.seed, self.recipe.epochs))
-        shares = [request.indices.tensor_split(self.world)[self.rank] for request in whole]
-        wanted = (
-            Request(request.split, request.epoch, share if len(share) else request.indices[:1])
-            for request, share in zip(whole, shares, strict=True)
-        )
-        batches = load_micro_batches(dataset, wanted, self.recipe.seed, workers)
-        for (tensors, labels), request, share in zip(batches, whole, shares, strict=True):
-            yield tensors, labels[: len(share)], len(request.indices)
+        sizes: deque[tuple[int, int]] = deque()  # of what is read ahead: this process' share, and the whole
+
+        def wanted() -> Iterator[Request]:
+            for request in requests(dataset, batch_size, self.recipe.seed, self.recipe.epochs):
+                share = request.indices.tensor_split(self.world)[self.rank]
+                sizes.append((len(share), len(request.indices)))
+                yield Request(request.split, request.epoch, share if len(share) else request.indices[:1])
+
+        for tensors, labels in load_micro_batches(dataset, wanted(), self.recipe.seed, workers):
+            own, whole = sizes.popleft()
+            yield tensors, labels[:own], whole
 
     def choose(self, batch: Batch, processes_here: int) -> dict:
         """Choose threads by trying; wrap the module if there are other processes."""
@@ -70,7 +73,7 @@ class DataParallel:
     def rehearse(self, batch: Batch, step: int, synchronise: bool = True, share: int = 1) -> None:
         """Forward and backward pass; with `share` micro-batches to a group their gradients are averaged."""
         tensors, labels, samples = batch
-        begin_stream(self.device, self.recipe.seed, 0, step)
+        begin_stream(self.device, self.recipe.seed, self.rank, step)
         inputs = [tensors[name].to(self.device) for name in self.module.takes]
         quiet = contextlib.nullcontext() if synchronise or self.world == 1 else self.wrapped.no_sync()
         with quiet:
@@ -92,6 +95,12 @@ class DataParallel:
             idle = (time.perf_counter() - began) - (time.thread_time() - busy)
             self.timing.move("computing", "waiting_to_receive", max(idle, 0.0))
         self.timing.enter("waiting_to_receive")
+
+    def agree(self) -> None:
+        """Give every process the statistics of the first one, as they are before each step of training."""
+        if self.world > 1:
+            for buffer in self.module.buffers():
+                distributed.broadcast(buffer, src=0)
 
     def score(self, batch: Batch) -> float:
         """The sum of this process' scores in a micro-batch."""

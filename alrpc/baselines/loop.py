@@ -13,7 +13,7 @@ from torch import distributed
 from alrpc.baselines.data_parallel import DataParallel
 from alrpc.baselines.pipelined import Pipelined
 from alrpc.network import component_digest
-from alrpc.timing import peak_memory
+from alrpc.timing import peak_memory, reset_peak_memory
 
 Report = Callable[[dict], None]
 
@@ -37,17 +37,20 @@ def run(
     before = copy.deepcopy(engine.module.state_dict())
     chosen = engine.choose(first, here)
     engine.module.load_state_dict(before)  # trying has moved statistics
+    del before
+    reset_peak_memory(engine.device)
     report({"event": "chosen", **chosen, "device": str(engine.device)})
     report({"event": "start"})
     step = 0
     for epoch in range(1, recipe.epochs + 1):
         began = time.perf_counter()
+        timing.test(False)
         timing.enter("waiting_to_receive")
         engine.module.train()
         for batch in islice(batches, recipe.micro_batches):
             engine.learn(batch, step)
             step += 1
-        timing.enter(None)
+        timing.test(True)
         stage = {
             "epoch": epoch,
             "step": step,
@@ -58,6 +61,7 @@ def run(
         for rank, event in enumerate(gather(stage), 1):
             report({"event": "stage", "stage": rank, **event})
         engine.module.eval()
+        engine.agree()
         with torch.no_grad():
             score = torch.tensor(sum(engine.score(batch) for batch in islice(batches, tests)), dtype=torch.float64)
         if distributed.is_initialized():

@@ -125,6 +125,9 @@ class Pipelined:
             take_step(self.optimizer, replace(self.recipe, clip_norm=None), turn.number)
             self.timing.enter("waiting_to_receive")
 
+    def agree(self) -> None:
+        """Each layer is in one process only."""
+
     def score(self, batch: Batch) -> float:
         """The sum of a micro-batch's scores, in the last process."""
         inputs, labels = self._announce(batch)

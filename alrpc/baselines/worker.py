@@ -30,12 +30,13 @@ from alrpc.baselines.pipelined import Pipelined
 from alrpc.baselines.tuning import fastest, thread_choices
 from alrpc.config import Config, load_config
 from alrpc.data import read_data
-from alrpc.data.dataset import count_micro_batches
+from alrpc.data.dataset import Dataset, count_micro_batches
 from alrpc.data.loader import read, requests
 from alrpc.determinism import ask_for_determinism
 from alrpc.errors import UserError
 from alrpc.observe.record import recorded, write_summary
 from alrpc.run import FAILED, REFUSED, train_in_directory
+from alrpc.timing import reset_peak_memory
 from alrpc.training.sequential import train_micro_batch
 from alrpc.training.update import make_learner
 
@@ -67,20 +68,26 @@ def run_sequential(config: Config, directory: Path) -> None:
     """Associated learning in one process, with as many threads as make it fastest here."""
     device = local_device(config.device)
     dataset = read_data(config.data)
+    threads, seconds = try_threads(config, dataset, device)
+    reset_peak_memory(device)
+    config = config.model_copy(update={"threads": threads})
+    network = build_network(config, dataset.sample, dataset.target, dataset.word_vectors)
+    chosen = {"threads": threads, "tried_threads": seconds, "device": str(device)}
+    train_in_directory(config, dataset, network, directory, quiet=True, started=STARTED, chosen=chosen)
+
+
+def try_threads(config: Config, dataset: Dataset, device: torch.device) -> tuple[int, dict[int, float]]:
+    """The number of threads that is fastest for a throw-away network, and the seconds of each number."""
     recipe = recipe_for(config, count_micro_batches(dataset.train, config.data.batch_size))
     tensors, labels = read(dataset, recipe.seed, next(requests(dataset, config.data.batch_size, recipe.seed, 1)))
-    tried = build_network(config, dataset.sample, dataset.target)
-    learners = [make_learner(number, component, recipe, device) for number, component in enumerate(tried.components, 1)]
+    network = build_network(config, dataset.sample, dataset.target)
+    learners = [make_learner(number, component, recipe, device) for number, component in enumerate(network.components, 1)]
 
     def trial(threads: int) -> None:
         torch.set_num_threads(threads)
         list(train_micro_batch(learners, tensors, dataset.target.represent(labels), 0))
 
-    threads, seconds = fastest(thread_choices(1), trial, device)
-    config = config.model_copy(update={"threads": threads})
-    network = build_network(config, dataset.sample, dataset.target, dataset.word_vectors)
-    chosen = {"threads": threads, "tried_threads": seconds, "device": str(device)}
-    train_in_directory(config, dataset, network, directory, quiet=True, started=STARTED, chosen=chosen)
+    return fastest(thread_choices(1), trial, device)
 
 
 def run(method: str, config: Config, directory: Path, rank: int, world: int) -> None:

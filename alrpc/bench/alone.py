@@ -17,11 +17,10 @@ if __name__ == "__main__":
 
 import torch
 
-from alrpc.assembly import build_network, local_device, recipe_for, resolve
-from alrpc.bench.rounds import endless_micro_batches
+from alrpc.assembly import build_network, local_device, resolve
+from alrpc.bench.rounds import endless_micro_batches, recipe_of
 from alrpc.config import Config, load_config
 from alrpc.data import read_data
-from alrpc.data.dataset import count_micro_batches
 from alrpc.determinism import ask_for_determinism
 from alrpc.errors import UserError
 from alrpc.run import FAILED, REFUSED, create_run_directory
@@ -65,7 +64,7 @@ def train(config: Config, steps: int) -> float:
     torch.set_num_threads(config.threads)
     ask_for_determinism(device)
     dataset = read_data(config.data)
-    recipe = recipe_for(config, count_micro_batches(dataset.train, config.data.batch_size))
+    recipe = recipe_of(config, dataset)
     network = build_network(config, dataset.sample, dataset.target, dataset.word_vectors)
     learners = [make_learner(number, component, recipe, device) for number, component in enumerate(network.components, 1)]
     began = 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from alrpc.baselines.tuning import cores
 from alrpc.bench.measure import Watch, run_rounds, summarise
 from alrpc.bench.rounds import Settings
 from alrpc.config import Config
@@ -16,10 +17,11 @@ def ceiling(config: Config, rounds: int, steps: int, directory: Path, watch: Wat
         UserError: for what the user can put right; nothing is left then.
         RunFailed, Interrupted: as `alrpc.launch.run_processes`.
     """
-    figures = summarise(run_rounds(config, Settings(rounds, steps), directory, watch))
-    samples = config.data.batch_size
+    measured = run_rounds(config, Settings(rounds, steps), directory, watch)
+    figures, samples = summarise(measured.rounds), measured.samples_per_step
     return {
         "samples_per_second": figures["steps_per_second"] * samples,
         "ceiling_samples_per_second": figures["ceiling_steps_per_second"] * samples,
         **figures,
+        "oversubscribed": config.device != "cuda" and config.pipeline.stages * config.threads > cores(),
     }

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 from pathlib import Path
 
+from alrpc.baselines.tuning import cores
 from alrpc.bench.gloo_cost import copy_seconds
 from alrpc.bench.measure import Watch, rate, run_rounds, summarise
 from alrpc.bench.peers import MICRO_BATCHES, run_peer
@@ -33,11 +33,12 @@ def hops(stages: int, stage_ms: float, message_mb: float, peers: list[str], roun
         }
     )
     settings = Settings(rounds, STEPS, stage_ms=stage_ms, message_mb=message_mb)
-    directory.mkdir(parents=True)
-    measured = run_rounds(config, settings, directory / "al", watch)
+    directory.mkdir(parents=True, exist_ok=True)
+    measured = run_rounds(config, settings, directory / "al", watch).rounds
     figures = summarise(measured)
     efficiencies = [stage_ms / 1000 * rate(of_stages, PIPELINE) for of_stages in measured]
-    engine = statistics.median(s["cpu_seconds_per_step"] - s["ceiling_cpu_seconds_per_step"] for s in figures["stages"])
+    sending = figures["stages"][:-1]  # the last one only receives
+    engine = statistics.median(s["cpu_seconds_per_step"] - s["ceiling_cpu_seconds_per_step"] for s in sending)
     copies = copy_seconds(message_mb)
     found = {}
     for peer in peers:
@@ -51,7 +52,7 @@ def hops(stages: int, stage_ms: float, message_mb: float, peers: list[str], roun
         }
     return {
         "simulated": True,
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores(),
         "stage_ms": stage_ms,
         "message_mb": message_mb,
         **figures,

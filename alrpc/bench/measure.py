@@ -6,7 +6,7 @@ import json
 import statistics
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from alrpc.assembly import check_pipeline, local_device, resolve
@@ -21,11 +21,16 @@ Watch = Callable[[Path, int], AbstractContextManager]
 """(directory, rounds) -> a context that shows how far the measurement is."""
 
 
-def run_rounds(config: Config, settings: Settings, directory: Path, watch: Watch) -> list[list[dict]]:
-    """Run a pipeline's measured rounds, in a directory made for them.
+@dataclass(frozen=True)
+class Measured:
+    """Of each round, of each stage: {"pipeline": …, "ceiling": …}, as the stage told; and the mean samples in a micro-batch."""
 
-    Returns:
-        What each stage told, for each round: its figures for the pipeline's round, and for the ceiling's if there is one.
+    rounds: list[list[dict]]
+    samples_per_step: float
+
+
+def run_rounds(config: Config, settings: Settings, directory: Path, watch: Watch) -> Measured:
+    """Run a pipeline's measured rounds, in a directory made for them.
 
     Raises:
         UserError: for what the user can put right; nothing is left then.
@@ -39,7 +44,8 @@ def run_rounds(config: Config, settings: Settings, directory: Path, watch: Watch
         arguments = ["alrpc.bench.worker", str(directory), json.dumps(asdict(settings))]
         with watch(directory, settings.rounds):
             run_processes(arguments, config.pipeline.stages + 1, directory, listener, silent=True)
-    return pair_up(read_rounds(directory), settings.rounds)
+    job, *rounds = read_rounds(directory)
+    return Measured(pair_up(rounds, settings.rounds), job["samples_per_step"])
 
 
 def read_rounds(directory: Path) -> list[dict]:
@@ -69,6 +75,8 @@ def summarise(rounds: list[list[dict]]) -> dict:
     return {
         "efficiency": statistics.median(ratios),
         "rounds": ratios,
+        "pipeline_ms": [1000 / rate(stages, PIPELINE) for stages in rounds],
+        "ceiling_ms": [1000 / rate(stages, CEILING) for stages in rounds],
         "steps_per_second": statistics.median(rate(stages, PIPELINE) for stages in rounds),
         "ceiling_steps_per_second": statistics.median(rate(stages, CEILING) for stages in rounds),
         "fill_seconds": statistics.median(s[-1][PIPELINE]["began"] - s[0][PIPELINE]["began"] for s in rounds),

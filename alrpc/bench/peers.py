@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 
-from alrpc.bench.simulated import FORWARD, SAMPLES, sleep_precisely, sleep_until
+from alrpc.bench.simulated import FORWARD, SAMPLES, Sleeper
 
 SCHEDULES = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}
 MICRO_BATCHES = 8
@@ -38,23 +38,23 @@ class Sleeping(nn.Module):
     def __init__(self, seconds: float):
         super().__init__()
         self.seconds = seconds
+        self.sleeper = Sleeper()
         self.weight = nn.Parameter(torch.zeros(()))
 
     def forward(self, x: Tensor) -> Tensor:
-        return _Sleep.apply(x, self.weight, self.seconds)
+        return _Sleep.apply(x, self.weight, self)
 
 
 class _Sleep(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, seconds: float) -> Tensor:
-        begins = time.perf_counter()
-        ctx.seconds = seconds
-        sleep_until(begins + FORWARD * seconds)
+    def forward(ctx, x: Tensor, weight: Tensor, stage: Sleeping) -> Tensor:
+        ctx.stage = stage
+        stage.sleeper.sleep(FORWARD * stage.seconds)
         return x.view_as(x)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
-        sleep_until(time.perf_counter() + (1 - FORWARD) * ctx.seconds)
+        ctx.stage.sleeper.sleep((1 - FORWARD) * ctx.stage.seconds)
         return gradient, torch.zeros(()), None
 
 
@@ -76,7 +76,6 @@ def main(name: str, stage_ms: float, message_mb: float, steps: int, directory: P
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     log_to(directory, f"process-{rank + 1}")
     torch.set_num_threads(1)
-    sleep_precisely()
     distributed.init_process_group("gloo")
     cpu = torch.device("cpu")
     stage = PipelineStage(Sleeping(stage_ms / 1000 / MICRO_BATCHES), rank, world, cpu)

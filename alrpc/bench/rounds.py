@@ -4,22 +4,24 @@
     a stage       trains and sends │ trains on the packets it still has, sends nothing  │ …
 
 The second kind is the ceiling: the same processes, at the same time, on the same machine, with every input in the memory of
-the process that needs it. Markers keep the two apart without a barrier, as they do everything else.
+the process that needs it. A round begins when every stage has told of the one before, so that all stages are in the same kind.
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import cycle, islice
 
 from torch import Tensor
 
+from alrpc.assembly import recipe_for
 from alrpc.component import Tensors
 from alrpc.config import Config
-from alrpc.data.dataset import Dataset
+from alrpc.data.dataset import Dataset, count_micro_batches
 from alrpc.data.loader import load_micro_batches, requests
 from alrpc.pipeline.mailbox import status, tell
 from alrpc.pipeline.packet import Packet
@@ -28,7 +30,6 @@ from alrpc.timing import peak_memory
 from alrpc.training.optimizer import Recipe
 
 PIPELINE, CEILING = "pipeline", "ceiling"
-HELD = 64  # packets that a stage keeps to train on again
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,37 @@ class Settings:
 
 
 def at_the_ends(stages: int, window: int) -> int:
-    """Steps at each end of a round that do not count: while they pass, the pipeline fills or drains."""
-    return stages + 2 * window
+    """Steps at each end of a round that do not count: while they pass, the pipeline fills or drains.
+
+    A stage can be ahead of the next one by a window of sent packets, a window of received ones and the one in work.
+    """
+    return stages + (stages - 1) * (2 * window + 1)
+
+
+class Gathered:
+    """Lets the stream wait until every stage has told of a round."""
+
+    def __init__(self, stages: int):
+        self.stages = stages
+        self.told = 0
+        self.changed = threading.Condition()
+
+    def tell(self) -> None:
+        """A stage has told of a round."""
+        with self.changed:
+            self.told += 1
+            self.changed.notify()
+
+    def await_rounds(self, rounds: int) -> None:
+        """Wait until all stages have told of so many."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.told >= rounds * self.stages)
+
+
+def recipe_of(config: Config, dataset: Dataset) -> Recipe:
+    """The configuration's, but that rates stay: more is measured than its epochs have steps."""
+    recipe = recipe_for(config, count_micro_batches(dataset.train, config.data.batch_size))
+    return replace(recipe, schedule="constant")
 
 
 def endless_micro_batches(config: Config, dataset: Dataset, seed: int) -> Iterator[tuple[Tensors, Tensor]]:
@@ -57,19 +87,23 @@ def endless_micro_batches(config: Config, dataset: Dataset, seed: int) -> Iterat
     return load_micro_batches(dataset, (r for r in wanted if r.split == "train"), seed, config.data.workers)
 
 
-def stream_rounds(settings: Settings) -> Callable[[Config, Dataset, Recipe], Iterator[Packet]]:
+def stream_rounds(settings: Settings, gathered: Gathered) -> Callable[[Config, Dataset, Recipe], Iterator[Packet]]:
     """The rounds' stream; round 0 of each kind only warms up."""
 
     def stream(config: Config, dataset: Dataset, recipe: Recipe) -> Iterator[Packet]:
         steps = settings.steps + 2 * at_the_ends(config.pipeline.stages, config.pipeline.window)
-        step = 0
+        step, rounds = 0, 0
         micro_batches = enumerate(endless_micro_batches(config, dataset, recipe.seed))
         for number in range(settings.rounds + 1):
             for step, (tensors, labels) in islice(micro_batches, steps):
                 yield Packet("train", number, step, {**tensors, "label": labels})
             yield Packet("round", number, step)
-            if settings.ceiling:
+            for _ in range(settings.ceiling):
+                rounds += 1
+                gathered.await_rounds(rounds)
                 yield Packet("repeat", number, steps)
+            rounds += 1
+            gathered.await_rounds(rounds)
         yield Packet("end", settings.rounds, step)
 
     return stream
@@ -78,15 +112,19 @@ def stream_rounds(settings: Settings) -> Callable[[Config, Dataset, Recipe], Ite
 class MeasuredStage(Stage):
     """A stage that notes when each of its steps ended, and tells of every round."""
 
+    most_held: int | None = None
+    """Packets of a round that are kept for the ceiling's; None for all."""
+
     def __init__(self, *arguments):
         super().__init__(*arguments)
         self.actions |= {"round": self.end_round, "repeat": self.repeat}
         self.skipped = at_the_ends(self.plan.stages, self.plan.config.pipeline.window)
-        self.held: deque[Packet] = deque(maxlen=HELD)
+        self.held: deque[Packet] = deque(maxlen=self.most_held)
         self.marks: list[dict] = []
 
     def train(self, packet: Packet) -> None:
         if not self.marks:
+            self.held.clear()
             self.mark()
         self.held.append(packet)
         super().train(packet)
@@ -102,9 +140,11 @@ class MeasuredStage(Stage):
     def repeat(self, packet: Packet) -> None:
         """Train on the round's packets again, as many steps, and send nothing."""
         self.hand_on(packet, {})
+        self.mark()
         sender, self.sender = self.sender, None
         for held in islice(cycle(list(self.held)), packet.step):
-            self.train(held)
+            super().train(held)
+            self.mark()
         self.sender = sender
         self.tell_round(packet.epoch, CEILING)
 

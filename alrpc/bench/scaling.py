@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import statistics
 from pathlib import Path
 
 import torch
 
 from alrpc.assembly import check_pipeline, local_device, resolve
+from alrpc.baselines.tuning import cores
 from alrpc.bench.alone import measure_alone
 from alrpc.bench.measure import Watch, rate, run_rounds
 from alrpc.bench.rounds import PIPELINE, Settings
 from alrpc.config import Config
+from alrpc.errors import UserError
 
 # Lin, 2023: AG News, 12 encoder layers over n GPUs (threads in one process), seconds an epoch of 1 GPU over those of n.
 THESIS = {1: 1.00, 2: 1.01, 3: 1.19, 4: 1.30, 6: 1.09}
@@ -20,11 +21,8 @@ THESIS = {1: 1.00, 2: 1.01, 3: 1.19, 4: 1.30, 6: 1.09}
 
 def stage_counts(config: Config, components: int) -> list[int]:
     """1, 2, 4, … and the most that this machine has cores (or GPUs) for, at most one a component."""
-    if local_device(config.device).type == "cuda":
-        most = torch.cuda.device_count()
-    else:
-        most = len(os.sched_getaffinity(0)) // config.threads
-    most = max(1, min(most, components))
+    on_gpu = local_device(config.device).type == "cuda"
+    most = max(1, min(torch.cuda.device_count() if on_gpu else cores() // config.threads, components))
     return sorted({2**power for power in range(most.bit_length()) if 2**power <= most} | {most})
 
 
@@ -37,10 +35,13 @@ def scaling(config: Config, rounds: int, steps: int, directory: Path, watch: Wat
         UserError: for what the user can put right.
         RunFailed, Interrupted: as `alrpc.launch.run_processes`.
     """
+    if isinstance(config.pipeline.split, list):
+        raise UserError(f"pipeline.split: got {config.pipeline.split}, but the number of stages changes here; use auto or null")
     _, components = resolve(config)
     counts = stage_counts(config, components)
     check_pipeline(with_stages(config, max(counts)), components)
-    directory.mkdir(parents=True)
+    directory.mkdir(parents=True, exist_ok=True)
+    samples = float(config.data.batch_size)
     seconds: dict[int, list[float]] = {count: [] for count in (0, *counts)}  # 0: the sequential engine
     for number in range(1, rounds + 1):
         for count in seconds:
@@ -50,13 +51,14 @@ def scaling(config: Config, rounds: int, steps: int, directory: Path, watch: Wat
                     seconds[0].append(measure_alone(config, steps, place))
             else:
                 measured = run_rounds(with_stages(config, count), Settings(1, steps, ceiling=False), place, watch)
-                seconds[count].append(1 / rate(measured[0], PIPELINE))
+                samples = measured.samples_per_step
+                seconds[count].append(1 / rate(measured.rounds[0], PIPELINE))
     return {
         "components": components,
-        "sequential_samples_per_second": config.data.batch_size / statistics.median(seconds[0]),
+        "sequential_samples_per_second": samples / statistics.median(seconds[0]),
         "stages": {
             str(count): {
-                "samples_per_second": config.data.batch_size / statistics.median(seconds[count]),
+                "samples_per_second": samples / statistics.median(seconds[count]),
                 "speedup": statistics.median(alone / piped for alone, piped in zip(seconds[0], seconds[count], strict=True)),
                 "rounds": [alone / piped for alone, piped in zip(seconds[0], seconds[count], strict=True)],
                 "ideal": count,
@@ -86,11 +88,15 @@ def draw(result: dict, path: Path) -> None:
         list(THESIS), list(THESIS.values()), color="#d55e00", marker="v", label="the thesis: threads in one process, V100s"
     )
     speedups = [stage["speedup"] for stage in result["stages"].values()]
-    axes.plot(counts, speedups, color="#0072b2", marker="o", linewidth=2, label="alrpc: a process a stage")
+    axes.plot(counts, speedups, color="#0072b2", marker="o", linewidth=2, label="alrpc: a process a stage, this machine")
     for count, stage in zip(counts, result["stages"].values(), strict=True):
         axes.scatter([count] * len(stage["rounds"]), stage["rounds"], color="black", s=8, zorder=3)
         axes.annotate(f"{stage['speedup']:.2f}", (count, stage["speedup"]), xytext=(6, -12), textcoords="offset points")
-    axes.set(xlabel="stages (GPUs in the thesis)", ylabel="speed-up over one process", xticks=range(1, widest + 1))
+    axes.set(
+        xlabel="stages (GPUs in the thesis)",
+        ylabel="speed-up over one process with one stage's threads",
+        xticks=range(1, widest + 1),
+    )
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
     figure.savefig(path, dpi=130)

@@ -14,6 +14,10 @@ from rich.text import Text
 from alrpc.bench.measure import read_rounds
 
 MB = 1 << 20
+OVERSUBSCRIBED = (
+    "more stages × threads than cores: stages take cores from each other, in the ceiling's rounds other than in the pipeline's, so "
+    "the ratio is no bound"
+)
 
 
 @contextmanager
@@ -21,7 +25,7 @@ def watch(console: Console, directory: Path, rounds: int) -> Iterator[None]:
     """Show how far a measurement is, on a terminal."""
 
     def line() -> Text:
-        done = max((event["round"] for event in read_rounds(directory)), default=None)
+        done = max((event["round"] for event in read_rounds(directory) if event["event"] == "round"), default=None)
         state = "starting" if not directory.exists() else "warming up" if done is None else f"round {done}/{rounds} done"
         return Text.assemble((directory.name, "bold"), f"  {state}")
 
@@ -70,6 +74,7 @@ def ceiling_lines(result: dict) -> list[str]:
         f"pipeline / ceiling: {result['efficiency']:.4f} (median; {spread(result['rounds'])})",
         f"{result['samples_per_second']:,.1f} samples/s in the steady state; the ceiling is {result['ceiling_samples_per_second']:,.1f}",
         f"to fill the pipeline takes {result['fill_seconds']:.2f} s, to drain it {result['drain_seconds']:.2f} s",
+        *([OVERSUBSCRIBED] if result["oversubscribed"] else []),
     ]
 
 
@@ -93,7 +98,7 @@ def scaling_table(result: dict) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", show_edge=False)
     for name in ("stages", "samples/s", "speed-up", "ideal", "lowest … highest", "the thesis' (12 layers)"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_row("one process", f"{result['sequential_samples_per_second']:,.1f}", "1.00", "1", "", "")
+    table.add_row("one process, a stage's threads", f"{result['sequential_samples_per_second']:,.1f}", "1.00", "1", "", "")
     for count, stage in result["stages"].items():
         among = f"{min(stage['rounds']):.2f} … {max(stage['rounds']):.2f}"
         thesis = f"{stage['thesis']:.2f}" if stage["thesis"] else ""

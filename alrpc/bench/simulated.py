@@ -1,7 +1,8 @@
 """SIMULATED stages: they sleep instead of computing, so that what is measured is the engine alone.
 
-A step of T ms sleeps a third of it as its forward pass, hands its packet on, and sleeps the rest as its backward pass. A sleep
-ends at a moment, not after a duration, so that what the engine does in between is hidden only where real work would hide it.
+A step of T ms sleeps a third of it as its forward pass, hands its packet on, and sleeps two thirds as its backward pass. What the
+engine does between the two, and between two steps, comes on top, as it would with real work. What a sleep overshoots is taken
+off the next one: that is the clock's and not the engine's.
 """
 
 from __future__ import annotations
@@ -23,36 +24,37 @@ FORWARD = 1 / 3  # of a step's sleep
 PR_SET_TIMERSLACK = 29  # of Linux' prctl
 
 
-def sleep_precisely() -> None:
-    """Let this thread's sleeps end on time; Linux may otherwise add 50 µs to each."""
-    ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)
+class Sleeper:
+    """Sleeps that add up exactly; for one thread."""
 
+    def __init__(self):
+        ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)  # of this thread; Linux may otherwise add 50 µs to each sleep
+        self.owed = 0.0
 
-def sleep_until(moment: float) -> None:
-    """Sleep until a moment of time.perf_counter."""
-    while (left := moment - time.perf_counter()) > 0:
-        time.sleep(left)
+    def sleep(self, seconds: float) -> None:
+        ends = time.perf_counter() + seconds - self.owed
+        while (left := ends - time.perf_counter()) > 0:
+            time.sleep(left)
+        self.owed = time.perf_counter() - ends
 
 
 class SimulatedStage(MeasuredStage):
     """A stage whose steps are sleeps of so many seconds; packets, markers and metrics are those of any other."""
 
+    most_held = 1  # they are all alike
+
     def __init__(self, seconds: float, *arguments):
         super().__init__(*arguments)
         self.seconds = seconds
+        self.sleeper = Sleeper()
         self.loss = torch.zeros(())
 
-    def run(self, *arguments) -> None:
-        sleep_precisely()
-        super().run(*arguments)
-
     def learn(self, packet: Packet) -> None:
-        begins = time.perf_counter()
-        sleep_until(begins + FORWARD * self.seconds)
+        self.sleeper.sleep(FORWARD * self.seconds)
         self.hand_on(packet, packet.tensors)
         for meter in self.meters:
             meter.add(packet.step, self.loss, self.loss)
-        sleep_until(begins + self.seconds)
+        self.sleeper.sleep((1 - FORWARD) * self.seconds)
 
 
 class FirstNumbers(nn.Module):

@@ -15,13 +15,13 @@ from alrpc.process import leave, log_to, tell_agent, watch_parent
 if __name__ == "__main__":
     watch_parent()  # before the long import of torch
 
-from alrpc.assembly import build_network, recipe_for, resolve
+from alrpc.assembly import build_network, resolve
 from alrpc.bench import simulated
 from alrpc.bench.measure import ROUNDS
-from alrpc.bench.rounds import MeasuredStage, Settings, stream_rounds
+from alrpc.bench.rounds import Gathered, MeasuredStage, Settings, recipe_of, stream_rounds
 from alrpc.config import load_config
 from alrpc.data import read_data
-from alrpc.data.dataset import Dataset, count_micro_batches
+from alrpc.data.dataset import Dataset
 from alrpc.errors import UserError
 from alrpc.pipeline.coordinator import StageFailed, coordinate
 from alrpc.pipeline.stage import run_stage
@@ -56,19 +56,24 @@ def measure(directory: Path, settings: Settings) -> None:
     """Feed the rounds, and write what every stage tells of each to a file, a line each."""
     config, components = resolve(load_config(directory / "config.yaml"))
 
+    gathered = Gathered(config.pipeline.stages)
+
     def load() -> tuple[Dataset, Recipe, list[int] | None]:
         mb = settings.message_mb
         dataset = read_data(config.data) if mb is None else simulated.load(mb)
-        recipe = recipe_for(config, count_micro_batches(dataset.train, config.data.batch_size))
-        return dataset, recipe, choose_split(config, dataset)
+        return dataset, recipe_of(config, dataset), choose_split(config, dataset)
 
     with (directory / ROUNDS).open("w", encoding="utf-8", buffering=1) as file:
 
         def report(event: dict) -> None:
             if event["event"] == "round":
                 file.write(json.dumps(event) + "\n")
+                gathered.tell()
+            elif event["event"] == "job":
+                samples = len(event["dataset"].train) / event["recipe"].micro_batches
+                file.write(json.dumps({"event": "job", "samples_per_step": samples}) + "\n")
 
-        coordinate(config, components, load, directory, report, stream_rounds(settings))
+        coordinate(config, components, load, directory, report, stream_rounds(settings, gathered))
 
 
 if __name__ == "__main__":

@@ -130,7 +130,7 @@ def hops(
     """The engine alone, its stages simulated.
 
     Stages are SIMULATED by a sleep, everything else is real: processes, packets, markers, metrics. A step sleeps a third of its time as forward pass, hands its packet on, and sleeps the rest as backward pass. Efficiency is
-    the share of the time, in the steady state, that a stage sleeps: what is missing from 1 is the engine's. A peer runs
+    the share of the time, in the steady state, that a stage is asked to sleep: what is missing from 1 is the engine's. A peer runs
     the same sleep a batch in torch.distributed.pipelining, in 8 micro-batches.
 
     \b
@@ -201,6 +201,9 @@ def reported(name: str, out: Path | None, json_path: Path | None):
             raise UserError(f"--out: {directory} is not empty; give a directory that does not exist yet")
         if json_path is not None and (json_path.is_dir() or not os.access(json_path.absolute().parent, os.W_OK)):
             raise UserError(f"--json: cannot write {json_path}; give a file in a directory that exists and can be written to")
+        above = next(parent for parent in directory.absolute().parents if parent.exists())
+        if not above.is_dir() or not os.access(above, os.W_OK):
+            raise UserError(f"--out: cannot make {directory}: {above} cannot be written to; give a directory that can be made")
         yield directory, finish
     except Interrupted as error:
         exit_with(str(error), 128 + error.number)

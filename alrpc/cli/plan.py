@@ -37,6 +37,7 @@ def plan(source: str | None, overrides: tuple[str, ...], stages: int | None, mem
 
         from alrpc.assembly import check_pipeline, local_device, resolve
         from alrpc.data import read_data
+        from alrpc.data.dataset import count_micro_batches
         from alrpc.pipeline.topology import split_components
         from alrpc.planning import best_split, measure_components, predict
 
@@ -45,7 +46,9 @@ def plan(source: str | None, overrides: tuple[str, ...], stages: int | None, mem
         check_pipeline(config, components)
         console = Console()
         with console.status("measuring each component"):
-            costs = measure_components(config, read_data(config.data), local_device(config.device))
+            dataset = read_data(config.data)
+            costs = measure_components(config, dataset, local_device(config.device))
+        samples = len(dataset.train) / count_micro_batches(dataset.train, config.data.batch_size)
         count, window = config.pipeline.stages, config.pipeline.window
         best = best_split(costs, count, window, int(memory_limit * MIB) if memory_limit else None)
         even = predict(costs, [len(numbers) for numbers in split_components(components, count, None)], window)
@@ -66,7 +69,7 @@ def plan(source: str | None, overrides: tuple[str, ...], stages: int | None, mem
                 name,
                 f"[{', '.join(map(str, split.sizes))}]".replace("[", r"\["),
                 f"{split.step_seconds * 1000:.2f}",
-                f"{config.data.batch_size / split.step_seconds:,.0f}",
+                f"{samples / split.step_seconds:,.0f}",
                 f"{split.efficiency:.1%}",
                 f"{max(split.stage_bytes) / MIB:.1f}",
             )

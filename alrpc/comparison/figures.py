@@ -14,8 +14,8 @@ def read_run(directory: Path, method: str, repeat: int, seed: int) -> dict:
     """The figures of one run.
 
     `curve` is a list of [seconds since the first micro-batch, epoch, score of the full path]. `epoch_seconds` is the median
-    over the epochs but the first, where there are more; evaluation is not part of it. `idle` is the share of the time of all
-    processes that train in which they wait.
+    over the epochs but the first, where there are more, of what the slowest process takes; testing is not part of it. `idle` is the
+    share of their training time in which the processes that train wait.
     """
     summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
     events = read_events(directory)
@@ -23,13 +23,17 @@ def read_run(directory: Path, method: str, repeat: int, seed: int) -> dict:
     evaluations = [event for event in events if event["event"] == "evaluation"]
     metric = evaluations[0]["metric"]
     curve = [[event["time"] - start, event["epoch"], event["exits"][-1]] for event in evaluations]
-    last = max(event["stage"] for event in events if event["event"] == "stage")
-    epochs = [event["epoch_seconds"] for event in events if event["event"] == "stage" and event["stage"] == last]
-    epoch_seconds = statistics.median(epochs[1:] or epochs)
+    epochs: dict[int, float] = {}
+    for event in events:
+        if event["event"] == "stage":
+            epochs[event["epoch"]] = max(epochs.get(event["epoch"], 0.0), event["epoch_seconds"])
+    epoch_seconds = statistics.median([seconds for epoch, seconds in epochs.items() if epoch > 1] or epochs.values())
     stages = summary["per_stage"]
     states = ("computing", "waiting_to_receive", "waiting_to_send")
     spent = sum(stage[f"seconds_{state}"] for stage in stages for state in states)
-    peaks = [*(stage["peak_memory_bytes"] for stage in stages), summary["coordinator_peak_memory_bytes"]]
+    peaks = [stage["peak_memory_bytes"] for stage in stages]
+    if stages[0]["device"] == "cpu":  # otherwise peaks are of GPU memory, and the coordinator has none
+        peaks.append(summary["coordinator_peak_memory_bytes"])
     return {
         "method": method,
         "repeat": repeat,

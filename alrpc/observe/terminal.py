@@ -17,7 +17,7 @@ from alrpc.timing import STATES
 
 FRAME = 0.15  # seconds
 BAR = 30  # characters
-LOOKS = dict(zip(STATES, (("█", "green"), ("░", "bright_black"), ("▒", "yellow")), strict=True))
+LOOKS = dict(zip(STATES, (("█", "green"), ("░", "bright_black"), ("▒", "yellow"), ("▓", "blue")), strict=True))
 
 
 @contextmanager

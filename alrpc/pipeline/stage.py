@@ -162,6 +162,7 @@ class Stage:
             for name, value in learner.component.decoder.state_dict().items()
         }
         self.hand_on(packet, {**packet.tensors, **own})
+        status.timing.test(True)
         for learner in self.learners:
             self.modes.enter_context(evaluating(learner.component))
         if self.is_last:
@@ -181,6 +182,7 @@ class Stage:
     def end_evaluation(self, packet: Packet) -> None:
         self.hand_on(packet, {})
         self.modes.close()
+        status.timing.test(False)
         if self.scores is not None:
             tell(**self.scores.event(packet.epoch))
             self.scores = None

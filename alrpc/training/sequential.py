@@ -78,8 +78,9 @@ def train_sequentially(
                 "peak_memory": peak_memory(device),
             }
         )
-        timing.enter("computing")
+        timing.test(True)
         report(evaluate(network, islice(micro_batches, tests), device, recipe.precision, epoch + 1))
+        timing.test(False)
         timing.enter("waiting_to_receive")
     report({"event": "status", "stage": 1, "step": step, "seconds": timing.read()})
 

@@ -15,7 +15,7 @@ from alrpc.observe.terminal import show
 
 def events(epoch: int) -> list[dict]:
     """The second stage is ahead in telling: its evaluation comes before the first stage's end of epoch."""
-    seconds = {"computing": 3.0, "waiting_to_receive": 1.0, "waiting_to_send": 0.0}
+    seconds = {"computing": 3.0, "waiting_to_receive": 1.0, "waiting_to_send": 0.0, "testing": 0.0}
     losses = {"event": "losses", "epoch": epoch, "step": 2 * epoch, "autoencoder_loss": 0.25}
     end = {"event": "stage", "epoch": epoch, "step": 2 * epoch, "peak_memory": 1}
     return [
