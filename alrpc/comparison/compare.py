@@ -117,7 +117,9 @@ def compare(
     partial = directory / "comparison.json.partial"
     partial.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     partial.rename(directory / "comparison.json")
-    draw(runs, methods, f"{config.model.name} on {config.data.name}, {config.pipeline.stages} stages", directory)
+    stages = config.pipeline.stages
+    title = f"{config.model.name} on {config.data.name}, {stages} {'stage' if stages == 1 else 'stages'}"
+    draw(runs, methods, title, directory)
     return result, directory
 
 
