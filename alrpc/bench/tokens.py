@@ -10,7 +10,7 @@ from torch import Tensor
 from alrpc.component import Classes, Tensors
 from alrpc.data.dataset import Dataset, Split
 
-SEQUENCES, TOKENS, VOCABULARY = 1024, 64, 10_000
+SEQUENCES, TESTED, TOKENS, VOCABULARY = 1024, 64, 64, 10_000
 
 
 @dataclass(frozen=True)
@@ -23,8 +23,8 @@ class Sequences(Split):
 
 
 def load() -> Dataset:
-    """1,024 sequences of 64 words out of 10,000, two classes; nothing to be learned."""
+    """1,024 sequences of 64 words out of 10,000, two classes, and 64 of them to test on; there is nothing to be learned."""
     generator = torch.Generator().manual_seed(0)
     words = torch.randint(2, VOCABULARY, (SEQUENCES, TOKENS), generator=generator)
-    split = Sequences(words, torch.arange(SEQUENCES) % 2)
-    return Dataset(split, split, Classes(2))
+    labels = torch.arange(SEQUENCES) % 2
+    return Dataset(Sequences(words, labels), Sequences(words[:TESTED], labels[:TESTED]), Classes(2))
