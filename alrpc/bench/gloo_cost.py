@@ -18,19 +18,23 @@ if __name__ == "__main__":
 import torch
 from torch import distributed
 
-MESSAGES, WARM = 300, 30
-PAUSE = 0.002  # seconds between messages, so that both sides sleep as they do in a pipeline
+MESSAGES, WARM = 150, 15
 
 
-def copy_seconds(message_mb: float) -> float:
-    """CPU seconds that one message of so many MB costs its sender and its receiver together."""
+def copy_seconds(message_mb: float, pause: float) -> float:
+    """CPU seconds that one message of so many MB costs its sender and its receiver together.
+
+    Args:
+        pause: seconds between two messages, as in the pipeline that it is compared with: a process that has slept longer finds
+            less in the processor's caches.
+    """
     with tempfile.TemporaryDirectory() as folder, listening_socket(0) as listener:
-        arguments = ["alrpc.bench.gloo_cost", str(message_mb), folder]
+        arguments = ["alrpc.bench.gloo_cost", str(message_mb), str(pause), folder]
         run_processes(arguments, 2, Path(folder), listener, process_role, silent=True)
         return sum(json.loads((Path(folder) / str(rank)).read_text(encoding="utf-8")) for rank in (0, 1))
 
 
-def main(message_mb: float, directory: Path) -> None:
+def main(message_mb: float, pause: float, directory: Path) -> None:
     rank = int(os.environ["RANK"])
     log_to(directory, f"process-{rank + 1}")
     torch.set_num_threads(1)
@@ -41,7 +45,7 @@ def main(message_mb: float, directory: Path) -> None:
         if number == WARM:
             began = time.process_time()
         if rank == 0:
-            time.sleep(PAUSE)
+            time.sleep(pause)
             distributed.send(message, 1)
         else:
             distributed.recv(message, 0)
@@ -51,4 +55,4 @@ def main(message_mb: float, directory: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(float(sys.argv[1]), Path(sys.argv[2]))
+    main(float(sys.argv[1]), float(sys.argv[2]), Path(sys.argv[3]))

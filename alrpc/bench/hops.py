@@ -39,7 +39,7 @@ def hops(stages: int, stage_ms: float, message_mb: float, peers: list[str], roun
     efficiencies = [stage_ms / 1000 * rate(of_stages, PIPELINE) for of_stages in measured]
     sending = figures["stages"][:-1]  # the last one only receives
     engine = statistics.median(s["cpu_seconds_per_step"] - s["ceiling_cpu_seconds_per_step"] for s in sending)
-    copies = copy_seconds(message_mb)
+    copies = copy_seconds(message_mb, stage_ms / 1000)
     found = {}
     for peer in peers:
         with watch(directory / peer, 1):

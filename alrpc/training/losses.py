@@ -32,24 +32,32 @@ class LossMeter:
         Raises:
             NonFiniteLoss: naming component, step and value.
         """
+        if associated.device.type == "cpu":
+            self._count(step, associated.item(), autoencoder.item())
+            return
         self.unread.append((step, associated, autoencoder))
-        if associated.device.type == "cpu" or len(self.unread) >= READ_EVERY:
+        if len(self.unread) >= READ_EVERY:
             self.read()
 
     def read(self) -> None:
+        """Read what is still on a GPU, in one transfer."""
         if not self.unread:
             return
-        values = torch.stack([loss for _, *losses in self.unread for loss in losses]).tolist()
-        for (step, *_), pair in zip(self.unread, zip(values[::2], values[1::2], strict=True), strict=True):
-            for name, value in zip(("associated", "autoencoder"), pair, strict=True):
-                if not math.isfinite(value):
-                    raise NonFiniteLoss(
-                        f"the {name} loss of component {self.number} is {value} at step {step}; "
-                        "a smaller train.lr or a train.clip_norm may help"
-                    )
-            self.sums = [total + value for total, value in zip(self.sums, pair, strict=True)]
-        self.steps += len(self.unread)
+        values = torch.stack([loss for _, *both in self.unread for loss in both]).tolist()
+        for (step, *_), associated, autoencoder in zip(self.unread, values[::2], values[1::2], strict=True):
+            self._count(step, associated, autoencoder)
         self.unread.clear()
+
+    def _count(self, step: int, associated: float, autoencoder: float) -> None:
+        if not math.isfinite(associated + autoencoder):
+            name, value = ("autoencoder", autoencoder) if math.isfinite(associated) else ("associated", associated)
+            raise NonFiniteLoss(
+                f"the {name} loss of component {self.number} is {value} at step {step}; "
+                "a smaller train.lr or a train.clip_norm may help"
+            )
+        self.sums[0] += associated
+        self.sums[1] += autoencoder
+        self.steps += 1
 
     def event(self, epoch: int, step: int) -> dict | None:
         """The means since the last event, as a line for metrics.jsonl; None if there was no step since."""
