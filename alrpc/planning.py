@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import multiprocessing
+import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -11,16 +15,19 @@ import torch
 from torch import Tensor
 
 from alrpc.assembly import build_network, local_device, recipe_for
-from alrpc.component import Step
+from alrpc.baselines.tuning import cores
+from alrpc.component import Step, Target
 from alrpc.config import Config
 from alrpc.data.dataset import Dataset, count_micro_batches
 from alrpc.data.loader import load_micro_batches, requests
 from alrpc.errors import UserError
+from alrpc.training.sequential import train_micro_batch
 from alrpc.training.update import Learner, make_learner, update
 
 MICRO_BATCHES = 6  # that are measured, from all over an epoch, since their shapes may differ
-REPEATS = 3  # of each, of which the fastest counts: what disturbs a machine only ever adds
+REPEATS = 5  # of each, of which the median counts
 WARM = 2  # updates before any is measured
+STARTING = 120.0  # seconds that a neighbour may take to start
 OPTIMIZER_STATES = {"adam": 2, "adamw": 2, "sgd": 1}  # numbers that an optimizer keeps for each parameter
 
 
@@ -60,8 +67,49 @@ class Split:
 def measure_components(config: Config, dataset: Dataset, device: torch.device) -> list[Cost]:
     """The cost of every component, from training throw-away copies of them on the data set's micro-batches.
 
+    On a CPU as many other processes train meanwhile as other stages will, since stages that share a memory slow each other down.
     Peak memory is not what is measured, so that it does not depend on the allocator: bytes are those of the tensors.
     """
+    others = min(config.pipeline.stages, cores() // config.threads) - 1 if device.type == "cpu" else 0
+    with neighbours(config, dataset, max(0, others)):
+        return _measure_components(config, dataset, device)
+
+
+@contextmanager
+def neighbours(config: Config, dataset: Dataset, count: int) -> Iterator[None]:
+    """So many processes that train the network's components all the while."""
+    context = multiprocessing.get_context("spawn")
+    first = torch.arange(min(config.data.batch_size, len(dataset.train)))
+    told = context.Queue()
+    arguments = (config, dataset.sample, dataset.target, *dataset.train.batch(first), told)
+    processes = [context.Process(target=keep_busy, args=arguments, daemon=True) for _ in range(count)]
+    try:
+        for process in processes:
+            process.start()
+        for _ in processes:
+            told.get(timeout=STARTING)
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+def keep_busy(
+    config: Config, sample: dict[str, Tensor], target: Target, tensors: dict[str, Tensor], labels: Tensor, told
+) -> None:
+    """Train on one micro-batch until killed; says so once it does."""
+    torch.set_num_threads(config.threads)
+    network, recipe, cpu = build_network(config, sample, target), recipe_for(config, 1), torch.device("cpu")
+    learners = [make_learner(number, part, recipe, cpu) for number, part in enumerate(network.components, 1)]
+    one_hot = target.represent(labels)
+    for step in itertools.count():
+        list(train_micro_batch(learners, tensors, one_hot, 0))
+        if step == 0:
+            told.put(step)
+
+
+def _measure_components(config: Config, dataset: Dataset, device: torch.device) -> list[Cost]:
     recipe = recipe_for(config, count_micro_batches(dataset.train, config.data.batch_size))
     threads = torch.get_num_threads()
     torch.set_num_threads(config.threads)
@@ -90,18 +138,18 @@ def _measure(learners: list[Learner], tensors: dict[str, Tensor], target: Tensor
         kept = _Kept(learner)
         with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor):
             update(learner, tensors, target, 0, handed_on.append)
-        fastest = float("inf")
+        seconds = []
         for _ in range(REPEATS):
             _finish(learner.device)
             began = time.perf_counter()
             update(learner, tensors, target, 0, lambda step: None)
             _finish(learner.device)
-            fastest = min(fastest, time.perf_counter() - began)
+            seconds.append(time.perf_counter() - began)
         tensors, target = handed_on[0].tensors, handed_on[0].target
         parameters = sum(p.nbytes * (2 + OPTIMIZER_STATES[learner.recipe.optimizer]) for p in learner.component.parameters())
         buffers = sum(buffer.nbytes for buffer in learner.component.buffers())
         packet = sum(tensor.nbytes for tensor in (*tensors.values(), target))
-        costs.append(Cost(learner.number, fastest, parameters + buffers, kept.total, packet))
+        costs.append(Cost(learner.number, statistics.median(seconds), parameters + buffers, kept.total, packet))
     return costs
 
 
