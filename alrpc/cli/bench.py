@@ -12,8 +12,8 @@ from pathlib import Path
 
 import click
 
-from alrpc.cli.options import exit_with
-from alrpc.errors import Interrupted, UserError
+from alrpc.cli.options import plain_endings
+from alrpc.errors import UserError
 
 
 @click.group()
@@ -196,7 +196,7 @@ def reported(name: str, out: Path | None, json_path: Path | None):
             console.print(line, soft_wrap=True, highlight=False)
         console.print(f"all figures: {directory / 'result.json'}", soft_wrap=True, highlight=False)
 
-    try:
+    with plain_endings():
         if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
             raise UserError(f"--out: {directory} is not empty; give a directory that does not exist yet")
         if json_path is not None and (json_path.is_dir() or not os.access(json_path.absolute().parent, os.W_OK)):
@@ -205,9 +205,3 @@ def reported(name: str, out: Path | None, json_path: Path | None):
         if not above.is_dir() or not os.access(above, os.W_OK):
             raise UserError(f"--out: cannot make {directory}: {above} cannot be written to; give a directory that can be made")
         yield directory, finish
-    except Interrupted as error:
-        exit_with(str(error), 128 + error.number)
-    except UserError as error:
-        exit_with(str(error))
-    except KeyboardInterrupt:
-        exit_with("ended by SIGINT", 130)

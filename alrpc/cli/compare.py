@@ -8,8 +8,8 @@ from pathlib import Path
 
 import click
 
-from alrpc.cli.options import exit_with, run_options
-from alrpc.errors import Interrupted, UserError
+from alrpc.cli.options import exit_with, plain_endings, run_options
+from alrpc.errors import UserError
 
 METHODS = "al,al-sequential,bp,layer-placed,gpipe,1f1b,ddp"
 
@@ -59,7 +59,7 @@ def compare(
     """
     from alrpc.config import config_name, load_config
 
-    try:
+    with plain_endings():
         names = [name.strip() for name in methods.split(",") if name.strip()]
         known = METHODS.split(",")
         strange = [name for name in names if name not in known]
@@ -103,9 +103,3 @@ def compare(
         console.print(f"comparison.json, accuracy.png, throughput.png: {directory}", soft_wrap=True, highlight=False)
         if result["failures"]:
             exit_with(f"{len(result['failures'])} of {repeat * len(names)} runs failed: {result['failures'][0]}")
-    except Interrupted as error:
-        exit_with(str(error), 128 + error.number)
-    except UserError as error:
-        exit_with(str(error))
-    except KeyboardInterrupt:
-        exit_with("ended by SIGINT", 130)

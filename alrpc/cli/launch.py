@@ -6,8 +6,7 @@ from pathlib import Path
 
 import click
 
-from alrpc.cli.options import exit_with, run_options
-from alrpc.errors import Interrupted, UserError
+from alrpc.cli.options import plain_endings, run_options
 
 
 @click.command()
@@ -35,14 +34,8 @@ def launch(stages: int | None, source: str | None, overrides: tuple[str, ...], o
     """
     from alrpc.config import config_name, load_config
 
-    try:
+    with plain_endings():
         config = load_config(source, [*overrides, *([f"pipeline.stages={stages}"] if stages is not None else [])])
         from alrpc.launch import launch_pipeline  # imports torch, so after what can be refused without it
 
         launch_pipeline(config, name=config_name(source), out=out, quiet=quiet)
-    except Interrupted as error:
-        exit_with(str(error), 128 + error.number)
-    except UserError as error:
-        exit_with(str(error))
-    except KeyboardInterrupt:
-        exit_with("ended by SIGINT", 130)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import click
+
+from alrpc.errors import Interrupted, UserError
 
 
 def source_options(command: Callable) -> Callable:
@@ -44,6 +47,19 @@ def run_options(command: Callable) -> Callable:
     ):
         command = option(command)
     return command
+
+
+@contextmanager
+def plain_endings() -> Iterator[None]:
+    """End the command with one line for what the user can put right, and for a signal with the code that it stands for."""
+    try:
+        yield
+    except Interrupted as error:
+        exit_with(str(error), 128 + error.number)
+    except UserError as error:
+        exit_with(str(error))
+    except KeyboardInterrupt:
+        exit_with("ended by SIGINT", 130)
 
 
 def exit_with(message: str, code: int = 1) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import click
 
-from alrpc.cli.options import exit_with, source_options
-from alrpc.errors import UserError
+from alrpc.cli.options import plain_endings, source_options
 
 MIB = 1 << 20
 
@@ -30,7 +29,7 @@ def plan(source: str | None, overrides: tuple[str, ...], stages: int | None, mem
     """
     from alrpc.config import load_config
 
-    try:
+    with plain_endings():
         config = load_config(source, [*overrides, *([f"pipeline.stages={stages}"] if stages is not None else [])])
         from rich.console import Console
         from rich.table import Table
@@ -78,7 +77,3 @@ def plan(source: str | None, overrides: tuple[str, ...], stages: int | None, mem
         console.print(f"the best split is predicted to be {gain:.2f} times as fast as the even one", highlight=False)
         chosen = ",".join(map(str, best.sizes))
         console.print(f"use it with --set pipeline.split=[{chosen}]", markup=False, highlight=False)
-    except UserError as error:
-        exit_with(str(error))
-    except KeyboardInterrupt:
-        exit_with("ended by SIGINT", 130)

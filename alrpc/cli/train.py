@@ -6,8 +6,7 @@ from pathlib import Path
 
 import click
 
-from alrpc.cli.options import exit_with, run_options
-from alrpc.errors import UserError
+from alrpc.cli.options import plain_endings, run_options
 
 
 @click.command()
@@ -22,14 +21,10 @@ def train(source: str | None, overrides: tuple[str, ...], out: Path | None, quie
     """
     from alrpc.config import config_name, load_config
 
-    try:
+    with plain_endings():
         config = load_config(source, overrides)
         from alrpc.observe.record import last_line  # these import torch, so after what can be refused without it
         from alrpc.run import run_sequentially
 
         summary, directory = run_sequentially(config, config_name(source), out, quiet)
-    except UserError as error:
-        exit_with(str(error))
-    except KeyboardInterrupt:
-        exit_with("ended by SIGINT", 130)
     print(last_line(summary, directory))
