@@ -98,12 +98,12 @@ def stream_rounds(settings: Settings, gathered: Gathered) -> Callable[[Config, D
             for step, (tensors, labels) in islice(micro_batches, steps):
                 yield Packet("train", number, step, {**tensors, "label": labels})
             yield Packet("round", number, step)
-            for _ in range(settings.ceiling):
-                rounds += 1
-                gathered.await_rounds(rounds)
-                yield Packet("repeat", number, steps)
             rounds += 1
             gathered.await_rounds(rounds)
+            if settings.ceiling:
+                yield Packet("repeat", number, steps)
+                rounds += 1
+                gathered.await_rounds(rounds)
         yield Packet("end", settings.rounds, step)
 
     return stream

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import distributed
 
-from alrpc.pipeline.packet import FIRST_BYTES, Header, Packet, decode, encode, rest_of
+from alrpc.pipeline.packet import CPU, FIRST_BYTES, Header, Packet, decode, encode, rest_of
 from alrpc.timing import Timing
 
 PATIENCE = datetime.timedelta(days=7)  # a slow neighbour is waited for; the control plane notices a dead one
@@ -87,12 +87,14 @@ def tokens(count: int) -> queue.SimpleQueue:
 class Sender:
     """Sends packets to one rank without waiting, until `window` of them have not been taken.
 
-    A thread does it, since handing a message to gloo takes a hundred microseconds that the stage can spend on its backward pass. A
-    packet on a GPU is handed over at once, so that it does not queue behind that backward pass on the GPU's stream.
+    A thread does it, since handing a message to gloo takes a hundred microseconds that the stage can spend on its backward pass.
+    A stage on a GPU hands all its packets over at once, markers too, so that none queues behind that backward pass on the
+    GPU's stream, and none overtakes another.
     """
 
-    def __init__(self, link: Link, window: int, timing: Timing | None = None):
+    def __init__(self, link: Link, window: int, timing: Timing | None = None, device: torch.device = CPU):
         self._link = link
+        self._at_once = device.type == "cuda"
         self._window = window
         self._timing = timing
         self._room = tokens(window)
@@ -106,9 +108,8 @@ class Sender:
             PeerLost: when the connection is gone.
         """
         self._take_room()
-        on_gpu = any(tensor.is_cuda for tensor in packet.tensors.values())
         try:
-            self._leaving.put(self._post(packet) if on_gpu else packet)
+            self._leaving.put(self._post(packet) if self._at_once else packet)
         except RuntimeError as error:
             raise PeerLost(f"sending to rank {self._link.rank}: {error}") from error
 

@@ -108,7 +108,7 @@ class Stage:
             for rank in (self.number - 1, self.number + 1)
         )
         if not self.is_last:
-            self.sender = Sender(destination, window, status.timing)
+            self.sender = Sender(destination, window, status.timing, self.device)
         packets = Receiver(source, window, self.device, status.timing)
         if cores is not None and self.device.type == "cpu":
             os.sched_setaffinity(0, cores)  # this thread's alone: those that carry packets may use any core
