@@ -36,7 +36,7 @@ def hops(stages: int, stage_ms: float, message_mb: float, peers: list[str], roun
     directory.mkdir(parents=True, exist_ok=True)
     measured = run_rounds(config, settings, directory / "al", watch).rounds
     figures = summarise(measured)
-    efficiencies = [stage_ms / 1000 * rate(of_stages, PIPELINE) for of_stages in measured]
+    efficiencies = [stage_ms / 1000 * rate(of_stages, PIPELINE) for of_stages in measured[1:]]
     sending = figures["stages"][:-1]  # the last one only receives
     engine = statistics.median(s["cpu_seconds_per_step"] - s["ceiling_cpu_seconds_per_step"] for s in sending)
     copies = copy_seconds(message_mb, stage_ms / 1000)

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from alrpc.assembly import check_pipeline, local_device, resolve
@@ -23,7 +24,10 @@ Watch = Callable[[Path, int], AbstractContextManager]
 
 @dataclass(frozen=True)
 class Measured:
-    """Of each round, of each stage: {"pipeline": …, "ceiling": …}, as the stage told; and the mean samples in a micro-batch."""
+    """Of each round, of each stage: {"pipeline": …, "ceiling": …}, as the stage told, from round 0, which only warmed up.
+
+    And the mean samples in a micro-batch.
+    """
 
     rounds: list[list[dict]]
     samples_per_step: float
@@ -45,7 +49,7 @@ def run_rounds(config: Config, settings: Settings, directory: Path, watch: Watch
         with watch(directory, settings.rounds):
             run_processes(arguments, config.pipeline.stages + 1, directory, listener, silent=True)
     job, *rounds = read_rounds(directory)
-    return Measured(pair_up(rounds, settings.rounds), job["samples_per_step"])
+    return Measured(pair_up(rounds), job["samples_per_step"])
 
 
 def read_rounds(directory: Path) -> list[dict]:
@@ -55,13 +59,13 @@ def read_rounds(directory: Path) -> list[dict]:
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
-def pair_up(events: list[dict], rounds: int) -> list[list[dict]]:
-    """By round, by stage: {"pipeline": …, "ceiling": …}. The first round, 0, only warmed up."""
+def pair_up(events: list[dict]) -> list[list[dict]]:
+    """By round, by stage: {"pipeline": …, "ceiling": …}."""
     told: dict[tuple[int, int], dict] = {}
     for event in events:
         told.setdefault((event["round"], event["stage"]), {})[event["kind"]] = event
-    stages = max(stage for _, stage in told)
-    return [[told[number, stage] for stage in range(1, stages + 1)] for number in range(1, rounds + 1)]
+    rounds, stages = (max(numbers) for numbers in zip(*told, strict=True))
+    return [[told[number, stage] for stage in range(1, stages + 1)] for number in range(rounds + 1)]
 
 
 def rate(of_stages: list[dict], kind: str) -> float:
@@ -70,15 +74,23 @@ def rate(of_stages: list[dict], kind: str) -> float:
 
 
 def summarise(rounds: list[list[dict]]) -> dict:
-    """The figures of all rounds: ratio to the ceiling round by round, and the median of what each stage did."""
-    ratios = [rate(stages, PIPELINE) / rate(stages, CEILING) for stages in rounds]
+    """The figures of all rounds but the one that warmed up: ratio to the ceiling, and the median of what each stage did.
+
+    A round is held against the mean of the ceilings before and after it, so that a machine which gets slower or faster by the
+    minute does so for both.
+    """
+    ceilings = [1 / rate(stages, CEILING) for stages in rounds]
+    around = [(before + after) / 2 for before, after in pairwise(ceilings)]
+    rounds = rounds[1:]
+    pipeline = [1 / rate(stages, PIPELINE) for stages in rounds]
+    ratios = [ceiling / own for ceiling, own in zip(around, pipeline, strict=True)]
     return {
         "efficiency": statistics.median(ratios),
         "rounds": ratios,
-        "pipeline_ms": [1000 / rate(stages, PIPELINE) for stages in rounds],
-        "ceiling_ms": [1000 / rate(stages, CEILING) for stages in rounds],
-        "steps_per_second": statistics.median(rate(stages, PIPELINE) for stages in rounds),
-        "ceiling_steps_per_second": statistics.median(rate(stages, CEILING) for stages in rounds),
+        "pipeline_ms": [1000 * own for own in pipeline],
+        "ceiling_ms": [1000 * ceiling for ceiling in around],
+        "steps_per_second": 1 / statistics.median(pipeline),
+        "ceiling_steps_per_second": 1 / statistics.median(around),
         "fill_seconds": statistics.median(s[-1][PIPELINE]["began"] - s[0][PIPELINE]["began"] for s in rounds),
         "drain_seconds": statistics.median(s[-1][PIPELINE]["ended"] - s[0][PIPELINE]["ended"] for s in rounds),
         "stages": [summarise_stage([stages[index] for stages in rounds]) for index in range(len(rounds[0]))],

@@ -38,7 +38,7 @@ class Settings:
 
     rounds: int
     steps: int
-    """Counted in each round; as many as it takes to fill and to drain the pipeline come on top."""
+    """Counted in each round, or some more; those that fill and drain the pipeline come on top."""
     ceiling: bool = True
     """Whether each round is followed by one of the ceiling's."""
     stage_ms: float | None = None
@@ -48,7 +48,7 @@ class Settings:
 
 
 def at_the_ends(stages: int, window: int) -> int:
-    """Steps at each end of a round that do not count: while they pass, the pipeline fills or drains.
+    """The most steps of a round that do not count: while they pass, the pipeline fills or drains.
 
     A stage can be ahead of the next one by a window of sent packets, a window of received ones and the one in work.
     """
@@ -91,7 +91,7 @@ def stream_rounds(settings: Settings, gathered: Gathered) -> Callable[[Config, D
     """The rounds' stream; round 0 of each kind only warms up."""
 
     def stream(config: Config, dataset: Dataset, recipe: Recipe) -> Iterator[Packet]:
-        steps = settings.steps + 2 * at_the_ends(config.pipeline.stages, config.pipeline.window)
+        steps = settings.steps + at_the_ends(config.pipeline.stages, config.pipeline.window)
         step, rounds = 0, 0
         micro_batches = enumerate(endless_micro_batches(config, dataset, recipe.seed))
         for number in range(settings.rounds + 1):
@@ -118,7 +118,6 @@ class MeasuredStage(Stage):
     def __init__(self, *arguments):
         super().__init__(*arguments)
         self.actions |= {"round": self.end_round, "repeat": self.repeat}
-        self.skipped = at_the_ends(self.plan.stages, self.plan.config.pipeline.window)
         self.held: deque[Packet] = deque(maxlen=self.most_held)
         self.marks: list[dict] = []
 
@@ -149,21 +148,9 @@ class MeasuredStage(Stage):
         self.tell_round(packet.epoch, CEILING)
 
     def tell_round(self, number: int, kind: str) -> None:
-        """Of a round: when its first and its last step were, and what the steps between its two ends took."""
-        first, last = self.marks[self.skipped], self.marks[-1 - self.skipped]
-        took = {name: last[name] - first[name] for name in first}
-        tell(
-            "round",
-            round=number,
-            kind=kind,
-            steps=len(self.marks) - 1 - 2 * self.skipped,
-            began=self.marks[0]["moment"],
-            ended=self.marks[-1]["moment"],
-            seconds=took.pop("moment"),
-            cpu_seconds=took.pop("cpu"),
-            states=took,
-            packet_bytes=sum(tensor.nbytes for tensor in self.held[-1].tensors.values()),
-        )
+        """Of a round: what the clocks showed when it began and after each step."""
+        size = sum(tensor.nbytes for tensor in self.held[-1].tensors.values())
+        tell("round", round=number, kind=kind, marks=self.marks, packet_bytes=size)
         self.marks = []
 
     def finish(self, packet: Packet) -> None:
@@ -171,3 +158,30 @@ class MeasuredStage(Stage):
         if self.sender is not None:
             self.sender.drain()
         tell("finished", peak_memory=peak_memory(self.device))
+
+
+def steady_state(of_stages: list[dict]) -> list[dict]:
+    """What all stages told of a round, reduced to the time in which all of them worked.
+
+    It begins when the last stage has ended its first step, and ends when the first one has ended its last; of each stage, the
+    whole steps within it count. One clock is taken to be that of all stages: they are on one machine.
+    """
+    begins = max(told["marks"][1]["moment"] for told in of_stages)
+    ends = min(told["marks"][-1]["moment"] for told in of_stages)
+    reduced = []
+    for told in sorted(of_stages, key=lambda told: told["stage"]):
+        marks = told.pop("marks")
+        within = [mark for mark in marks if begins <= mark["moment"] <= ends]
+        took = {name: within[-1][name] - within[0][name] for name in within[0]}
+        reduced.append(
+            {
+                **told,
+                "steps": len(within) - 1,
+                "began": marks[0]["moment"],
+                "ended": marks[-1]["moment"],
+                "seconds": took.pop("moment"),
+                "cpu_seconds": took.pop("cpu"),
+                "states": took,
+            }
+        )
+    return reduced

@@ -52,7 +52,7 @@ def scaling(config: Config, rounds: int, steps: int, directory: Path, watch: Wat
             else:
                 measured = run_rounds(with_stages(config, count), Settings(1, steps, ceiling=False), place, watch)
                 samples = measured.samples_per_step
-                seconds[count].append(1 / rate(measured.rounds[0], PIPELINE))
+                seconds[count].append(1 / rate(measured.rounds[1], PIPELINE))
     return {
         "components": components,
         "sequential_samples_per_second": samples / statistics.median(seconds[0]),

@@ -18,7 +18,7 @@ if __name__ == "__main__":
 from alrpc.assembly import build_network, resolve
 from alrpc.bench import simulated
 from alrpc.bench.measure import ROUNDS
-from alrpc.bench.rounds import Gathered, MeasuredStage, Settings, recipe_of, stream_rounds
+from alrpc.bench.rounds import Gathered, MeasuredStage, Settings, recipe_of, steady_state, stream_rounds
 from alrpc.config import load_config
 from alrpc.data import read_data
 from alrpc.data.dataset import Dataset
@@ -57,6 +57,7 @@ def measure(directory: Path, settings: Settings) -> None:
     config, components = resolve(load_config(directory / "config.yaml"))
 
     gathered = Gathered(config.pipeline.stages)
+    told: list[dict] = []
 
     def load() -> tuple[Dataset, Recipe, list[int] | None]:
         mb = settings.message_mb
@@ -67,7 +68,10 @@ def measure(directory: Path, settings: Settings) -> None:
 
         def report(event: dict) -> None:
             if event["event"] == "round":
-                file.write(json.dumps(event) + "\n")
+                told.append(event)
+                if len(told) == config.pipeline.stages:  # a round is over before the next one begins
+                    file.writelines(json.dumps(reduced) + "\n" for reduced in steady_state(told))
+                    told.clear()
                 gathered.tell()
             elif event["event"] == "job":
                 samples = len(event["dataset"].train) / event["recipe"].micro_batches

@@ -1,7 +1,7 @@
 """The data plane: packets from one rank to the next over torch.distributed point-to-point.
 
-Headers always travel over gloo, so that a stage learns the shapes of a packet without waiting for its GPU, and small tensors on
-a CPU with them; other tensors travel over NCCL between GPUs and over gloo otherwise.
+Headers always travel over gloo, so that a stage learns the shapes of a packet without waiting for its GPU, and with them all
+but large tensors on a CPU; other tensors travel over NCCL between GPUs and over gloo otherwise.
 """
 
 from __future__ import annotations
@@ -9,15 +9,17 @@ from __future__ import annotations
 import datetime
 import queue
 import threading
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
 from torch import distributed
 
-from alrpc.pipeline.packet import CPU, FIRST_BYTES, Header, Packet, decode, encode, rest_of
+from alrpc.pipeline.packet import CPU, FirstMessages, Header, Packet, decode, encode, length_of
 from alrpc.timing import Timing
 
+FIRST, NEXT = 0, 1  # gloo's tags of first messages, which are asked for ahead, and of what follows them
 PATIENCE = datetime.timedelta(days=7)  # a slow neighbour is waited for; the control plane notices a dead one
 
 
@@ -98,6 +100,7 @@ class Sender:
         self._window = window
         self._timing = timing
         self._room = tokens(window)
+        self._first_messages = FirstMessages(window)
         self._leaving: queue.SimpleQueue = queue.SimpleQueue()
         threading.Thread(target=self._send, name=f"send-to-{link.rank}", daemon=True).start()
 
@@ -132,9 +135,13 @@ class Sender:
     def _post(self, packet: Packet) -> list[tuple]:
         """Hand a packet's messages over; gives what to wait for, and the tensors that must live until then."""
         rank, wire, group = self._link.rank, self._link.wire, self._link.group
-        messages, tensors = encode(replace(packet, tensors={name: move(t, wire) for name, t in packet.tensors.items()}))
-        works = [(distributed.isend(message, rank), message) for message in messages]
-        return works + [(distributed.isend(tensor, rank, group=group), tensor) for tensor in tensors]
+        whole, tensors = encode(replace(packet, tensors={name: move(t, wire) for name, t in packet.tensors.items()}))
+        limit = self._first_messages.limit()
+        self._first_messages.note(len(whole))
+        messages = [whole] if len(whole) <= limit else [whole[:limit], whole[limit:]]
+        works = [(distributed.isend(message, rank, tag=tag), message) for tag, message in enumerate(messages)]
+        next_tag = NEXT if group is None else 0
+        return works + [(distributed.isend(tensor, rank, group, next_tag), tensor) for tensor in tensors]
 
     def _send(self) -> None:
         try:
@@ -154,7 +161,8 @@ class Receiver:
         self._link = link
         self._device = device
         self._timing = timing
-        self._room = tokens(window)
+        self._window = window
+        self._taken: queue.SimpleQueue = queue.SimpleQueue()  # a None for each packet
         self._arriving: queue.SimpleQueue = queue.SimpleQueue()
         threading.Thread(target=self._receive, name=f"receive-from-{link.rank}", daemon=True).start()
 
@@ -175,7 +183,7 @@ class Receiver:
                     work.wait()
             except RuntimeError as error:
                 raise PeerLost(f"receiving from rank {self._link.rank}: {error}") from error
-            self._room.put(None)
+            self._taken.put(None)
             self._timing.enter("computing")
             placed = {name: move(tensor, self._device) for name, tensor in tensors.items()}
             yield Packet(header.kind, header.epoch, header.step, placed)
@@ -188,22 +196,30 @@ class Receiver:
             if wire.type == "cuda":
                 torch.cuda.set_device(wire)  # each thread has a current device of its own
             pinned = wire.type == "cpu" and self._device.type == "cuda"  # the copy to the GPU need not be waited for
-            header = None
-            while header is None or header.kind != "end":
-                self._room.get()
-                header = self._receive_header()
+            first_messages = FirstMessages(self._window)
+            asked = deque(self._ask(first_messages.limit(), FIRST) for _ in range(self._window))
+            while True:
+                header = self._read_header(*asked.popleft(), first_messages)
                 tensors, coming = header.place(pinned, wire)
-                works = [distributed.irecv(tensor, rank, group=group) for tensor in coming]
+                works = [distributed.irecv(tensor, rank, group, NEXT if group is None else 0) for tensor in coming]
                 self._arriving.put((header, tensors, works))
+                if header.kind == "end":
+                    return
+                self._taken.get()
+                asked.append(self._ask(first_messages.limit(), FIRST))
         except Exception as error:  # handed to the thread that reads the packets
             self._arriving.put(error)
 
-    def _receive_header(self) -> Header:
-        first = self._receive_bytes(FIRST_BYTES)  # gloo lets a message be shorter than what is received into
-        rest = rest_of(first)
-        return decode(first, self._receive_bytes(rest) if rest else None)
-
-    def _receive_bytes(self, count: int) -> torch.Tensor:
+    def _ask(self, count: int, tag: int) -> tuple[torch.Tensor, distributed.Work]:
         message = torch.empty(count, dtype=torch.uint8)
-        distributed.irecv(message, self._link.rank).wait()
-        return message
+        return message, distributed.irecv(message, self._link.rank, tag=tag)
+
+    def _read_header(self, first: torch.Tensor, work: distributed.Work, first_messages: FirstMessages) -> Header:
+        work.wait()  # gloo lets a message be shorter than what it is received into
+        length = length_of(first)
+        first_messages.note(length)
+        if length <= len(first):
+            return decode(first)
+        rest, work = self._ask(length - len(first), NEXT)
+        work.wait()
+        return decode(torch.cat([first, rest]))

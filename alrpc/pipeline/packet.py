@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 import struct
+from collections import deque
 from dataclasses import dataclass, field
 
 import numpy
@@ -22,9 +24,9 @@ from torch import Tensor
 
 from alrpc.component import ALIGNMENT
 
-FIRST_BYTES = 64 << 10  # at most, of the first message of a packet; what is longer goes on in a second one
-INLINE_BYTES = 32 << 10  # a tensor on a CPU of no more is part of the first message: each message costs tens of microseconds
-HEADER_ROOM = 4 << 10  # left for the header by inline tensors
+INLINE_BYTES = 1 << 20  # a tensor on a CPU of no more travels with the header: a message costs more than the copying
+INLINE_TOTAL = 4 << 20  # nor do all of them together have more
+FIRST_BYTES = 64 << 10  # that every first message may have; see FirstMessages
 NUMBERS = struct.Struct("<IIIQ")  # bytes of header and inline tensors together, of the layout's JSON; epoch, step
 CPU = torch.device("cpu")
 LAYOUTS = 1024  # that are remembered: after sleeping, a process takes some 100 µs to write or read one
@@ -44,6 +46,27 @@ Place = tuple[str, torch.dtype, list[int], int | None]
 """Name, type and shape of a tensor, and where it is among the inline ones; None for a message of its own."""
 
 
+class FirstMessages:
+    """How long the first message of each packet may be: as long as the longest packet so far.
+
+    What is longer goes on in a second message. A receiver asks for first messages before it knows their packets, `ahead` of
+    them; sender and receiver reckon alike, from the packets before those.
+    """
+
+    def __init__(self, ahead: int):
+        self._limits = deque([FIRST_BYTES] * ahead)
+        self._longest = FIRST_BYTES
+
+    def limit(self) -> int:
+        """Bytes that the next first message may have; the next call is about the one after it."""
+        return self._limits.popleft()
+
+    def note(self, length: int) -> None:
+        """The next packet has this length, its inline tensors included."""
+        self._longest = max(self._longest, length)
+        self._limits.append(self._longest)
+
+
 @dataclass(frozen=True)
 class Header:
     """All of a packet but the tensors that are messages of their own."""
@@ -56,35 +79,41 @@ class Header:
     """Bytes."""
 
     def place(self, pinned: bool, device: torch.device) -> tuple[dict[str, Tensor], list[Tensor]]:
-        """The packet's tensors, and those among them that are yet to be received, on this device."""
+        """The packet's tensors, and those among them that are yet to be received, on this device.
+
+        Inline tensors stay where they arrived, unless they are to be pinned.
+        """
         tensors, coming = {}, []
         for name, dtype, shape, start in self.layout:
-            where = CPU if start is not None else device
-            tensor = torch.empty(shape, dtype=dtype, device=where, pin_memory=pinned and where.type == "cpu")
-            if start is None:
-                coming.append(tensor)
-            elif tensor.numel():
-                memory(tensor)[:] = self.inline[start : start + tensor.nbytes]
+            if start is None or pinned or 0 in shape:
+                where = CPU if start is not None else device
+                tensor = torch.empty(shape, dtype=dtype, device=where, pin_memory=pinned and where.type == "cpu")
+                if start is None:
+                    coming.append(tensor)
+                elif tensor.numel():
+                    memory(tensor)[:] = self.inline[start : start + tensor.nbytes]
+            else:  # not as views of one tensor, which autograd would take for one another
+                tensor = torch.frombuffer(self.inline, dtype=dtype, count=math.prod(shape), offset=start).view(shape)
             tensors[name] = tensor
         return tensors, coming
 
 
-def encode(packet: Packet) -> tuple[list[Tensor], list[Tensor]]:
-    """The messages that begin a packet: header and small tensors; and the tensors that follow as messages of their own."""
+def encode(packet: Packet) -> tuple[Tensor, list[Tensor]]:
+    """Header and inline tensors in one piece, (bytes,), and the tensors that follow as messages of their own."""
     tensors = packet.tensors.items()
     key = tuple((name, tensor.dtype, tuple(tensor.shape), tensor.nbytes, tensor.is_cpu) for name, tensor in tensors)
     text, begin, starts, total = _lay_out(packet.kind, key)
-    data = bytearray(total)
+    whole = torch.empty(total, dtype=torch.uint8)
+    data = whole.numpy()
     NUMBERS.pack_into(data, 0, total, len(text), packet.epoch, packet.step)
-    data[NUMBERS.size : NUMBERS.size + len(text)] = text
+    data[NUMBERS.size : NUMBERS.size + len(text)] = numpy.frombuffer(text, numpy.uint8)
     apart = []
     for tensor, start in zip(packet.tensors.values(), starts, strict=True):
         if start is None:
             apart.append(tensor)
         elif tensor.numel():
-            data[begin + start : begin + start + tensor.nbytes] = memory(tensor).tobytes()
-    whole = torch.frombuffer(data, dtype=torch.uint8)
-    return [part for part in (whole[:FIRST_BYTES], whole[FIRST_BYTES:]) if len(part)] if total > FIRST_BYTES else [whole], apart
+            data[begin + start : begin + start + tensor.nbytes] = memory(tensor)
+    return whole, apart
 
 
 @functools.lru_cache(LAYOUTS)
@@ -93,7 +122,7 @@ def _lay_out(kind: str, key: tuple) -> tuple[bytes, int, tuple[int | None, ...],
     layout, used = [], 0
     for name, dtype, shape, size, on_cpu in key:
         start = None
-        if size == 0 or (on_cpu and size <= min(INLINE_BYTES, FIRST_BYTES - HEADER_ROOM - used)):
+        if size == 0 or (on_cpu and size <= min(INLINE_BYTES, INLINE_TOTAL - used)):
             start = used
             used += _aligned(size)
         layout.append((name, str(dtype).removeprefix("torch."), shape, start))
@@ -102,14 +131,14 @@ def _lay_out(kind: str, key: tuple) -> tuple[bytes, int, tuple[int | None, ...],
     return text, begin, tuple(start for *_, start in layout), begin + used
 
 
-def rest_of(first: Tensor) -> int:
-    """How many bytes follow the first message in a second one."""
-    return max(0, NUMBERS.unpack_from(first.numpy())[0] - FIRST_BYTES)
+def length_of(first: Tensor) -> int:
+    """Bytes of header and inline tensors, told by the first message."""
+    return NUMBERS.unpack_from(first.numpy())[0]
 
 
-def decode(first: Tensor, rest: Tensor | None) -> Header:
-    """The header; `first` may be longer than what was sent."""
-    whole = first.numpy() if rest is None else torch.cat([first, rest]).numpy()
+def decode(whole: Tensor) -> Header:
+    """The header and the inline tensors of what `encode` made one piece of; it may be longer."""
+    whole = whole.numpy()
     _, length, epoch, step = NUMBERS.unpack_from(whole)
     kind, layout = _read(whole[NUMBERS.size : NUMBERS.size + length].tobytes())
     return Header(kind, epoch, step, layout, whole[_aligned(NUMBERS.size + length) :])

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from alrpc.bench.measure import pair_up, summarise
-from alrpc.bench.rounds import at_the_ends
+from alrpc.bench.rounds import at_the_ends, steady_state
 from alrpc.timing import STATES
 
 
@@ -74,19 +74,33 @@ def told(number, stage, kind, seconds, began=0.0, ended=0.0):
     }
 
 
-def test_each_round_is_held_against_its_own_ceiling_and_the_slowest_stage_counts():
-    events = [told(0, stage, kind, 99.0) for stage in (1, 2) for kind in ("pipeline", "ceiling")]
-    for number, (pipeline, ceiling) in enumerate([(2.0, 1.0), (5.0, 4.0), (4.0, 3.0)], 1):
+def test_each_round_is_held_against_the_ceilings_around_it_and_the_slowest_stage_counts():
+    events = []
+    for number, (pipeline, ceiling) in enumerate([(99.0, 0.5), (2.0, 1.5), (5.0, 2.5), (4.0, 3.5)]):  # the first warms up
         events += [told(number, 1, "pipeline", pipeline / 2, 1.0, 5.0), told(number, 2, "pipeline", pipeline, 1.5, 7.0)]
         events += [told(number, 1, "ceiling", ceiling / 2), told(number, 2, "ceiling", ceiling)]
-    result = summarise(pair_up(events, 3))
-    assert result["rounds"] == pytest.approx([0.5, 0.8, 0.75])
-    assert result["efficiency"] == pytest.approx(0.75)
+    result = summarise(pair_up(events))
+    assert result["rounds"] == pytest.approx([0.5, 0.4, 0.75])
+    assert result["efficiency"] == pytest.approx(0.5)
     assert result["steps_per_second"] == pytest.approx(10 / 4)
     assert (result["fill_seconds"], result["drain_seconds"]) == (0.5, 2.0)
     assert [stage["seconds_per_step"] for stage in result["stages"]] == pytest.approx([0.2, 0.4])
 
 
-def test_a_round_leaves_out_as_many_steps_as_a_stage_can_run_ahead():
+def test_only_what_happens_while_every_stage_works_counts():
+    def marks(moments):
+        return [{"moment": moment, "cpu": moment / 2, "computing": moment / 4} for moment in moments]
+
+    stages = [
+        {"stage": 2, "kind": "pipeline", "marks": marks([3.0, 4.0, 5.0, 7.0, 8.0, 9.0])},  # 4.0: its first step is done
+        {"stage": 1, "kind": "pipeline", "marks": marks([0.0, 1.0, 2.0, 4.5, 6.5, 8.5])},  # 8.5: it has done its last
+    ]
+    first, second = steady_state(stages)
+    assert (first["stage"], first["steps"], first["seconds"], first["began"], first["ended"]) == (1, 2, 4.0, 0.0, 8.5)
+    assert (second["stage"], second["steps"], second["seconds"]) == (2, 3, 4.0)
+    assert (second["cpu_seconds"], second["states"]) == (2.0, {"computing": 1.0})
+
+
+def test_a_round_leaves_room_for_as_many_steps_as_a_stage_can_run_ahead():
     assert at_the_ends(stages=1, window=2) == 1
     assert at_the_ends(stages=8, window=2) == 8 + 7 * 5
