@@ -21,6 +21,7 @@ from alrpc.config import Config
 from alrpc.data.dataset import Dataset, count_micro_batches
 from alrpc.data.loader import load_micro_batches, requests
 from alrpc.errors import UserError
+from alrpc.process import keep_memory
 from alrpc.training.sequential import train_micro_batch
 from alrpc.training.update import Learner, make_learner, update
 
@@ -99,6 +100,7 @@ def keep_busy(
     config: Config, sample: dict[str, Tensor], target: Target, tensors: dict[str, Tensor], labels: Tensor, told
 ) -> None:
     """Train on one micro-batch until killed; says so once it does."""
+    keep_memory()
     torch.set_num_threads(config.threads)
     network, recipe, cpu = build_network(config, sample, target), recipe_for(config, 1), torch.device("cpu")
     learners = [make_learner(number, part, recipe, cpu) for number, part in enumerate(network.components, 1)]

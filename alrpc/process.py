@@ -1,10 +1,13 @@
-"""What every process of a run does beside its work: watches over its parent, writes a log, leaves the cause of a failure.
+"""What every process of a run does beside its work: keeps its memory, watches over its parent, writes a log, leaves the cause
+of a failure.
 
 Imports nothing heavy, so that the watch begins before torch is there.
 """
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import json
 import os
 import sys
@@ -16,6 +19,20 @@ from typing import TextIO
 PARENT = int(os.environ.get("ALRPC_LAUNCHER", os.getppid()))
 TERMINAL = os.dup(2)  # standard error as it is now; later it is the log
 telling = threading.Lock()
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+
+
+def keep_memory() -> None:
+    """Keep memory that was freed for the next step, in large pages; call it before torch is imported.
+
+    Otherwise glibc gives a step's activations back to the system and takes them again, a page fault for every 4 KiB, in one
+    process more than in another, by chance of how its heap is laid out.
+    """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch's, on Linux
+    with contextlib.suppress(OSError, AttributeError):  # not glibc
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def watch_parent() -> None:

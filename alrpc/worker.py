@@ -13,7 +13,7 @@ import warnings
 from pathlib import Path
 from typing import TextIO
 
-from alrpc.process import PARENT, end_without_parent, leave, log_path, log_to, tell_agent, watch_parent
+from alrpc.process import PARENT, end_without_parent, keep_memory, leave, log_path, log_to, tell_agent, watch_parent
 
 STARTED = float(os.environ.get("ALRPC_STARTED", time.time()))
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch's own warnings are not about the run
@@ -22,6 +22,7 @@ warnings.filterwarnings("ignore", module="torch.distributed")
 
 
 if __name__ == "__main__":
+    keep_memory()
     watch_parent()  # before the long import of torch
 
 import click

@@ -11,12 +11,13 @@ import traceback
 import warnings
 from pathlib import Path
 
-from alrpc.process import leave, log_path, log_to, tell_agent, watch_parent
+from alrpc.process import keep_memory, leave, log_path, log_to, tell_agent, watch_parent
 
 STARTED = float(os.environ.get("ALRPC_STARTED", time.time()))
 warnings.filterwarnings("ignore", module="torch.distributed")
 
 if __name__ == "__main__":
+    keep_memory()
     watch_parent()  # before the long import of torch
 
 import torch

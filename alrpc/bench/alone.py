@@ -10,9 +10,10 @@ from itertools import islice
 from pathlib import Path
 
 from alrpc.launch import listening_socket, process_role, run_processes
-from alrpc.process import leave, log_to, tell_agent, watch_parent
+from alrpc.process import keep_memory, leave, log_to, tell_agent, watch_parent
 
 if __name__ == "__main__":
+    keep_memory()
     watch_parent()
 
 import torch

@@ -14,9 +14,10 @@ import warnings
 from pathlib import Path
 
 from alrpc.launch import listening_socket, process_role, run_processes
-from alrpc.process import leave, log_to, watch_parent
+from alrpc.process import keep_memory, leave, log_to, watch_parent
 
 if __name__ == "__main__":
+    keep_memory()
     watch_parent()
     warnings.filterwarnings("ignore", module="torch.distributed")
 

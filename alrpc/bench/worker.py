@@ -10,9 +10,10 @@ import sys
 import traceback
 from pathlib import Path
 
-from alrpc.process import leave, log_to, tell_agent, watch_parent
+from alrpc.process import keep_memory, leave, log_to, tell_agent, watch_parent
 
 if __name__ == "__main__":
+    keep_memory()
     watch_parent()  # before the long import of torch
 
 from alrpc.assembly import build_network, resolve

@@ -10,6 +10,7 @@ from alrpc.cli.compare import compare
 from alrpc.cli.launch import launch
 from alrpc.cli.plan import plan
 from alrpc.cli.train import train
+from alrpc.process import keep_memory
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -27,6 +28,7 @@ def main() -> None:
     Another configuration, with fields of it changed:
         alrpc launch --config configs/mnist-mlp.yaml --set train.epochs=2 --set data.root=DIR
     """
+    keep_memory()  # `train` and `plan` compute in this process
 
 
 main.add_command(bench)
