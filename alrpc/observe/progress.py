@@ -33,6 +33,8 @@ class Progress:
     """In an epoch; 0 until the data is there."""
     samples: int = 0
     """In an epoch."""
+    packets: str | None = None
+    """How they travel between stages on GPUs, and why so."""
     losses: dict[int, dict[int, tuple[float, float]]] = field(default_factory=dict)
     """By epoch: associated and autoencoder loss of each component, as last told."""
     metric: str = "accuracy"
@@ -82,6 +84,7 @@ class Progress:
         stage = self.stages.get(event.get("stage"))
         if kind == "job":
             self.micro_batches, self.samples = event["recipe"].micro_batches, len(event["dataset"].train)
+            self.packets = event.get("packets")
         elif kind == "start":
             self.fed = time.monotonic()
         elif kind == "ready":

@@ -61,6 +61,8 @@ def _plain(progress: Progress, console: Console) -> Callable[[dict], None]:
             places = ", ".join(f"stage {number}: {_components(stage)} on {stage.device}" for number, stage in stages)
             job = f"{progress.samples} samples, {progress.micro_batches} micro-batches an epoch"
             console.print(f"{progress.title}: {job}; components of {places}", soft_wrap=True, highlight=False)
+            if progress.packets:
+                console.print(f"packets between stages: {progress.packets}", soft_wrap=True, highlight=False)
         while 0 <= shown < progress.epoch:
             shown += 1
             losses = " ".join(f"{associated:.4g}" for _, (associated, _) in sorted(progress.losses[shown].items()))
@@ -72,7 +74,9 @@ def _plain(progress: Progress, console: Console) -> Callable[[dict], None]:
 
 
 def _view(progress: Progress) -> Group:
-    return Group(_headline(progress), _stage_table(progress), *([_component_table(progress)] if progress.losses else []))
+    packets = [Text(f"packets between stages: {progress.packets}", style="dim")] if progress.packets else []
+    components = [_component_table(progress)] if progress.losses else []
+    return Group(_headline(progress), _stage_table(progress), *packets, *components)
 
 
 def _headline(progress: Progress) -> Table:

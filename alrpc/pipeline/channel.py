@@ -7,6 +7,7 @@ but large tensors on a CPU; other tensors travel over NCCL between GPUs and over
 from __future__ import annotations
 
 import datetime
+import os
 import queue
 import threading
 from collections import deque
@@ -17,6 +18,7 @@ import torch
 from torch import distributed
 
 from alrpc.pipeline.packet import CPU, FirstMessages, Header, Packet, decode, encode, length_of
+from alrpc.pipeline.topology import SHARING
 from alrpc.timing import Timing
 
 FIRST, NEXT = 0, 1  # gloo's tags of first messages, which are asked for ahead, and of what follows them
@@ -53,6 +55,7 @@ def open_data_plane(rank: int, stages: int, transport: str, device: torch.device
     try:
         distributed.init_process_group("gloo", timeout=PATIENCE)
         if transport == "nccl" and rank > 0:
+            os.environ.setdefault(SHARING, "1")  # without effect where every stage has a GPU of its own
             # A link is opened at both of its ends at once, so all stages open them in the order of the pipeline.
             for pair in ([rank - 1, rank], [rank, rank + 1]):
                 if pair[0] >= 1 and pair[1] <= stages:

@@ -19,7 +19,7 @@ from alrpc.pipeline import control, mailbox
 from alrpc.pipeline.channel import Link, PeerLost, Sender, close_data_plane, open_data_plane
 from alrpc.pipeline.mailbox import Plan
 from alrpc.pipeline.packet import Packet
-from alrpc.pipeline.topology import Place, choose_devices, split_components
+from alrpc.pipeline.topology import Place, choose_devices, describe_transport, split_components
 from alrpc.timing import peak_memory
 from alrpc.training.optimizer import Recipe
 
@@ -109,7 +109,7 @@ def feed(
     """Load, tell every stage its plan, then send the whole stream to stage 1, as far ahead as the window allows."""
     devices, transport = choose_devices(places, config.device)
     dataset, recipe, sizes = load()
-    report({"event": "job", "dataset": dataset, "recipe": recipe, "transport": transport})
+    report({"event": "job", "dataset": dataset, "recipe": recipe, "packets": describe_transport(places, devices, transport)})
     split = split_components(components, len(places), sizes)
     checkpoint = checkpoint_directory(directory, recipe.epochs * recipe.micro_batches)
     for place, numbers, device in zip(places, split, devices, strict=True):

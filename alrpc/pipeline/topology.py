@@ -8,9 +8,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import distributed
 
 from alrpc.determinism import ask_for_determinism
 from alrpc.errors import UserError
+
+SHARING, SHARING_SINCE = "NCCL_MULTI_RANK_GPU_ENABLE", (2, 30)
 
 
 def split_components(components: int, stages: int, split: Sequence[int] | None) -> list[list[int]]:
@@ -49,6 +52,8 @@ class Place:
     """Stages on its host, itself included."""
     gpus: int
     log: str
+    shares: bool = False
+    """Whether its NCCL lets several processes have one GPU."""
 
 
 def place_here(rank: int, log: str) -> Place:
@@ -62,24 +67,46 @@ def place_here(rank: int, log: str) -> Place:
         neighbours=int(os.environ["LOCAL_WORLD_SIZE"]) - coordinator_here,
         gpus=torch.cuda.device_count(),
         log=log,
+        shares=nccl_shares_gpus(),
     )
+
+
+def nccl_shares_gpus() -> bool:
+    """NCCL 2.30 and later let several processes have one GPU if they are told to; older ones refuse."""
+    there = torch.cuda.is_available() and distributed.is_nccl_available()
+    return there and torch.cuda.nccl.version() >= SHARING_SINCE and os.environ.get(SHARING, "1") == "1"
 
 
 def choose_devices(places: Sequence[Place], wanted: str) -> tuple[list[str], str]:
     """A device for each stage, and what carries packets between stages: "nccl" or "gloo".
 
-    NCCL needs a GPU of its own for every stage; stages that share one exchange packets through host memory.
+    Stages that share a GPU exchange packets through host memory, unless their NCCL lets them share.
 
     Raises:
         UserError: when a GPU is wanted on a host that has none.
     """
     if wanted == "cpu" or (wanted == "auto" and not all(place.gpus for place in places)):
         return ["cpu"] * len(places), "gloo"
-    owned = all(place.gpus >= place.neighbours for place in places)
+    possible = all(place.shares for place in places) or not any(map(must_share, places))
     for place in places:
         if place.gpus == 0:
             raise UserError(f"device: got cuda, but stage {place.stage} finds no GPU on host {place.host}; use cpu or auto")
-    return [f"cuda:{place.index % place.gpus}" for place in places], "nccl" if owned else "gloo"
+    return [f"cuda:{place.index % place.gpus}" for place in places], "nccl" if possible else "gloo"
+
+
+def must_share(place: Place) -> bool:
+    """Whether a stage's host has fewer GPUs than stages."""
+    return place.gpus < place.neighbours
+
+
+def describe_transport(places: Sequence[Place], devices: Sequence[str], transport: str) -> str | None:
+    """How packets travel between stages on GPUs, and why so; None on CPUs."""
+    if devices[0] == "cpu":
+        return None
+    share = any(map(must_share, places))
+    if transport == "gloo":
+        return "gloo, through host memory: stages share a GPU, which NCCL allows from 2.30 on"
+    return "NCCL, stages share a GPU" if share else "NCCL"
 
 
 def choose_cores(place: Place, threads: int, pin: str) -> list[int] | None:

@@ -14,11 +14,11 @@ FIELDS = ["--set", "device=cuda", "--set", "train.epochs=3", "--quiet"]
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(GPUS == 0, reason="no GPU")
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("gpus", [1, 2], ids=["shared", "own"])
-def test_stages_on_gpus_equal_one_process_on_one(commands, gpus, precision):
+@pytest.mark.parametrize(("gpus", "sharing"), [(1, "1"), (1, "0"), (2, "0")], ids=["shared", "through-the-host", "own"])
+def test_stages_on_gpus_equal_one_process_on_one(commands, gpus, sharing, precision):
     if gpus > GPUS:
         pytest.skip(f"{GPUS} GPU")
-    visible = {"CUDA_VISIBLE_DEVICES": ",".join(VISIBLE.split(",")[:gpus])}
+    visible = {"CUDA_VISIBLE_DEVICES": ",".join(VISIBLE.split(",")[:gpus]), "NCCL_MULTI_RANK_GPU_ENABLE": sharing}
     fields = [*FIELDS, "--set", f"precision={precision}"]
     for command in (["train"], ["launch", "--stages", "2"]):
         done = commands.alrpc(*command, *fields, "--out", command[0], limit=140, **visible)

@@ -3,11 +3,11 @@ import os
 import pytest
 
 import alrpc
-from alrpc.pipeline.topology import Place, choose_cores, choose_devices, split_components
+from alrpc.pipeline.topology import Place, choose_cores, choose_devices, describe_transport, split_components
 
 
-def place(stage=1, index=0, neighbours=1, gpus=0) -> Place:
-    return Place(stage=stage, host=f"host-{stage}", pid=1, index=index, neighbours=neighbours, gpus=gpus, log="")
+def place(stage=1, index=0, neighbours=1, gpus=0, shares=False) -> Place:
+    return Place(stage, f"host-{stage}", 1, index, neighbours, gpus, "", shares)
 
 
 def test_an_even_split_is_as_even_as_can_be():
@@ -26,10 +26,20 @@ def test_every_stage_gets_a_gpu_if_there_are_enough():
     assert choose_devices(places, "cpu") == (["cpu"] * 3, "gloo")
 
 
-def test_stages_that_share_a_gpu_exchange_packets_through_the_host():
-    places = [place(stage + 1, index=stage, neighbours=3, gpus=2) for stage in range(3)]
-    assert choose_devices(places, "auto") == (["cuda:0", "cuda:1", "cuda:0"], "gloo")
+def test_stages_that_share_a_gpu_exchange_packets_through_the_host_unless_every_nccl_can_do_it():
+    for shares, transport in ((False, "gloo"), (True, "nccl")):
+        places = [place(stage + 1, index=stage, neighbours=3, gpus=2, shares=shares) for stage in range(3)]
+        assert choose_devices(places, "auto") == (["cuda:0", "cuda:1", "cuda:0"], transport)
+    assert choose_devices([*places, place(4, gpus=1)], "auto")[1] == "gloo"
     assert choose_devices([*places, place(4, gpus=0)], "auto") == (["cpu"] * 4, "gloo")
+
+
+def test_how_packets_travel_is_told_where_it_is_not_a_matter_of_course():
+    sharing = [place(stage + 1, index=stage, neighbours=2, gpus=1) for stage in range(2)]
+    assert describe_transport(sharing, ["cpu", "cpu"], "gloo") is None
+    assert "stages share a GPU, which NCCL allows from 2.30 on" in describe_transport(sharing, ["cuda:0", "cuda:0"], "gloo")
+    assert describe_transport(sharing, ["cuda:0", "cuda:0"], "nccl") == "NCCL, stages share a GPU"
+    assert describe_transport([place(gpus=1)], ["cuda:0"], "nccl") == "NCCL"
 
 
 def test_a_gpu_that_is_not_there_is_named_with_stage_and_host():
