@@ -232,6 +232,8 @@ def environment() -> Iterator[None]:
         "ALRPC_LAUNCHER": str(os.getpid()),
         "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+        # Heaps in large pages. torch's THP_MEM_ALLOC_ENABLE does so too, but aligns each tensor, and the heap never ceases to grow.
+        "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"),
     }
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)

@@ -23,12 +23,11 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 def keep_memory() -> None:
-    """Keep memory that was freed for the next step, in large pages; call it before torch is imported.
+    """Keep memory that was freed for the next step.
 
     Otherwise glibc gives a step's activations back to the system and takes them again, a page fault for every 4 KiB, in one
     process more than in another, by chance of how its heap is laid out.
     """
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # torch's, on Linux
     with contextlib.suppress(OSError, AttributeError):  # not glibc
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_MAX, 0)

@@ -37,6 +37,7 @@ if ((nodes > 1)) && [[ -z ${MASTER:-} ]]; then
     exit 2
 fi
 
+export GLIBC_TUNABLES=${GLIBC_TUNABLES:-glibc.malloc.hugetlb=1} # memory in large pages, as alrpc launch has it
 interface=${INTERFACE:-}
 if ((nodes == 1)); then
     interface=${interface:-lo}

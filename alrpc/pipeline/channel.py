@@ -17,10 +17,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import distributed
 
-from alrpc.pipeline.packet import CPU, FirstMessages, Header, Packet, decode, encode, length_of
+from alrpc.pipeline.packet import CPU, MICRO_BATCHES, FirstMessages, Header, Packet, decode, encode, length_of
 from alrpc.pipeline.topology import SHARING
 from alrpc.timing import Timing
 
+MARKERS = 8  # that may be under way; if they counted as micro-batches, an epoch's would fill the window and stop the stage
 FIRST, NEXT = 0, 1  # gloo's tags of first messages, which are asked for ahead, and of what follows them
 PATIENCE = datetime.timedelta(days=7)  # a slow neighbour is waited for; the control plane notices a dead one
 
@@ -90,7 +91,7 @@ def tokens(count: int) -> queue.SimpleQueue:
 
 
 class Sender:
-    """Sends packets to one rank without waiting, until `window` of them have not been taken.
+    """Sends packets to one rank without waiting, until `window` micro-batches have not been taken; markers have room of their own.
 
     A thread does it, since handing a message to gloo takes a hundred microseconds that the stage can spend on its backward pass.
     A stage on a GPU hands all its packets over at once, markers too, so that none queues behind that backward pass on the
@@ -100,9 +101,9 @@ class Sender:
     def __init__(self, link: Link, window: int, timing: Timing | None = None, device: torch.device = CPU):
         self._link = link
         self._at_once = device.type == "cuda"
-        self._window = window
         self._timing = timing
-        self._room = tokens(window)
+        self._places = {False: window, True: MARKERS}
+        self._rooms = {marker: tokens(places) for marker, places in self._places.items()}
         self._first_messages = FirstMessages(window)
         self._leaving: queue.SimpleQueue = queue.SimpleQueue()
         threading.Thread(target=self._send, name=f"send-to-{link.rank}", daemon=True).start()
@@ -113,24 +114,26 @@ class Sender:
         Raises:
             PeerLost: when the connection is gone.
         """
-        self._take_room()
+        marker = packet.kind not in MICRO_BATCHES
+        self._take_room(marker)
         try:
-            self._leaving.put(self._post(packet) if self._at_once else packet)
+            self._leaving.put((marker, self._post(packet) if self._at_once else packet))
         except RuntimeError as error:
             raise PeerLost(f"sending to rank {self._link.rank}: {error}") from error
 
     def drain(self) -> None:
         """Wait until everything sent has been taken."""
-        for _ in range(self._window):
-            self._take_room()
-        for _ in range(self._window):
-            self._room.put(None)
+        for marker, places in self._places.items():
+            for _ in range(places):
+                self._take_room(marker)
+            for _ in range(places):
+                self._rooms[marker].put(None)
 
-    def _take_room(self) -> None:
+    def _take_room(self, marker: bool) -> None:
         before = self._timing.enter("waiting_to_send") if self._timing else None
-        error = self._room.get()
+        error = self._rooms[marker].get()
         if error is not None:
-            self._room.put(error)  # for whoever asks next
+            self._rooms[marker].put(error)  # for whoever asks next
             raise PeerLost(f"sending to rank {self._link.rank}: {error}") from error
         if before is not None:
             self._timing.enter(before)
@@ -149,12 +152,13 @@ class Sender:
     def _send(self) -> None:
         try:
             while True:
-                leaving = self._leaving.get()
+                marker, leaving = self._leaving.get()
                 for work, _tensor in self._post(leaving) if isinstance(leaving, Packet) else leaving:
                     work.wait()
-                self._room.put(None)
+                self._rooms[marker].put(None)
         except Exception as error:  # raised by the next to send
-            self._room.put(error)
+            for room in self._rooms.values():
+                room.put(error)
 
 
 class Receiver:

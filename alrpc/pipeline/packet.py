@@ -26,6 +26,7 @@ from alrpc.component import ALIGNMENT
 
 INLINE_BYTES = 512 << 10  # a tensor on a CPU of no more travels with the header: a message costs more than the copying
 INLINE_TOTAL = 4 << 20  # nor do all of them together have more
+MICRO_BATCHES = ("train", "test")  # kinds; every other packet is a marker
 FIRST_BYTES = 64 << 10  # that every first message may have; see FirstMessages
 NUMBERS = struct.Struct("<IIIQ")  # bytes of header and inline tensors together, of the layout's JSON; epoch, step
 CPU = torch.device("cpu")

@@ -63,6 +63,14 @@ def send_without_end(port: int, result) -> None:
         result.put(step)
 
 
+def send_markers_between(port: int, result) -> None:
+    join(0, port)
+    sender = Sender(Link(1, CPU), WINDOW)
+    for step, kind in enumerate(["train", "epoch", "evaluate", "evaluated", *["train"] * 20]):
+        sender.send(Packet(kind, 1, step, {"x": torch.zeros(10)} if kind == "train" else {}))
+        result.put(kind)
+
+
 def receive_one_and_wait(port: int, result) -> None:
     join(1, port)
     next(iter(Receiver(Link(0, CPU), WINDOW, CPU, Timing())))
@@ -127,6 +135,18 @@ def test_a_sender_runs_ahead_no_further_than_the_window(pair):
             break
     # One in use, a window received ahead, one whose header is on its way, a window of unfinished sends.
     assert WINDOW < len(steps) <= 2 * WINDOW + 2
+
+
+def test_markers_leave_the_window_to_the_micro_batches(pair):
+    _, (sent, _) = pair(send_markers_between, receive_one_and_wait)
+    kinds = [sent.get(timeout=60)]
+    while True:
+        try:
+            kinds.append(sent.get(timeout=3))
+        except queue.Empty:
+            break
+    # A stage is handed the last step of an epoch and all that follows while it is still at work on the step before.
+    assert kinds[:4] == ["train", "epoch", "evaluate", "evaluated"] and kinds[4:].count("train") >= WINDOW
 
 
 def test_a_lost_neighbour_is_told_from_a_failure_of_ones_own(pair):
