@@ -150,12 +150,24 @@ class Pipeline(Section):
     """Loopback port where `alrpc launch` lets its processes meet; 0 for any free one."""
 
 
+class Checkpoint(Section):
+    every: PositiveInt | None = None
+    """Steps between two checkpoints within an epoch; null for none by steps."""
+    seconds: PositiveFloat | None = None
+    """A checkpoint is due when so many seconds have passed since the last; null for none by time."""
+    epoch: bool = True
+    """A checkpoint after every epoch. The end of a run has one in any case."""
+    keep: PositiveInt = 2
+    """Of the complete checkpoints, the latest so many stay."""
+
+
 class Config(Section):
     model: Model = Model()
     objective: Objective = Objective()
     data: Data = Data()
     train: Train = Train()
     pipeline: Pipeline = Pipeline()
+    checkpoint: Checkpoint = Checkpoint()
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: GPUs if every stage's host has one (stages share them if need be), else the CPU."""
     precision: Literal["fp32", "bf16"] = "fp32"

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,7 +27,9 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from alrpc.assembly import check_pipeline, local_device, resolve
 from alrpc.config import Config, parse_config
 from alrpc.errors import Interrupted, UserError
+from alrpc.observe.record import RESTARTS
 from alrpc.process import log_path
+from alrpc.resume import code_of, last_whole_step, note_restart, read_resume
 from alrpc.run import REFUSED, create_run_directory, discard_run_directory
 
 LOOPBACK = "127.0.0.1"
@@ -44,8 +46,14 @@ class Refused(RunFailed):
 
 
 def launch_pipeline(
-    config: Config, stages: int | None = None, *, name: str = "run", out: Path | str | None = None, quiet: bool = True
-):
+    config: Config,
+    stages: int | None = None,
+    *,
+    name: str = "run",
+    out: Path | str | None = None,
+    quiet: bool = True,
+    max_restarts: int = 0,
+) -> tuple[dict, Path]:
     """Run a pipeline on this machine, a process a stage, and wait for its end.
 
     Args:
@@ -54,6 +62,7 @@ def launch_pipeline(
         name: what the run's directory is named after when `out` is None.
         out: the run's directory; it must not exist, or be empty.
         quiet: show nothing but the last line.
+        max_restarts: how often a run whose process died goes on from its last checkpoint, before the failure is raised.
 
     Returns:
         The summary (the contents of summary.json) and the run's directory.
@@ -71,9 +80,71 @@ def launch_pipeline(
     local_device(config.device)
     with listening_socket(config.pipeline.port) as listener:
         directory = create_run_directory(Path(out) if out is not None else None, name, config)
-        arguments = ["alrpc.worker", "--prepared", str(directory), *(["--quiet"] if quiet else [])]
-        run_processes(arguments, config.pipeline.stages + 1, directory, listener)
+        run_with_restarts(["--prepared", str(directory)], config, directory, listener, quiet, max_restarts)
     return json.loads((directory / "summary.json").read_text(encoding="utf-8")), directory
+
+
+def resume_pipeline(
+    directory: Path | str, overrides: Sequence[str] = (), step: int | None = None, *, quiet: bool = True, max_restarts: int = 0
+) -> tuple[dict, Path]:
+    """Go on with a run of either engine from its last checkpoint, on as many stages as wanted.
+
+    Args:
+        directory: the run's, which goes on being it.
+        overrides: `section.field=value`, of what may change: see `alrpc.resume.MAY_CHANGE`.
+        step: of the checkpoint to go on from; None for the last one.
+
+    Returns, raises:
+        As `launch_pipeline`.
+    """
+    directory = Path(directory)
+    config, _, resume = read_resume(directory, overrides, step)
+    local_device(config.device)
+    with listening_socket(config.pipeline.port) as listener:
+        arguments = resume_arguments(directory, resume.step, overrides)
+        run_with_restarts(arguments, config, directory, listener, quiet, max_restarts, keep=True)
+    return json.loads((directory / "summary.json").read_text(encoding="utf-8")), directory
+
+
+def resume_arguments(directory: Path, step: int, overrides: Sequence[str]) -> list[str]:
+    fields = [part for override in overrides for part in ("--set", override)]
+    return ["--resume", str(directory), "--step", str(step), *fields]
+
+
+def run_with_restarts(
+    arguments: list[str],
+    config: Config,
+    directory: Path,
+    listener: socket.socket,
+    quiet: bool,
+    max_restarts: int,
+    keep: bool = False,
+) -> None:
+    """Run the pipeline's processes; when one fails, again from the last whole checkpoint, or from the beginning if there is none.
+
+    Each attempt has an agent of its own. torchelastic's own restarts would tell neither the cause nor what is no use repeating.
+    """
+    begin = ["alrpc.worker", *(["--quiet"] if quiet else [])]
+    (directory / RESTARTS).unlink(missing_ok=True)
+    for attempt in range(1, max_restarts + 2):
+        try:
+            run_processes([*begin, *arguments], config.pipeline.stages + 1, directory, listener, keep=keep or attempt > 1)
+            return
+        except Refused:
+            raise
+        except RunFailed as error:
+            if attempt > max_restarts:
+                raise
+            step = last_whole_step(directory)
+            note_restart(directory, str(error), step)
+            place = f"step {step}" if step else "the beginning"
+            print(f"alrpc: {error}; restart {attempt} of {max_restarts}, from {place}", file=sys.stderr, flush=True)
+            own_code = [f"{name}={value}" for name, value in code_of(config).items()]
+            stages = f"pipeline.stages={config.pipeline.stages}"
+            again = resume_arguments(directory, step, [stages, *own_code])
+            arguments = again if step else ["--prepared", str(directory)]
+            listener.close()
+            listener = listening_socket(config.pipeline.port)
 
 
 def listening_socket(port: int) -> socket.socket:
@@ -148,20 +219,22 @@ def run_processes(
     listener: socket.socket,
     role: Callable[[int], str] = pipeline_role,
     silent: bool = False,
+    keep: bool = False,
 ) -> None:
     """Run `python -m <arguments>` in so many processes that meet on loopback, and wait until all have ended well.
 
     Args:
-        directory: of the run; holds logs/. It is removed when the run is refused.
+        directory: of the run; holds logs/.
         listener: where they meet.
         role: what the process of a rank is called, in messages and as the name of its log.
         silent: keep what they print from the terminal.
+        keep: whether the directory stays when the run is refused.
 
     Raises:
         RunFailed, Interrupted: as `launch_pipeline`.
     """
     logs = directory / "logs"
-    logs.mkdir()
+    logs.mkdir(exist_ok=True)
     with (
         logging_to(logs / "launcher.log"),
         tempfile.TemporaryDirectory(prefix="agent-", dir=logs, ignore_cleanup_errors=True) as scratch,
@@ -169,7 +242,8 @@ def run_processes(
         try:
             start_processes(arguments, processes, directory, listener, Path(scratch), role, silent)
         except Refused:
-            discard_run_directory(directory)
+            if not keep:
+                discard_run_directory(directory)
             raise
 
 

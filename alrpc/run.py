@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import socket
 import time
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
@@ -14,12 +15,17 @@ import torch
 
 from alrpc.assembly import build_network, local_device, make_recipe, recipe_for, resolve
 from alrpc.checkpoint import (
-    checkpoint_directory,
+    commit,
+    component_file,
+    describe_run,
+    due_at,
     empty_sample,
-    latest_checkpoint,
+    find_checkpoint,
     load_component,
-    save_component,
-    write_manifest,
+    load_learners,
+    read_manifest,
+    snapshot,
+    write_files,
 )
 from alrpc.config import Config, Train, load_config, parse_section, save_config
 from alrpc.data import read_data
@@ -27,10 +33,12 @@ from alrpc.data.dataset import Dataset, count_micro_batches
 from alrpc.errors import UserError
 from alrpc.network import Network, describe_components
 from alrpc.observe.record import Report, recorded, write_summary
-from alrpc.pipeline.coordinator import coordinate
+from alrpc.pipeline.coordinator import StageFailed, coordinate, start_of
+from alrpc.pipeline.mailbox import Resume
 from alrpc.planning import choose_split
+from alrpc.resume import claim, read_resume, reopen
 from alrpc.training.optimizer import Recipe
-from alrpc.training.sequential import train_sequentially
+from alrpc.training.sequential import make_learners, train_sequentially
 
 FAILED, REFUSED = 1, 2  # exit codes of the coordinator; nothing of a refused run is kept
 
@@ -88,56 +96,145 @@ def run_sequentially(config: Config, name: str, out: Path | None = None, quiet: 
     return train_in_directory(config, dataset, network, directory, quiet, started), directory
 
 
+def resume_sequentially(directory: Path, overrides: Sequence[str], step: int | None, quiet: bool = False) -> tuple[dict, Path]:
+    """`alrpc train --resume`: a run of either engine goes on in this process; as `run_sequentially`."""
+    started = time.time()
+    config, _, resume = read_resume(directory, overrides, step)
+    local_device(config.device)
+    dataset = read_data(config.data)
+    network = build_network(config, dataset.sample, dataset.target)
+    reopen(directory, config)
+    return train_in_directory(config, dataset, network, directory, quiet, started, resume=resume), directory
+
+
 def train_in_directory(
-    config: Config, dataset: Dataset, network: Network, directory: Path, quiet: bool, started: float, chosen: dict | None = None
+    config: Config,
+    dataset: Dataset,
+    network: Network,
+    directory: Path,
+    quiet: bool,
+    started: float,
+    chosen: dict | None = None,
+    resume: Resume | None = None,
 ) -> dict:
     """The sequential run of a resolved configuration, in a directory made for it; returns the summary.
 
     Args:
         chosen: what of the configuration was chosen by trying, for the record.
+        resume: the checkpoint to go on from; None to begin.
+
+    Raises:
+        UserError: for a loss that is not finite, or trained parameters that cannot be written.
     """
+    claim(directory)
     device = local_device(config.device)
     torch.set_num_threads(config.threads)
     recipe = recipe_for(config, count_micro_batches(dataset.train, config.data.batch_size))
-    checkpoint = checkpoint_directory(directory, recipe.epochs * recipe.micro_batches)
+    check_data_is_the_same(resume, recipe)
+    start = start_of(resume)
     numbers = list(range(1, len(network.components) + 1))
-    with recorded(config, directory, "sequential", 1, quiet) as (progress, report):
-        report({"event": "job", "dataset": dataset, "recipe": recipe})
+    described = describe_run(len(numbers), dataset.sample, dataset.target, recipe.micro_batches)
+    due = due_at(config.checkpoint)
+    with recorded(config, directory, "sequential", 1, quiet, appending=resume is not None) as (progress, report):
+        report({"event": "job", "dataset": dataset, "recipe": recipe, "start": start})
         report({"event": "ready", "stage": 1, "components": numbers, "device": str(device), "host": socket.gethostname()})
         if chosen:
             report({"event": "chosen", **chosen})
-        report({"event": "start"})
+        report({"event": "start", "step": start})
+        listen = committing(directory, 1, config.checkpoint.keep, lambda: described, report)
         with own_generators(device):
+            learners = make_learners(network, recipe, device)
+            if resume is not None:
+                load_learners(resume.directory, learners, resume.files)
+
+            def save(step: int, at_epochs_end: bool) -> None:
+                if due(step) or (at_epochs_end and (config.checkpoint.epoch or step == progress.steps)):
+                    states = {component_file(learner.number): snapshot(learner) for learner in learners}
+                    listen({"stage": 1, **write_files(directory, step, states)})
+
             train_sequentially(
-                network, dataset, config.data.batch_size, recipe, device, config.train.log_every, report, config.data.workers
+                learners,
+                network,
+                dataset,
+                config.data.batch_size,
+                config.train.log_every,
+                report,
+                config.data.workers,
+                start,
+                save,
             )
-        for number, component in enumerate(network.components, 1):
-            save_component(checkpoint, number, component)
         report({"event": "finished", "stage": 1, **describe_components(network.components, True, device)})
-    write_manifest(checkpoint, len(numbers), dataset.sample, dataset.target)
+    if cause := progress.unwritten():
+        raise UserError(cause)
     return write_summary(directory, progress, time.time() - started)
 
 
-def run_coordinator(config: Config, components: int, directory: Path, quiet: bool, stdout: TextIO, started: float) -> dict:
+def run_coordinator(
+    config: Config,
+    components: int,
+    directory: Path,
+    quiet: bool,
+    stdout: TextIO,
+    started: float,
+    resume: Resume | None = None,
+) -> dict:
     """The coordinator's part of a pipeline's run, in rank 0, of a resolved configuration; returns the summary.
 
     Raises:
         StageFailed: naming the stage and the cause.
         UserError: for what the user can put right.
     """
-    datasets: list[Dataset] = []
+    claim(directory)
+    described: dict = {}
 
     def load() -> tuple[Dataset, Recipe, list[int] | None]:
         dataset = read_data(config.data)
-        datasets.append(dataset)
         recipe = recipe_for(config, count_micro_batches(dataset.train, config.data.batch_size))
+        check_data_is_the_same(resume, recipe)
+        if resume is not None:
+            reopen(directory, config)
+        described.update(describe_run(components, dataset.sample, dataset.target, recipe.micro_batches))
         return dataset, recipe, choose_split(config, dataset)
 
-    with recorded(config, directory, "pipeline", config.pipeline.stages, quiet, stdout) as (progress, report):
-        coordinate(config, components, load, directory, report)
-    checkpoint = checkpoint_directory(directory, progress.steps)
-    write_manifest(checkpoint, components, datasets[0].sample, datasets[0].target)
+    stages = config.pipeline.stages
+    appending = resume is not None
+    with recorded(config, directory, "pipeline", stages, quiet, stdout, appending) as (progress, report):
+        listen = committing(directory, stages, config.checkpoint.keep, lambda: described, report)
+        coordinate(config, components, load, directory, listen, resume=resume)
+    if cause := progress.unwritten():
+        raise StageFailed(cause)
     return write_summary(directory, progress, time.time() - started)
+
+
+def check_data_is_the_same(resume: Resume | None, recipe: Recipe) -> None:
+    """Raises UserError when the data has another number of micro-batches than when the run began."""
+    if resume is not None and resume.micro_batches != recipe.micro_batches:
+        raise UserError(
+            f"data: {recipe.micro_batches} micro-batches an epoch, but the run began with {resume.micro_batches}; "
+            "give it the data that it began with"
+        )
+
+
+def committing(directory: Path, stages: int, keep: int, describe: Callable[[], dict], report: Report) -> Report:
+    """A listener that commits a checkpoint when all stages have written theirs, and passes all other events on."""
+    written: dict[int, list[dict]] = {}
+
+    def listen(event: dict) -> None:
+        if event["event"] != "written":
+            report(event)
+            return
+        step = event["step"]
+        written.setdefault(step, []).append(event["files"])
+        if len(written[step]) == stages:
+            files = {name: told for of_stage in written.pop(step) for name, told in of_stage.items()}
+            try:
+                commit(directory, step, describe(), files, keep)
+            except OSError as error:
+                report({"event": "unwritten", "step": step, "cause": f"{error.filename or directory}: {error.strerror}"})
+            else:
+                report({"event": "checkpoint", "step": step})
+
+    return listen
 
 
 def train(
@@ -169,7 +266,7 @@ def train(
 
     where = local_device(device)
     with own_generators(where):
-        train_sequentially(network, dataset, batch_size, recipe, where, settings.log_every, listen)
+        train_sequentially(make_learners(network, recipe, where), network, dataset, batch_size, settings.log_every, listen)
     return exits
 
 
@@ -189,8 +286,9 @@ def load_run(directory: Path | str, model: str | None = None) -> Network:
         raise UserError(
             f"{directory}: its blocks come from {config.model.name}; pass model={config.model.name!r} to import that"
         )
-    checkpoint, manifest = latest_checkpoint(directory)
+    checkpoint = find_checkpoint(directory)
+    manifest = read_manifest(checkpoint)
     network = build_network(config, empty_sample(manifest), manifest["target"])
     for number, component in enumerate(network.components, 1):
-        load_component(checkpoint, number, component)
+        load_component(checkpoint, number, component, manifest["files"])
     return network.eval()

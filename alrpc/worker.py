@@ -36,6 +36,7 @@ from alrpc.pipeline.control import Disconnected, StageLost
 from alrpc.pipeline.coordinator import GRACE, StageFailed
 from alrpc.pipeline.stage import run_stage
 from alrpc.pipeline.topology import place_here
+from alrpc.resume import check_resume_options, read_resume
 from alrpc.run import FAILED, REFUSED, create_run_directory, discard_run_directory, run_coordinator
 
 DIRECTORY = "directory"
@@ -47,8 +48,18 @@ WITHIN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR",
 @click.option("--set", "overrides", metavar="SECTION.FIELD=VALUE", multiple=True, help="Override a field; repeatable.")
 @click.option("--out", type=click.Path(path_type=Path), help="Directory of the run.  [default: runs/<config>-<time>]")
 @click.option("--quiet", is_flag=True, help="Show nothing but the last line.")
+@click.option("--resume", metavar="DIR", type=click.Path(path_type=Path), help="Go on with this run from its last checkpoint.")
+@click.option("--step", type=click.IntRange(min=1), help="Go on from the checkpoint of this step instead of the last.")
 @click.option("--prepared", type=click.Path(path_type=Path), hidden=True)
-def main(source: str | None, overrides: tuple[str, ...], out: Path | None, quiet: bool, prepared: Path | None) -> None:
+def main(
+    source: str | None,
+    overrides: tuple[str, ...],
+    out: Path | None,
+    quiet: bool,
+    resume: Path | None,
+    step: int | None,
+    prepared: Path | None,
+) -> None:
     """One process of a pipeline, to be started by torchrun:
 
     \b
@@ -64,35 +75,49 @@ def main(source: str | None, overrides: tuple[str, ...], out: Path | None, quiet
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)  # end at once, even while waiting inside a library
     rank = int(os.environ["RANK"])
-    code = be_stage(rank) if rank else be_coordinator(source, overrides, out, quiet, prepared)
+    code = be_stage(rank) if rank else be_coordinator(source, overrides, out, quiet, resume, step, prepared)
     leave(code)
 
 
-def be_coordinator(source: str | None, overrides: tuple[str, ...], out: Path | None, quiet: bool, prepared: Path | None) -> int:
+def be_coordinator(
+    source: str | None,
+    overrides: tuple[str, ...],
+    out: Path | None,
+    quiet: bool,
+    resume: Path | None,
+    step: int | None,
+    prepared: Path | None,
+) -> int:
     """Rank 0: prepare the run, unless the launcher has, and see it through. Returns the process' exit code."""
     directory, terminal, errors = prepared, sys.stdout, sys.stderr
+    is_new, place = False, None
     try:
-        if prepared is None:
+        if resume is not None:
+            check_resume_options(source, out)
+            config, components, place = read_resume(resume, [*overrides, f"pipeline.stages={stages()}"], step)
+            directory = resume
+        elif prepared is None:
             config, components = resolve(load_config(source, [*overrides, f"pipeline.stages={stages()}"]))
             check_pipeline(config, components)
             directory = create_run_directory(out, config_name(source), config)
+            is_new = True
         else:
             config, components = resolve(load_config(prepared / "config.yaml"))
         terminal, errors, _ = log_to(directory, "coordinator")
         show_cursor_on_signals(terminal)
         meeting_point().set(DIRECTORY, str(directory))
-        summary = run_coordinator(config, components, directory, quiet, terminal, STARTED)
+        summary = run_coordinator(config, components, directory, quiet, terminal, STARTED, place)
     except Exception as error:
         if os.getppid() != PARENT:
             end_without_parent()  # the store went with the launcher; what broke here is a consequence
         if refused := isinstance(error, UserError) and not isinstance(error, StageFailed):
-            if prepared is None and directory is not None:
+            if is_new:
                 discard_run_directory(directory)
         else:
             traceback.print_exc()  # into the log
         message = explain(error, directory)
         tell_agent(message)
-        if prepared is None:  # otherwise the launcher prints it
+        if "ALRPC_LAUNCHER" not in os.environ:  # otherwise the launcher prints it
             print(f"alrpc: {message}", file=errors, flush=True)
         return REFUSED if refused else FAILED
     print(last_line(summary, directory), file=terminal, flush=True)

@@ -22,6 +22,11 @@ PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # with this enviro
 LIMIT = 90  # seconds that a command may take before the test gives up
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kills", type=int, default=3, help="How many runs tests/chaos disturbs.")
+    parser.addoption("--chaos-seed", type=int, default=int(time.time()), help="Of the moments and the processes.")
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     before = torch.get_num_threads()

@@ -11,7 +11,7 @@ import alrpc
 from alrpc.assembly import build_network, check_pipeline, make_recipe, resolve
 from alrpc.config import Config, load_config, save_config
 from alrpc.data import read_data
-from alrpc.training.sequential import train_sequentially
+from alrpc.training.sequential import make_learners, train_sequentially
 
 
 def test_overrides_are_read_as_yaml_and_reach_any_section(tmp_path):
@@ -131,8 +131,7 @@ def test_the_configurations_whose_data_is_here_train_two_steps(name):
     before = network.digest()
     recipe = make_recipe(config.train.model_copy(update={"epochs": 1}), 2)
     events = []
-    train_sequentially(
-        network, dataclasses.replace(whole, train=train, test=test), size, recipe, torch.device("cpu"), 1, events.append
-    )
+    learners = make_learners(network, recipe, torch.device("cpu"))
+    train_sequentially(learners, network, dataclasses.replace(whole, train=train, test=test), size, 1, events.append)
     steps = {event["step"] for event in events if event["event"] == "losses"}
     assert steps == {1, 2} and network.digest() != before

@@ -15,8 +15,24 @@ from alrpc.cli.options import plain_endings, run_options
     type=click.IntRange(min=1),
     help="Processes that train, at most one a component.  [default: the configuration's]",
 )
+@click.option(
+    "--max-restarts",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="How often a run whose process died goes on by itself from its last checkpoint.",
+)
 @run_options
-def launch(stages: int | None, source: str | None, overrides: tuple[str, ...], out: Path | None, quiet: bool) -> None:
+def launch(
+    stages: int | None,
+    max_restarts: int,
+    source: str | None,
+    overrides: tuple[str, ...],
+    out: Path | None,
+    resume: Path | None,
+    step: int | None,
+    quiet: bool,
+) -> None:
     """Train in a pipeline on this machine: a coordinator and a process for each stage.
 
     The result is the same, bit for bit, as that of `alrpc train`, whatever the number of stages.
@@ -28,6 +44,9 @@ def launch(stages: int | None, source: str | None, overrides: tuple[str, ...], o
         alrpc launch --config configs/mnist-mlp.yaml --set data.root=DIR --out runs/mnist
     A network of your own blocks, from a function that returns a list of modules:
         alrpc launch --stages 2 --set model.name=mypackage.mymodule:build
+    A run that was stopped goes on, here on two stages; one that has ended goes on for more epochs:
+        alrpc launch --resume runs/mnist --stages 2
+        alrpc launch --resume runs/mnist --set train.epochs=40
 
     The run's directory then holds config.yaml, metrics.jsonl, summary.json, the trained parameters under checkpoints/ and
     a log for each process under logs/. Across machines, use torchrun -m alrpc.worker.
@@ -35,7 +54,15 @@ def launch(stages: int | None, source: str | None, overrides: tuple[str, ...], o
     from alrpc.config import config_name, load_config
 
     with plain_endings():
-        config = load_config(source, [*overrides, *([f"pipeline.stages={stages}"] if stages is not None else [])])
+        overrides = (*overrides, *([f"pipeline.stages={stages}"] if stages is not None else []))
+        if resume is not None:
+            from alrpc.launch import resume_pipeline
+            from alrpc.resume import check_resume_options
+
+            check_resume_options(source, out)
+            resume_pipeline(resume, overrides, step, quiet=quiet, max_restarts=max_restarts)
+            return
+        config = load_config(source, overrides)
         from alrpc.launch import launch_pipeline  # imports torch, so after what can be refused without it
 
-        launch_pipeline(config, name=config_name(source), out=out, quiet=quiet)
+        launch_pipeline(config, name=config_name(source), out=out, quiet=quiet, max_restarts=max_restarts)

@@ -34,8 +34,19 @@ def source_options(command: Callable) -> Callable:
 
 
 def run_options(command: Callable) -> Callable:
-    """--config, --set, --out and --quiet."""
+    """--config, --set, --out, --resume, --step and --quiet."""
     for option in (
+        click.option(
+            "--step",
+            type=click.IntRange(min=1),
+            help="With --resume: go on from the checkpoint of this step instead of the last.",
+        ),
+        click.option(
+            "--resume",
+            metavar="DIR",
+            type=click.Path(path_type=Path),
+            help="Go on with the run in this directory, of either engine, from its last checkpoint.",
+        ),
         click.option("--quiet", is_flag=True, help="Show nothing but the last line."),
         click.option(
             "--out",

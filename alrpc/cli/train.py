@@ -11,20 +11,28 @@ from alrpc.cli.options import plain_endings, run_options
 
 @click.command()
 @run_options
-def train(source: str | None, overrides: tuple[str, ...], out: Path | None, quiet: bool) -> None:
+def train(
+    source: str | None, overrides: tuple[str, ...], out: Path | None, resume: Path | None, step: int | None, quiet: bool
+) -> None:
     """Train in this process, one component after the other: the reference that the pipeline equals.
 
     \b
     Examples:
         alrpc train
         alrpc train --config configs/mnist-mlp.yaml --set data.root=DIR --set train.epochs=1
+        alrpc train --resume runs/mnist
     """
     from alrpc.config import config_name, load_config
 
     with plain_endings():
-        config = load_config(source, overrides)
+        config = load_config(source, overrides) if resume is None else None
         from alrpc.observe.record import last_line  # these import torch, so after what can be refused without it
-        from alrpc.run import run_sequentially
+        from alrpc.resume import check_resume_options
+        from alrpc.run import resume_sequentially, run_sequentially
 
-        summary, directory = run_sequentially(config, config_name(source), out, quiet)
+        if resume is not None:
+            check_resume_options(source, out)
+            summary, directory = resume_sequentially(resume, overrides, step, quiet)
+        else:
+            summary, directory = run_sequentially(config, config_name(source), out, quiet)
     print(last_line(summary, directory))

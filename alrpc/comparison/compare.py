@@ -131,7 +131,8 @@ def run_method(method: str, config: Config, repeat: int, directory: Path) -> dic
     """
     stages = config.pipeline.stages
     train = config.train.model_copy(update={"seed": config.train.seed + repeat})
-    config = config.model_copy(update={"train": train})
+    checkpoint = config.checkpoint.model_copy(update={"every": None, "seconds": None, "epoch": False})  # the others take none
+    config = config.model_copy(update={"train": train, "checkpoint": checkpoint})
     if method == "al":
         threads = max(1, cores() // stages)
         config = config.model_copy(update={"threads": threads})

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils import data
 
 from alrpc.component import Tensors, canonical
-from alrpc.data.dataset import Dataset
+from alrpc.data.dataset import Dataset, count_micro_batches
 from alrpc.errors import UserError
 
 AHEAD = 4  # micro-batches that each worker has ready
@@ -26,11 +26,17 @@ class Request:
     indices: Tensor
 
 
-def requests(dataset: Dataset, batch_size: int, seed: int, epochs: int) -> Iterator[Request]:
-    """All micro-batches of a run: of each epoch those of the training split in its order, then those of the test split."""
-    for epoch in range(epochs):
-        for indices in dataset.train.order(seed, epoch, batch_size).split(batch_size):
+def requests(dataset: Dataset, batch_size: int, seed: int, epochs: int, start: int = 0) -> Iterator[Request]:
+    """All micro-batches of a run: of each epoch those of the training split in its order, then those of the test split.
+
+    Args:
+        start: micro-batches of the training split that have been trained on already.
+    """
+    first, position = divmod(start, count_micro_batches(dataset.train, batch_size))
+    for epoch in range(first, epochs):
+        for indices in dataset.train.order(seed, epoch, batch_size).split(batch_size)[position:]:
             yield Request("train", epoch, indices)
+        position = 0
         for indices in torch.arange(len(dataset.test)).split(batch_size):
             yield Request("test", epoch, indices)
 

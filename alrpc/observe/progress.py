@@ -51,6 +51,12 @@ class Progress:
     """Peak memory of the process that feeds a pipeline, bytes; 0 where it trains too."""
     chosen: dict[str, int | str | dict] = field(default_factory=dict)
     """What a method chose for itself on this machine."""
+    start: int = 0
+    """Steps that were done when this part of the run began."""
+    checkpoint: int | None = None
+    """Steps that the last complete checkpoint holds."""
+    failures: list[str] = field(default_factory=list)
+    """Why checkpoints could not be written."""
     recent: deque[tuple[float, int]] = field(default_factory=deque)
 
     @property
@@ -79,12 +85,24 @@ class Progress:
         (first, before), (last, now) = self.recent[0], self.recent[-1]
         return (now - before) * self.samples / self.micro_batches / max(last - first, 1e-9)
 
+    def unwritten(self) -> str | None:
+        """Why the trained parameters are not on the disk, if they are not."""
+        if self.checkpoint == self.steps:
+            return None
+        last = (
+            f"the last complete checkpoint is that of step {self.checkpoint}" if self.checkpoint else "there is no checkpoint"
+        )
+        return f"the trained parameters could not be written: {self.failures[-1]}; {last}"
+
     def apply(self, event: dict) -> None:
         kind = event["event"]
         stage = self.stages.get(event.get("stage"))
         if kind == "job":
             self.micro_batches, self.samples = event["recipe"].micro_batches, len(event["dataset"].train)
             self.packets = event.get("packets")
+            self.start = event.get("start", 0)
+            for each in self.stages.values():
+                each.step = self.start
         elif kind == "start":
             self.fed = time.monotonic()
         elif kind == "ready":
@@ -100,6 +118,10 @@ class Progress:
         elif kind == "evaluation":
             self.metric = event["metric"]
             self.evaluations[event["epoch"]] = event["exits"]
+        elif kind == "checkpoint":
+            self.checkpoint = event["step"]
+        elif kind == "unwritten":
+            self.failures.append(f"no checkpoint of step {event['step']}: {event['cause']}")
         elif kind == "coordinator":
             self.coordinator_memory = event["peak_memory"]
         elif kind == "chosen":
@@ -113,8 +135,8 @@ class Progress:
 
     def _note_step(self) -> None:
         now = time.monotonic()
-        if self.step == 0:
-            self.recent = deque([(self.fed or now, 0)])  # the rate counts from the first micro-batch on
+        if self.step == self.start:
+            self.recent = deque([(self.fed or now, self.start)])  # the rate counts from the first micro-batch on
         else:
             self.recent.append((now, self.step))
         while len(self.recent) > 1 and now - self.recent[0][0] > RECENT:

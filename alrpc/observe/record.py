@@ -20,19 +20,28 @@ from alrpc.network import combine_digests
 from alrpc.observe.progress import Progress, StageProgress
 from alrpc.observe.terminal import show
 
-RECORDED = ("start", "losses", "evaluation", "stage", "coordinator", "chosen")
+RECORDED = ("start", "losses", "evaluation", "stage", "coordinator", "chosen", "checkpoint", "unwritten")
+RESTARTS, REACHED = Path("logs") / "restarts.jsonl", Path("logs") / "reached"
+NOTE_EVERY = 0.5  # seconds between two notes of the step that a run has reached
 Report = Callable[[dict], None]
 
 
 @contextmanager
 def recorded(
-    config: Config, directory: Path, engine: str, stages: int, quiet: bool, stdout: TextIO | None = None
+    config: Config,
+    directory: Path,
+    engine: str,
+    stages: int,
+    quiet: bool,
+    stdout: TextIO | None = None,
+    appending: bool = False,
 ) -> Iterator[tuple[Progress, Report]]:
     """Record a run's events in metrics.jsonl and show them; gives the progress and the function to report to.
 
     Args:
         engine: pipeline, sequential, or a baseline's name.
         stages: processes that train.
+        appending: go on with the file of a run that goes on; its times count from now.
     """
     title = f"{config.model.name} on {config.data.name}, " + (
         f"{stages} stages" if stages > 1 else "1 stage" if engine == "pipeline" else engine
@@ -41,13 +50,18 @@ def recorded(
     started = time.monotonic()
     lock = threading.Lock()  # the feeding thread reports too
     with (
-        (directory / "metrics.jsonl").open("w", encoding="utf-8", buffering=1) as metrics,
+        (directory / "metrics.jsonl").open("a" if appending else "w", encoding="utf-8", buffering=1) as metrics,
         show(progress, quiet, Console(file=stdout or sys.stdout)) as refresh,
     ):
+        noted = 0.0
 
         def report(event: dict) -> None:
+            nonlocal noted
             with lock:
                 progress.apply(event)
+                if event["event"] == "status" and engine == "pipeline" and time.monotonic() - noted > NOTE_EVERY:
+                    noted = time.monotonic()
+                    (directory / REACHED).write_text(str(progress.step))
                 if event["event"] in RECORDED:
                     metrics.write(json.dumps({**event, "time": round(time.monotonic() - started, 3)}) + "\n")
                 refresh(event)
@@ -70,7 +84,13 @@ def write_summary(directory: Path, progress: Progress, wall_seconds: float) -> d
         "exits": progress.evaluations[progress.epochs],
         "parameters_sha256": combine_digests(digests),
         "parameters": progress.parameters,
-        "samples_per_second": progress.epochs * progress.samples / (progress.ended - progress.fed),
+        "samples_per_second": (progress.steps - progress.start)
+        / progress.micro_batches
+        * progress.samples
+        / (progress.ended - progress.fed),
+        "resumed_at_step": progress.start,
+        "restarts": restarts_of(directory),
+        "checkpoint_failures": progress.failures,
         "wall_seconds": wall_seconds,
         "coordinator_peak_memory_bytes": progress.coordinator_memory,
         "chosen": progress.chosen,
@@ -90,6 +110,12 @@ def write_summary(directory: Path, progress: Progress, wall_seconds: float) -> d
     partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     partial.rename(directory / "summary.json")
     return summary
+
+
+def restarts_of(directory: Path) -> list[dict]:
+    """What the launcher noted of each restart: cause, step that it went on from, repeated_steps."""
+    path = directory / RESTARTS
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 def last_line(summary: dict, directory: Path) -> str:

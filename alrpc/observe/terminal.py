@@ -55,8 +55,10 @@ def _plain(progress: Progress, console: Console) -> Callable[[dict], None]:
 
     def say(event: dict) -> None:
         nonlocal shown
+        if event["event"] == "unwritten":
+            console.print(progress.failures[-1], soft_wrap=True, highlight=False)
         if shown < 0 and progress.ready:
-            shown = 0
+            shown = progress.start // progress.micro_batches
             stages = progress.stages.items()
             places = ", ".join(f"stage {number}: {_components(stage)} on {stage.device}" for number, stage in stages)
             job = f"{progress.samples} samples, {progress.micro_batches} micro-batches an epoch"
@@ -76,7 +78,8 @@ def _plain(progress: Progress, console: Console) -> Callable[[dict], None]:
 def _view(progress: Progress) -> Group:
     packets = [Text(f"packets between stages: {progress.packets}", style="dim")] if progress.packets else []
     components = [_component_table(progress)] if progress.losses else []
-    return Group(_headline(progress), _stage_table(progress), *packets, *components)
+    failures = [Text(progress.failures[-1], style="red")] if progress.failures else []
+    return Group(_headline(progress), _stage_table(progress), *packets, *components, *failures)
 
 
 def _headline(progress: Progress) -> Table:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
 import torch
 
-from alrpc.checkpoint import checkpoint_directory
+from alrpc.checkpoint import due_at
 from alrpc.config import Config
 from alrpc.data.dataset import Dataset, count_micro_batches
 from alrpc.data.loader import load_micro_batches, requests
 from alrpc.errors import UserError
 from alrpc.pipeline import control, mailbox
 from alrpc.pipeline.channel import Link, PeerLost, Sender, close_data_plane, open_data_plane
-from alrpc.pipeline.mailbox import Plan
+from alrpc.pipeline.mailbox import Plan, Resume
 from alrpc.pipeline.packet import Packet
 from alrpc.pipeline.topology import Place, choose_devices, describe_transport, split_components
 from alrpc.timing import peak_memory
@@ -46,6 +47,7 @@ def coordinate(
     directory: Path,
     report: Callable[[dict], None],
     stream: Stream | None = None,
+    resume: Resume | None = None,
 ) -> None:
     """Run the pipeline from set-up to end.
 
@@ -53,9 +55,10 @@ def coordinate(
         components: how many the network has.
         load: reads the data set; gives it, how to learn, and the components of each stage (None for an even split). Called once
             the stages are there, so that they start meanwhile.
-        directory: the run's; each stage writes its log and its parameters below it, on its own host.
+        directory: the run's; each stage writes its log and its checkpoints below it, on its own host.
         report: called with each event that a stage tells, and with `job` when the data is there.
         stream: (configuration, data set, recipe) -> the packets to feed, in order; None for those of training.
+        resume: the checkpoint to go on from; None to begin.
 
     Raises:
         StageFailed: naming the stage and the cause.
@@ -64,9 +67,8 @@ def coordinate(
     stages = config.pipeline.stages
     control.join(0, stages + 1)
     places = [control.call(stage, mailbox.describe) for stage in range(1, stages + 1)]
-    feeding = ThreadPoolExecutor(1, "feed").submit(
-        feed, config, components, places, load, directory, report, stream or stream_training
-    )
+    stream = stream or partial(stream_training, start=start_of(resume))
+    feeding = ThreadPoolExecutor(1, "feed").submit(feed, config, components, places, load, directory, report, stream, resume)
     listen(places, feeding, report)
     report({"event": "coordinator", "peak_memory": peak_memory(torch.device("cpu"))})
     try:
@@ -79,21 +81,31 @@ def coordinate(
     control.leave()
 
 
-def stream_training(config: Config, dataset: Dataset, recipe: Recipe) -> Iterator[Packet]:
-    """All packets of a run, in order."""
-    wanted = requests(dataset, config.data.batch_size, recipe.seed, recipe.epochs)
+def start_of(resume: Resume | None) -> int:
+    """Steps that have been done when a run begins."""
+    return resume.step if resume is not None else 0
+
+
+def stream_training(config: Config, dataset: Dataset, recipe: Recipe, start: int = 0) -> Iterator[Packet]:
+    """All packets of a run, in order, from its step `start` on; checkpoints at an epoch's end come after its evaluation."""
+    wanted = requests(dataset, config.data.batch_size, recipe.seed, recipe.epochs, start)
     micro_batches = load_micro_batches(dataset, wanted, recipe.seed, config.data.workers)
     tests = count_micro_batches(dataset.test, config.data.batch_size)
-    step = 0
-    for epoch in range(recipe.epochs):
-        for tensors, labels in islice(micro_batches, recipe.micro_batches):
-            yield Packet("train", epoch + 1, step, {**tensors, "label": labels})
+    due = due_at(config.checkpoint)
+    step = start
+    for epoch in range(start // recipe.micro_batches + 1, recipe.epochs + 1):
+        for tensors, labels in islice(micro_batches, epoch * recipe.micro_batches - step):
+            yield Packet("train", epoch, step, {**tensors, "label": labels})
             step += 1
-        yield Packet("epoch", epoch + 1, step)
-        yield Packet("evaluate", epoch + 1, step)
+            if step % recipe.micro_batches and due(step):
+                yield Packet("checkpoint", epoch, step)
+        yield Packet("epoch", epoch, step)
+        yield Packet("evaluate", epoch, step)
         for tensors, labels in islice(micro_batches, tests):
-            yield Packet("test", epoch + 1, step, {**tensors, "label": labels})
-        yield Packet("evaluated", epoch + 1, step)
+            yield Packet("test", epoch, step, {**tensors, "label": labels})
+        yield Packet("evaluated", epoch, step)
+        if due(step) or config.checkpoint.epoch or epoch == recipe.epochs:
+            yield Packet("checkpoint", epoch, step)
     yield Packet("end", recipe.epochs, step)
 
 
@@ -105,17 +117,25 @@ def feed(
     directory: Path,
     report: Callable[[dict], None],
     stream: Stream,
+    resume: Resume | None,
 ) -> None:
     """Load, tell every stage its plan, then send the whole stream to stage 1, as far ahead as the window allows."""
     devices, transport = choose_devices(places, config.device)
     dataset, recipe, sizes = load()
-    report({"event": "job", "dataset": dataset, "recipe": recipe, "packets": describe_transport(places, devices, transport)})
+    report(
+        {
+            "event": "job",
+            "dataset": dataset,
+            "recipe": recipe,
+            "start": start_of(resume),
+            "packets": describe_transport(places, devices, transport),
+        }
+    )
     split = split_components(components, len(places), sizes)
-    checkpoint = checkpoint_directory(directory, recipe.epochs * recipe.micro_batches)
     for place, numbers, device in zip(places, split, devices, strict=True):
         vectors = dataset.word_vectors if numbers[0] == 1 else None
         plan = Plan(
-            config, dataset.sample, dataset.target, recipe, numbers, vectors, len(places), device, transport, checkpoint
+            config, dataset.sample, dataset.target, recipe, numbers, vectors, len(places), device, transport, directory, resume
         )
         control.call(place.stage, mailbox.set_up, plan)
     cpu = torch.device("cpu")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from alrpc.checkpoint import Files
 from alrpc.component import Target
 from alrpc.config import Config
 from alrpc.data.dataset import WordVectors
@@ -19,6 +20,19 @@ from alrpc.pipeline.control import SILENCE
 from alrpc.pipeline.topology import Place
 from alrpc.timing import Timing
 from alrpc.training.optimizer import Recipe
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Where a run goes on from."""
+
+    directory: Path
+    """The checkpoint's."""
+    step: int
+    """Steps that it holds."""
+    micro_batches: int
+    """Of an epoch when it was taken."""
+    files: Files
 
 
 @dataclass(frozen=True)
@@ -36,7 +50,9 @@ class Plan:
     stages: int
     device: str
     transport: str
-    checkpoint: Path
+    run: Path
+    """The run's directory, below which the stage's host keeps its components."""
+    resume: Resume | None = None
 
 
 class Status:

@@ -6,7 +6,8 @@ epoch     none                                         reports losses and timing
 evaluate  decoder parameters, as they are collected    adds its own, stops learning
 test      activations, label, exit.l so far            runs its components, adds their bridges' outputs
 evaluated none                                         learns again; the last stage reports the exits
-end       none                                         saves its components, reports, stops
+checkpoint none                                        copies its state, which a thread writes; reports when it is on the disk
+end       none                                         waits for that thread, reports, stops
 """
 
 from __future__ import annotations

@@ -6,13 +6,14 @@ import os
 import time
 import traceback
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 
 import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup
 
-from alrpc.checkpoint import save_component
+from alrpc.checkpoint import component_file, load_learners, snapshot, write_files
 from alrpc.component import Step, Target
 from alrpc.config import Config
 from alrpc.data.dataset import WordVectors
@@ -78,6 +79,12 @@ class Stage:
         self.device = device
         self.target = network.target
         self.learners = [make_learner(n, network.components[n - 1], plan.recipe, device) for n in plan.components]
+        if plan.resume is not None:
+            load_learners(plan.resume.directory, self.learners, plan.resume.files)
+            status.step = plan.resume.step
+        self.writer = ThreadPoolExecutor(1, "write-checkpoint")
+        self.writer.submit(int).result()  # its thread begins now, before this one is bound to a core
+        self.writing: Future | None = None
         self.meters = [LossMeter(learner.number) for learner in self.learners]
         self.sender: Sender | None = None
         self.modes = ExitStack()  # holds the components in evaluation mode between two markers
@@ -94,6 +101,7 @@ class Stage:
             "evaluate": self.begin_evaluation,
             "test": self.test,
             "evaluated": self.end_evaluation,
+            "checkpoint": self.take_checkpoint,
             "end": self.finish,
         }
 
@@ -188,10 +196,18 @@ class Stage:
             self.scores = None
         self.began = time.perf_counter()  # of the next epoch, the wait for its first packet included
 
+    def take_checkpoint(self, packet: Packet) -> None:
+        """Copy all state and go on; a thread writes it. Waits for its own last checkpoint, for no other stage's."""
+        self.hand_on(packet, {})
+        if self.writing is not None:
+            self.writing.result()
+        states = {component_file(learner.number): snapshot(learner) for learner in self.learners}
+        self.writing = self.writer.submit(lambda: tell(**write_files(self.plan.run, packet.step, states)))
+
     def finish(self, packet: Packet) -> None:
         self.hand_on(packet, {})
-        for learner in self.learners:
-            save_component(self.plan.checkpoint, learner.number, learner.component)
+        if self.writing is not None:
+            self.writing.result()
         if self.sender is not None:
             self.sender.drain()
         components = [learner.component for learner in self.learners]

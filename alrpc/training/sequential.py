@@ -25,36 +25,40 @@ STATUS_EVERY = 0.2  # seconds
 
 
 def train_sequentially(
+    learners: list[Learner],
     network: Network,
     dataset: Dataset,
     batch_size: int,
-    recipe: Recipe,
-    device: torch.device,
     log_every: int,
     report: Callable[[dict], None],
     workers: int = 0,
+    start: int = 0,
+    save: Callable[[int, bool], None] | None = None,
 ) -> None:
     """Train all components of a network in place, evaluating every exit after each epoch.
 
     Args:
+        learners: of all the network's components, which share recipe and device.
         report: called with each event: `losses`, `evaluation`, `stage` (timings of an epoch) and `status` (for a view).
         workers: processes that read micro-batches ahead.
+        start: steps that the learners have done already.
+        save: called with the number of steps done where a checkpoint may be taken: within an epoch (False), at its end (True).
 
     Raises:
         NonFiniteLoss: naming component, step and value.
     """
+    recipe, device = learners[0].recipe, learners[0].device
     ask_for_determinism(device)
-    learners = [make_learner(number, component, recipe, device) for number, component in enumerate(network.components, 1)]
     meters = [LossMeter(learner.number) for learner in learners]
     timing = Timing()
-    wanted = requests(dataset, batch_size, recipe.seed, recipe.epochs)
+    wanted = requests(dataset, batch_size, recipe.seed, recipe.epochs, start)
     micro_batches = load_micro_batches(dataset, wanted, recipe.seed, workers)
     tests = count_micro_batches(dataset.test, batch_size)
     shown = 0.0
-    step = 0
-    for epoch in range(recipe.epochs):
+    step = start
+    for epoch in range(start // recipe.micro_batches, recipe.epochs):
         began = time.perf_counter()
-        for tensors, labels in islice(micro_batches, recipe.micro_batches):
+        for tensors, labels in islice(micro_batches, (epoch + 1) * recipe.micro_batches - step):
             timing.enter("computing")
             target = network.target.represent(labels)
             for meter, losses in zip(meters, train_micro_batch(learners, tensors, target, step), strict=True):
@@ -66,6 +70,8 @@ def train_sequentially(
             if time.monotonic() - shown > STATUS_EVERY:
                 report({"event": "status", "stage": 1, "step": step, "seconds": timing.read()})
                 shown = time.monotonic()
+            if save is not None and step % recipe.micro_batches:
+                save(step, False)
         _report_losses(meters, epoch, step, report)
         report(
             {
@@ -82,7 +88,14 @@ def train_sequentially(
         report(evaluate(network, islice(micro_batches, tests), device, recipe.precision, epoch + 1))
         timing.test(False)
         timing.enter("waiting_to_receive")
+        if save is not None:
+            save(step, True)
     report({"event": "status", "stage": 1, "step": step, "seconds": timing.read()})
+
+
+def make_learners(network: Network, recipe: Recipe, device: torch.device) -> list[Learner]:
+    """Learners of all a network's components."""
+    return [make_learner(number, component, recipe, device) for number, component in enumerate(network.components, 1)]
 
 
 def train_micro_batch(learners: list[Learner], tensors: Tensors, target: Tensor, step: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -1,0 +1,146 @@
+"""Going on with a run from one of its checkpoints, with the bits that it would have had anyway."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from alrpc.assembly import build_network, check_pipeline, resolve
+from alrpc.checkpoint import (
+    complete_checkpoints,
+    empty_sample,
+    find_checkpoint,
+    load_component,
+    read_file,
+    read_manifest,
+    step_of,
+)
+from alrpc.config import Config, load_config, save_config
+from alrpc.errors import UserError
+from alrpc.observe.record import REACHED, RESTARTS
+from alrpc.pipeline.mailbox import Resume
+
+# What may change without another result. With more epochs the schedule of learning rates reckons with them from then on.
+MAY_CHANGE = (
+    *("train.epochs", "train.log_every", "pipeline", "checkpoint", "device"),
+    *("data.root", "data.file", "data.test_file", "data.workers"),
+)
+
+
+def read_resume(run: Path, overrides: Sequence[str], step: int | None) -> tuple[Config, int, Resume]:
+    """Check that a run can go on from its last checkpoint, or that of a step; changes nothing.
+
+    Returns:
+        The resolved configuration, the number of components, and where to go on from.
+
+    Raises:
+        UserError: naming what is missing or damaged, and the checkpoint before it.
+    """
+    path = run / "config.yaml"
+    if not path.is_file():
+        raise UserError(f"--resume: {run} is not the directory of a run: it has no config.yaml")
+    before, after = load_config(path), load_config(path, overrides)
+    was, now = (dict(_fields(config.model_dump(mode="json"))) for config in (before, after))
+    for name, value in code_of(before).items():
+        if not any(override.startswith(f"{name}=") for override in overrides):
+            raise UserError(f"--resume: the run's {name} is your own code; to have it imported, add --set {name}={value}")
+    for name in [*now, *was]:
+        allowed = any(name == field or name.startswith(f"{field}.") for field in MAY_CHANGE)
+        if not allowed and was.get(name) != now.get(name):
+            raise UserError(
+                f"--set: {name} was {was.get(name)} and cannot become {now.get(name)}: the run would not be the same; "
+                f"what may change is {', '.join(MAY_CHANGE)}"
+            )
+    refuse_running(run)
+    config, components = resolve(after)
+    check_pipeline(config, components)
+    directory = find_checkpoint(run, step)
+    try:
+        manifest = read_manifest(directory)
+        if manifest["components"] != components:
+            raise UserError(f"{directory}: is of a network of {manifest['components']} components, this one has {components}")
+        network = build_network(config, empty_sample(manifest), manifest["target"])
+        for number, component in enumerate(network.components, 1):
+            load_component(directory, number, component, manifest["files"])
+    except UserError as error:
+        older = [step_of(other) for other in complete_checkpoints(run) if other < directory]
+        offer = f"; the checkpoint before it is that of step {older[-1]}: add --step {older[-1]}" if older else ""
+        raise UserError(f"{error}{offer}") from error
+    if manifest["step"] >= config.train.epochs * manifest["micro_batches"]:
+        raise UserError(
+            f"--resume: {run} has finished its {config.train.epochs} epochs; for more of them add --set train.epochs=N"
+        )
+    return config, components, Resume(directory, manifest["step"], manifest["micro_batches"], manifest["files"])
+
+
+def check_resume_options(source: str | None, out: Path | None) -> None:
+    """Raises UserError for an option that a run which goes on has no use for."""
+    for option, given, reason in (("--config", source, "has its own configuration"), ("--out", out, "has its own directory")):
+        if given is not None:
+            raise UserError(f"{option}: a run that goes on {reason}; leave it out, or --resume")
+
+
+def code_of(config: Config) -> dict[str, str]:
+    """The fields that name code of the user's own. It is imported on the user's word, never on that of a file in a run."""
+    names = {"model.name": config.model.name, "data.name": config.data.name}
+    return {field: name for field, name in names.items() if ":" in name}
+
+
+def last_whole_step(run: Path) -> int | None:
+    """Steps that the last checkpoint holds that is complete and undamaged; None if there is none."""
+    for directory in reversed(complete_checkpoints(run)):
+        with suppress(UserError):
+            manifest = read_manifest(directory)
+            for name, told in manifest["files"].items():
+                read_file(directory, name, told)
+            return manifest["step"]
+    return None
+
+
+def note_restart(run: Path, cause: str, step: int | None) -> None:
+    """Add a line to what the summary says of restarts: why, from which step, and how many are repeated."""
+    reached = int((run / REACHED).read_text()) if (run / REACHED).exists() else 0
+    step = step or 0
+    with (run / RESTARTS).open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"cause": cause, "step": step, "repeated_steps": max(0, reached - step)}) + "\n")
+
+
+def _fields(tree: dict[str, Any], within: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from _fields(value, f"{within}{name}.")
+        else:
+            yield f"{within}{name}", value
+
+
+def reopen(run: Path, config: Config) -> None:
+    """Make a run that goes on look as one that has not ended; the last thing before it does go on."""
+    partial = run / "config.yaml.partial"
+    save_config(config, partial)
+    partial.rename(run / "config.yaml")
+    (run / "summary.json").unlink(missing_ok=True)
+
+
+def claim(run: Path) -> int:
+    """Take a run's directory for this process, until it ends; gives what holds it.
+
+    Raises:
+        UserError: when a process has it.
+    """
+    descriptor = os.open(run, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(descriptor)
+        raise UserError(f"{run}: a training is under way in it; wait for its end, or stop it") from error
+    return descriptor
+
+
+def refuse_running(run: Path) -> None:
+    """Raises UserError when a training is under way in a run's directory."""
+    os.close(claim(run))

@@ -1,0 +1,155 @@
+"""A run that was stopped goes on from its checkpoint and ends with the bits that it would have had anyway."""
+
+import json
+import shutil
+
+import pytest
+from conftest import Commands, read_summary
+
+FIELDS = ("--set", "train.epochs=3", "--set", "checkpoint.every=10", "--set", "checkpoint.keep=100", "--quiet")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run of three epochs on two stages that nothing has stopped, with all its checkpoints."""
+    commands = Commands(tmp_path_factory.mktemp("whole"))
+    done = commands.alrpc("launch", "--stages", "2", *FIELDS, "--out", "whole")
+    assert done.returncode == 0, done.stderr
+    return commands.folder / "whole"
+
+
+def stopped_at(whole, step, folder):
+    """A copy of the run as it would be left by whatever stopped it after the checkpoint of a step."""
+    run = folder / "run"
+    shutil.copytree(whole, run)
+    (run / "summary.json").unlink()
+    for directory in (run / "checkpoints").iterdir():
+        if int(directory.name.removeprefix("step-")) > step:
+            shutil.rmtree(directory)
+    return run
+
+
+def test_checkpoints_are_taken_by_steps_and_after_each_epoch(whole):
+    steps = sorted(int(path.parent.name.removeprefix("step-")) for path in whole.glob("checkpoints/*/manifest.json"))
+    assert steps == [10, 20, 23, 30, 40, 46, 50, 60, 69]
+    assert not list(whole.glob("checkpoints/*/*.partial"))
+
+
+@pytest.mark.parametrize(
+    ("step", "command"),
+    [(10, ["launch", "--stages", "4"]), (46, ["launch", "--stages", "3"]), (60, ["train"]), (20, ["launch", "--stages", "2"])],
+    ids=["four-stages", "three-stages-at-an-epochs-end", "sequential", "two-stages"],
+)
+def test_a_stopped_run_goes_on_to_the_same_bits(whole, commands, step, command):
+    run = stopped_at(whole, step, commands.folder)
+    done = commands.alrpc(*command, "--resume", "run", "--quiet")
+    assert done.returncode == 0, done.stderr
+    one, other = read_summary(whole), read_summary(run)
+    assert other["parameters_sha256"] == one["parameters_sha256"] and other["exits"] == one["exits"]
+    assert other["resumed_at_step"] == step and other["steps"] == 69
+    events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [event["epoch"] for event in events if event["event"] == "evaluation"][-1] == 3
+    assert (run / "checkpoints" / "step-00000069" / "manifest.json").is_file()
+
+
+def test_gradients_that_wait_for_their_optimizer_step_are_not_lost(commands):
+    fields = ("--set", "train.epochs=1", "--set", "train.accumulate=4", "--set", "checkpoint.every=10", "--quiet")
+    for optimizer, out in (("adam", "a"), ("sgd", "s")):
+        options = (*fields, "--set", f"train.optimizer={optimizer}", "--set", "checkpoint.keep=9")
+        assert commands.alrpc("train", *options, "--out", out).returncode == 0
+        whole = read_summary(commands.folder / out)
+        done = commands.alrpc("train", "--resume", stopped_at(commands.folder / out, 10, commands.folder).name, "--quiet")
+        assert done.returncode == 0, done.stderr
+        assert read_summary(commands.folder / "run")["parameters_sha256"] == whole["parameters_sha256"]
+        shutil.rmtree(commands.folder / "run")
+
+
+def test_a_finished_run_goes_on_only_for_more_epochs(whole, commands):
+    shutil.copytree(whole, commands.folder / "run")
+    refused = commands.alrpc("launch", "--resume", "run")
+    assert refused.returncode == 1 and "has finished its 3 epochs; for more of them add --set train.epochs=N" in refused.stderr
+    done = commands.alrpc("launch", "--resume", "run", "--set", "train.epochs=4", "--quiet")
+    assert done.returncode == 0, done.stderr
+    summary = read_summary(commands.folder / "run")
+    assert (summary["epochs"], summary["steps"], summary["resumed_at_step"]) == (4, 92, 69)
+
+
+def damage_a_byte(run):
+    path = run / "checkpoints" / "step-00000020" / "component-002.safetensors"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def cut(run):
+    path = run / "checkpoints" / "step-00000020" / "component-001.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def remove_a_file(run):
+    (run / "checkpoints" / "step-00000020" / "component-004.safetensors").unlink()
+
+
+def swap_components(run):
+    directory = run / "checkpoints" / "step-00000020"
+    manifest = json.loads((directory / "manifest.json").read_text())
+    first, last = "component-001.safetensors", "component-004.safetensors"
+    (directory / first).rename(directory / "x")
+    (directory / last).rename(directory / first)
+    (directory / "x").rename(directory / last)
+    files = manifest["files"]
+    files[first], files[last] = files[last], files[first]
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+
+
+def age(run):
+    path = run / "checkpoints" / "step-00000020" / "manifest.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "format": 99}))
+
+
+@pytest.mark.parametrize(
+    ("harm", "message"),
+    [
+        (damage_a_byte, "component-002.safetensors: is damaged: its checksum is not the manifest's"),
+        (cut, "component-001.safetensors: has "),
+        (remove_a_file, "component-004.safetensors: cannot be read: No such file"),
+        (swap_components, "component-001.safetensors: does not fit component 1 of this configuration"),
+        (age, "manifest.json: format 99 is newer than this alrpc's"),
+    ],
+)
+@pytest.mark.parametrize("command", ["launch", "train"])
+def test_a_bad_checkpoint_is_refused_by_name_and_the_one_before_it_offered(whole, commands, harm, message, command):
+    run = stopped_at(whole, 20, commands.folder)
+    harm(run)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    refused = commands.alrpc(command, "--resume", "run")
+    assert refused.returncode == 1 and message in refused.stderr and refused.stderr.count("\n") == 1, refused.stderr
+    assert "the checkpoint before it is that of step 10: add --step 10" in refused.stderr
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_the_checkpoint_before_a_bad_one_leads_to_the_same_bits(whole, commands):
+    run = stopped_at(whole, 20, commands.folder)
+    damage_a_byte(run)
+    done = commands.alrpc("train", "--resume", "run", "--step", "10", "--quiet")
+    assert done.returncode == 0, done.stderr
+    assert read_summary(run)["parameters_sha256"] == read_summary(whole)["parameters_sha256"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--set", "train.lr=0.5"], "--set: train.lr was 0.002 and cannot become 0.5"),
+        (["--config", "digits-mlp"], "--config: a run that goes on has its own configuration"),
+        (["--out", "elsewhere"], "--out: a run that goes on has its own directory"),
+        (["--step", "11"], "--step: run has no complete checkpoint of step 11; it has 10, 20"),
+        (["--stages", "9"], "pipeline.stages: got 9, but the model has 4 components"),
+        (["--set", "data.name=nothing"], "--set: data.name was digits and cannot become nothing"),
+    ],
+)
+def test_what_cannot_go_on_is_refused_and_nothing_is_changed(whole, commands, options, message):
+    run = stopped_at(whole, 20, commands.folder)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    refused = commands.alrpc("launch", "--resume", "run", *options)
+    assert refused.returncode == 1 and refused.stderr.startswith(f"alrpc: {message}"), refused.stderr
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
