@@ -6,7 +6,7 @@ import fcntl
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,8 @@ def read_resume(run: Path, overrides: Sequence[str], step: int | None) -> tuple[
                 f"--set: {name} was {was.get(name)} and cannot become {now.get(name)}: the run would not be the same; "
                 f"what may change is {', '.join(MAY_CHANGE)}"
             )
-    refuse_running(run)
+    with claimed(run):
+        pass  # by nobody else
     config, components = resolve(after)
     check_pipeline(config, components)
     directory = find_checkpoint(run, step)
@@ -126,21 +127,19 @@ def reopen(run: Path, config: Config) -> None:
     (run / "summary.json").unlink(missing_ok=True)
 
 
-def claim(run: Path) -> int:
-    """Take a run's directory for this process, until it ends; gives what holds it.
+@contextmanager
+def claimed(run: Path) -> Iterator[None]:
+    """Have a run's directory for this process alone, however it ends.
 
     Raises:
-        UserError: when a process has it.
+        UserError: when another training has it.
     """
     descriptor = os.open(run, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        os.close(descriptor)
         raise UserError(f"{run}: a training is under way in it; wait for its end, or stop it") from error
-    return descriptor
-
-
-def refuse_running(run: Path) -> None:
-    """Raises UserError when a training is under way in a run's directory."""
-    os.close(claim(run))
+    else:
+        yield
+    finally:
+        os.close(descriptor)

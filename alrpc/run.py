@@ -36,7 +36,7 @@ from alrpc.observe.record import Report, recorded, write_summary
 from alrpc.pipeline.coordinator import StageFailed, coordinate, start_of
 from alrpc.pipeline.mailbox import Resume
 from alrpc.planning import choose_split
-from alrpc.resume import claim, read_resume, reopen
+from alrpc.resume import claimed, read_resume, reopen
 from alrpc.training.optimizer import Recipe
 from alrpc.training.sequential import make_learners, train_sequentially
 
@@ -126,7 +126,6 @@ def train_in_directory(
     Raises:
         UserError: for a loss that is not finite, or trained parameters that cannot be written.
     """
-    claim(directory)
     device = local_device(config.device)
     torch.set_num_threads(config.threads)
     recipe = recipe_for(config, count_micro_batches(dataset.train, config.data.batch_size))
@@ -135,7 +134,8 @@ def train_in_directory(
     numbers = list(range(1, len(network.components) + 1))
     described = describe_run(len(numbers), dataset.sample, dataset.target, recipe.micro_batches)
     due = due_at(config.checkpoint)
-    with recorded(config, directory, "sequential", 1, quiet, appending=resume is not None) as (progress, report):
+    appending = resume is not None
+    with claimed(directory), recorded(config, directory, "sequential", 1, quiet, appending=appending) as (progress, report):
         report({"event": "job", "dataset": dataset, "recipe": recipe, "start": start})
         report({"event": "ready", "stage": 1, "components": numbers, "device": str(device), "host": socket.gethostname()})
         if chosen:
@@ -184,7 +184,6 @@ def run_coordinator(
         StageFailed: naming the stage and the cause.
         UserError: for what the user can put right.
     """
-    claim(directory)
     described: dict = {}
 
     def load() -> tuple[Dataset, Recipe, list[int] | None]:
@@ -198,7 +197,7 @@ def run_coordinator(
 
     stages = config.pipeline.stages
     appending = resume is not None
-    with recorded(config, directory, "pipeline", stages, quiet, stdout, appending) as (progress, report):
+    with claimed(directory), recorded(config, directory, "pipeline", stages, quiet, stdout, appending) as (progress, report):
         listen = committing(directory, stages, config.checkpoint.keep, lambda: described, report)
         coordinate(config, components, load, directory, listen, resume=resume)
     if cause := progress.unwritten():

@@ -2,9 +2,11 @@
 
 import json
 import shutil
+import signal
+import time
 
 import pytest
-from conftest import Commands, read_summary
+from conftest import ALRPC, Commands, read_summary
 
 FIELDS = ("--set", "train.epochs=3", "--set", "checkpoint.every=10", "--set", "checkpoint.keep=100", "--quiet")
 
@@ -108,17 +110,16 @@ def age(run):
 
 
 @pytest.mark.parametrize(
-    ("harm", "message"),
+    ("command", "harm", "message"),
     [
-        (damage_a_byte, "component-002.safetensors: is damaged: its checksum is not the manifest's"),
-        (cut, "component-001.safetensors: has "),
-        (remove_a_file, "component-004.safetensors: cannot be read: No such file"),
-        (swap_components, "component-001.safetensors: does not fit component 1 of this configuration"),
-        (age, "manifest.json: format 99 is newer than this alrpc's"),
+        ("launch", damage_a_byte, "component-002.safetensors: is damaged: its checksum is not the manifest's"),
+        ("train", cut, "component-001.safetensors: has "),
+        ("launch", remove_a_file, "component-004.safetensors: cannot be read: No such file"),
+        ("train", swap_components, "component-001.safetensors: does not fit component 1 of this configuration"),
+        ("train", age, "manifest.json: format 99 is newer than this alrpc's"),
     ],
 )
-@pytest.mark.parametrize("command", ["launch", "train"])
-def test_a_bad_checkpoint_is_refused_by_name_and_the_one_before_it_offered(whole, commands, harm, message, command):
+def test_a_bad_checkpoint_is_refused_by_name_and_the_one_before_it_offered(whole, commands, command, harm, message):
     run = stopped_at(whole, 20, commands.folder)
     harm(run)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
@@ -153,3 +154,39 @@ def test_what_cannot_go_on_is_refused_and_nothing_is_changed(whole, commands, op
     refused = commands.alrpc("launch", "--resume", "run", *options)
     assert refused.returncode == 1 and refused.stderr.startswith(f"alrpc: {message}"), refused.stderr
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_a_checkpoint_that_cannot_be_written_is_told_and_training_goes_on(commands):
+    launched = commands.start(ALRPC, "launch", "--stages", "2", "--set", "train.epochs=12", "--out", "run")
+    metrics, places = commands.folder / "run" / "metrics.jsonl", commands.folder / "run" / "checkpoints"
+    end = time.monotonic() + 60
+    while not (metrics.exists() and '"start"' in metrics.read_text()) and time.monotonic() < end:
+        time.sleep(0.02)
+    places.mkdir(exist_ok=True)
+    for step in (184, 276):  # the last of which is the end
+        (places / f"step-{step:08d}").write_text("in the way")
+    out, errors = launched.communicate(timeout=90)
+    assert "no checkpoint of step 184: run/checkpoints/step-00000184: File exists" in out
+    assert launched.returncode == 1 and errors.count("\n") == 1
+    assert "the trained parameters could not be written: no checkpoint of step 276" in errors
+    assert "the last complete checkpoint is that of step 253" in errors
+    assert not (commands.folder / "run" / "summary.json").exists()
+    (places / "step-00000276").unlink()
+    done = commands.alrpc("launch", "--resume", "run", "--quiet")
+    assert done.returncode == 0, done.stderr
+    assert read_summary(commands.folder / "run")["resumed_at_step"] == 253
+
+
+def test_a_run_that_is_under_way_is_not_taken_from_its_processes(commands):
+    launched = commands.start(ALRPC, "launch", "--stages", "2", "--set", "train.epochs=200", "--out", "run")
+    end = time.monotonic() + 60
+    while not list(commands.folder.glob("run/checkpoints/*/manifest.json")) and time.monotonic() < end:
+        time.sleep(0.02)
+    for command in ("launch", "train"):
+        refused = commands.alrpc(command, "--resume", "run")
+        assert refused.returncode == 1 and "run: a training is under way in it" in refused.stderr
+    assert launched.poll() is None
+    launched.send_signal(signal.SIGINT)
+    launched.communicate(timeout=60)
+    done = commands.alrpc("launch", "--resume", "run", "--set", "train.epochs=1")
+    assert done.returncode == 1 and "has finished its 1 epochs" in done.stderr
