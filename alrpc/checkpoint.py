@@ -16,7 +16,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 
@@ -195,7 +195,14 @@ def commit(run: Path, step: int, described: dict, files: Files, keep: int) -> No
     complete = complete_checkpoints(run)
     for other in directory.parent.glob("step-*"):
         if other < directory and other not in complete[-keep:]:
-            shutil.rmtree(other, ignore_errors=True)
+            remove(other)
+
+
+def remove(directory: Path) -> None:
+    """Remove a checkpoint, its manifest first, so that what is left of it does not count."""
+    with suppress(OSError):
+        (directory / MANIFEST).unlink()
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 def complete_checkpoints(run: Path) -> list[Path]:

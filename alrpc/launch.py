@@ -80,7 +80,8 @@ def launch_pipeline(
     local_device(config.device)
     with listening_socket(config.pipeline.port) as listener:
         directory = create_run_directory(Path(out) if out is not None else None, name, config)
-        run_with_restarts(["--prepared", str(directory)], config, directory, listener, quiet, max_restarts)
+        again = [f"{field}={value}" for field, value in code_of(config).items()]
+        run_with_restarts(["--prepared", str(directory)], config, directory, listener, quiet, max_restarts, again)
     return json.loads((directory / "summary.json").read_text(encoding="utf-8")), directory
 
 
@@ -102,7 +103,7 @@ def resume_pipeline(
     local_device(config.device)
     with listening_socket(config.pipeline.port) as listener:
         arguments = resume_arguments(directory, resume.step, overrides)
-        run_with_restarts(arguments, config, directory, listener, quiet, max_restarts, keep=True)
+        run_with_restarts(arguments, config, directory, listener, quiet, max_restarts, overrides, keep=True)
     return json.loads((directory / "summary.json").read_text(encoding="utf-8")), directory
 
 
@@ -118,11 +119,16 @@ def run_with_restarts(
     listener: socket.socket,
     quiet: bool,
     max_restarts: int,
+    overrides: Sequence[str],
     keep: bool = False,
 ) -> None:
     """Run the pipeline's processes; when one fails, again from the last whole checkpoint, or from the beginning if there is none.
 
     Each attempt has an agent of its own. torchelastic's own restarts would tell neither the cause nor what is no use repeating.
+
+    Args:
+        overrides: of the configuration, for an attempt that goes on from a checkpoint.
+        keep: whether the directory stays when the first attempt is refused.
     """
     begin = ["alrpc.worker", *(["--quiet"] if quiet else [])]
     (directory / RESTARTS).unlink(missing_ok=True)
@@ -139,10 +145,8 @@ def run_with_restarts(
             note_restart(directory, str(error), step)
             place = f"step {step}" if step else "the beginning"
             print(f"alrpc: {error}; restart {attempt} of {max_restarts}, from {place}", file=sys.stderr, flush=True)
-            own_code = [f"{name}={value}" for name, value in code_of(config).items()]
-            stages = f"pipeline.stages={config.pipeline.stages}"
-            again = resume_arguments(directory, step, [stages, *own_code])
-            arguments = again if step else ["--prepared", str(directory)]
+            if step:
+                arguments = resume_arguments(directory, step, overrides)
             listener.close()
             listener = listening_socket(config.pipeline.port)
 

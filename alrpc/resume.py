@@ -18,6 +18,7 @@ from alrpc.checkpoint import (
     load_component,
     read_file,
     read_manifest,
+    remove,
     step_of,
 )
 from alrpc.config import Config, load_config, save_config
@@ -119,8 +120,14 @@ def _fields(tree: dict[str, Any], within: str = "") -> Iterator[tuple[str, Any]]
             yield f"{within}{name}", value
 
 
-def reopen(run: Path, config: Config) -> None:
-    """Make a run that goes on look as one that has not ended; the last thing before it does go on."""
+def reopen(run: Path, config: Config, step: int) -> None:
+    """Make a run that goes on look as one that has not ended; the last thing before it does go on.
+
+    Checkpoints of later steps go: what they hold is about to happen again, perhaps otherwise.
+    """
+    for directory in complete_checkpoints(run):
+        if step_of(directory) > step:
+            remove(directory)
     partial = run / "config.yaml.partial"
     save_config(config, partial)
     partial.rename(run / "config.yaml")

@@ -103,7 +103,7 @@ def resume_sequentially(directory: Path, overrides: Sequence[str], step: int | N
     local_device(config.device)
     dataset = read_data(config.data)
     network = build_network(config, dataset.sample, dataset.target)
-    reopen(directory, config)
+    reopen(directory, config, resume.step)
     return train_in_directory(config, dataset, network, directory, quiet, started, resume=resume), directory
 
 
@@ -191,7 +191,7 @@ def run_coordinator(
         recipe = recipe_for(config, count_micro_batches(dataset.train, config.data.batch_size))
         check_data_is_the_same(resume, recipe)
         if resume is not None:
-            reopen(directory, config)
+            reopen(directory, config, resume.step)
         described.update(describe_run(components, dataset.sample, dataset.target, recipe.micro_batches))
         return dataset, recipe, choose_split(config, dataset)
 

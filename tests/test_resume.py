@@ -137,6 +137,17 @@ def test_the_checkpoint_before_a_bad_one_leads_to_the_same_bits(whole, commands)
     assert read_summary(run)["parameters_sha256"] == read_summary(whole)["parameters_sha256"]
 
 
+def test_checkpoints_after_the_one_to_go_on_from_do_not_outlive_it(whole, commands):
+    run = stopped_at(whole, 60, commands.folder)
+    launched = commands.start(ALRPC, "train", "--resume", "run", "--step", "10", "--set", "train.epochs=200", "--quiet")
+    end = time.monotonic() + 60
+    while (run / "checkpoints" / "step-00000060" / "manifest.json").exists() and time.monotonic() < end:
+        time.sleep(0.02)
+    launched.kill()
+    steps = [int(path.parent.name.removeprefix("step-")) for path in run.glob("checkpoints/*/manifest.json")]
+    assert 10 in steps and 60 not in steps
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

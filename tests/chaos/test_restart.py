@@ -10,7 +10,7 @@ import time
 import pytest
 from conftest import ALRPC, Commands, read_summary
 
-FIELDS = ("--stages", "2", "--set", "train.epochs=20", "--set", "checkpoint.every=10", "--quiet")
+FIELDS = ("--stages", "2", "--set", "train.epochs=12", "--set", "checkpoint.every=10", "--quiet")
 
 
 @pytest.fixture(scope="module")
