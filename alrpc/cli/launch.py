@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from alrpc.cli.options import plain_endings, run_options
+from alrpc.cli.options import plain_endings, resume_options, run_options
 
 
 @click.command()
@@ -22,6 +22,7 @@ from alrpc.cli.options import plain_endings, run_options
     show_default=True,
     help="How often a run whose process died goes on by itself from its last checkpoint.",
 )
+@resume_options
 @run_options
 def launch(
     stages: int | None,

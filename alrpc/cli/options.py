@@ -34,7 +34,23 @@ def source_options(command: Callable) -> Callable:
 
 
 def run_options(command: Callable) -> Callable:
-    """--config, --set, --out, --resume, --step and --quiet."""
+    """--config, --set, --out and --quiet."""
+    for option in (
+        click.option("--quiet", is_flag=True, help="Show nothing but the last line."),
+        click.option(
+            "--out",
+            metavar="DIR",
+            type=click.Path(path_type=Path),
+            help="Directory of the run.  [default: runs/<config>-<time>]",
+        ),
+        source_options,
+    ):
+        command = option(command)
+    return command
+
+
+def resume_options(command: Callable) -> Callable:
+    """--resume and --step."""
     for option in (
         click.option(
             "--step",
@@ -47,14 +63,6 @@ def run_options(command: Callable) -> Callable:
             type=click.Path(path_type=Path),
             help="Go on with the run in this directory, of either engine, from its last checkpoint.",
         ),
-        click.option("--quiet", is_flag=True, help="Show nothing but the last line."),
-        click.option(
-            "--out",
-            metavar="DIR",
-            type=click.Path(path_type=Path),
-            help="Directory of the run.  [default: runs/<config>-<time>]",
-        ),
-        source_options,
     ):
         command = option(command)
     return command

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import click
 
-from alrpc.cli.options import plain_endings, run_options
+from alrpc.cli.options import plain_endings, resume_options, run_options
 
 
 @click.command()
+@resume_options
 @run_options
 def train(
     source: str | None, overrides: tuple[str, ...], out: Path | None, resume: Path | None, step: int | None, quiet: bool

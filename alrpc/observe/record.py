@@ -109,6 +109,7 @@ def write_summary(directory: Path, progress: Progress, wall_seconds: float) -> d
     partial = directory / "summary.json.partial"
     partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     partial.rename(directory / "summary.json")
+    (directory / REACHED).unlink(missing_ok=True)
     return summary
 
 
