@@ -103,7 +103,6 @@ def resume_sequentially(directory: Path, overrides: Sequence[str], step: int | N
     local_device(config.device)
     dataset = read_data(config.data)
     network = build_network(config, dataset.sample, dataset.target)
-    reopen(directory, config, resume.step)
     return train_in_directory(config, dataset, network, directory, quiet, started, resume=resume), directory
 
 
@@ -136,11 +135,13 @@ def train_in_directory(
     due = due_at(config.checkpoint)
     appending = resume is not None
     with claimed(directory), recorded(config, directory, "sequential", 1, quiet, appending=appending) as (progress, report):
+        if resume is not None:
+            reopen(directory, config, resume.step)
         report({"event": "job", "dataset": dataset, "recipe": recipe, "start": start})
         report({"event": "ready", "stage": 1, "components": numbers, "device": str(device), "host": socket.gethostname()})
         if chosen:
             report({"event": "chosen", **chosen})
-        report({"event": "start", "step": start})
+        report({"event": "start"})
         listen = committing(directory, 1, config.checkpoint.keep, lambda: described, report)
         with own_generators(device):
             learners = make_learners(network, recipe, device)

@@ -1,5 +1,6 @@
 """Packets between two real processes over gloo."""
 
+import contextlib
 import multiprocessing
 import os
 import queue
@@ -125,26 +126,25 @@ def test_packets_of_any_shape_arrive_in_order(pair):
         assert process.exitcode == 0
 
 
+def until_it_waits(sent) -> list:
+    """What a process tells of its sending until it tells nothing for three seconds."""
+    told = [sent.get(timeout=60)]
+    with contextlib.suppress(queue.Empty):
+        while True:
+            told.append(sent.get(timeout=3))
+    return told
+
+
 def test_a_sender_runs_ahead_no_further_than_the_window(pair):
     _, (sent, _) = pair(send_without_end, receive_one_and_wait)
-    steps = [sent.get(timeout=60)]
-    while True:
-        try:
-            steps.append(sent.get(timeout=3))
-        except queue.Empty:
-            break
+    steps = until_it_waits(sent)
     # One in use, a window received ahead, one whose header is on its way, a window of unfinished sends.
     assert WINDOW < len(steps) <= 2 * WINDOW + 2
 
 
 def test_markers_leave_the_window_to_the_micro_batches(pair):
     _, (sent, _) = pair(send_markers_between, receive_one_and_wait)
-    kinds = [sent.get(timeout=60)]
-    while True:
-        try:
-            kinds.append(sent.get(timeout=3))
-        except queue.Empty:
-            break
+    kinds = until_it_waits(sent)
     # A stage is handed the last step of an epoch and all that follows while it is still at work on the step before.
     assert kinds[:4] == ["train", "epoch", "evaluate", "evaluated"] and kinds[4:].count("train") >= WINDOW
 
