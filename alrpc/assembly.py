@@ -100,6 +100,7 @@ def make_recipe(train: Train, micro_batches: int, precision: str = "fp32", compi
         momentum=train.momentum,
         clip_norm=train.clip_norm,
         accumulate=train.accumulate,
+        nonfinite=train.nonfinite,
         seed=train.seed,
         epochs=train.epochs,
         micro_batches=micro_batches,

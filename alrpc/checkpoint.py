@@ -27,6 +27,7 @@ from torch import Tensor
 from alrpc.component import Classes, Component, Target, Values
 from alrpc.config import Checkpoint
 from alrpc.errors import UserError
+from alrpc.training.losses import NonFinite
 from alrpc.training.update import Learner
 
 FORMAT = 2
@@ -106,7 +107,15 @@ def restore(learner: Learner, state: dict[str, Tensor]) -> None:
 
 
 def write_files(run: Path, step: int, states: dict[str, dict[str, Tensor]]) -> dict:
-    """Write snapshots by their files' names and wait until they are on the disk; gives the event to tell."""
+    """Write snapshots by their files' names and wait until they are on the disk; gives the event to tell.
+
+    Raises:
+        NonFinite: for a state that is no use going on from; nothing has been written then.
+    """
+    for name, state in states.items():
+        for part, tensor in state.items():
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise NonFinite(f"{part} of {name.removesuffix('.safetensors')} is not finite after step {step}")
     directory, files = checkpoint_directory(run, step), {}
     try:
         directory.mkdir(parents=True, exist_ok=True)

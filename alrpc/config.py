@@ -123,6 +123,8 @@ class Train(Section):
     """Largest norm of the gradient of each of a component's two losses; null for no clipping."""
     accumulate: PositiveInt = 1
     """Micro-batches whose gradients are averaged before one optimizer step."""
+    nonfinite: Literal["stop", "skip"] = "stop"
+    """What follows when a loss or a gradient is infinite or not a number: stop; or skip that component's update, and count it."""
     log_every: PositiveInt = 50
     """Steps that one line of losses in metrics.jsonl averages over."""
 
@@ -159,6 +161,14 @@ class Checkpoint(Section):
     """A checkpoint after every epoch. The end of a run has one in any case."""
     keep: PositiveInt = 2
     """Of the complete checkpoints, the latest so many stay."""
+    grace: PositiveFloat = 25.0
+    """Seconds that a run which is told to end by SIGTERM has for a last checkpoint."""
+
+
+class Health(Section):
+    timeout: float = Field(30.0, ge=5)
+    """Seconds within which a frozen process, a hung loader of data or a lost network is found out, and the run ended. A stage
+    that computes for longer is named, and waited for."""
 
 
 class Config(Section):
@@ -168,6 +178,7 @@ class Config(Section):
     train: Train = Train()
     pipeline: Pipeline = Pipeline()
     checkpoint: Checkpoint = Checkpoint()
+    health: Health = Health()
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: GPUs if every stage's host has one (stages share them if need be), else the CPU."""
     precision: Literal["fp32", "bf16"] = "fp32"

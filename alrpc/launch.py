@@ -12,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch's own warnings are not about the run
@@ -26,19 +26,24 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from alrpc.assembly import check_pipeline, local_device, resolve
 from alrpc.config import Config, parse_config
-from alrpc.errors import Interrupted, UserError
-from alrpc.observe.record import RESTARTS
+from alrpc.errors import Interrupted, Stopped, UserError
+from alrpc.observe.record import RESTARTS, read_reached
 from alrpc.process import log_path
-from alrpc.resume import code_of, last_whole_step, note_restart, read_resume
-from alrpc.run import REFUSED, create_run_directory, discard_run_directory
+from alrpc.resume import STOP, code_of, last_whole_step, note_restart, offer, read_resume
+from alrpc.run import FAILED_FOR_GOOD, REFUSED, STOPPED, create_run_directory, discard_run_directory
 
 LOOPBACK = "127.0.0.1"
 BACKEND = "alrpc-loopback"
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGALRM)
+ENDING = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)  # at once, whatever there is to keep
 
 
 class RunFailed(UserError):
     """A run ended before its end; the message names the process, its host, the cause and its log."""
+
+
+class FailedForGood(RunFailed):
+    """A run ended by what would happen again, such as a loss that is not finite."""
 
 
 class Refused(RunFailed):
@@ -70,7 +75,8 @@ def launch_pipeline(
     Raises:
         UserError: for a configuration that cannot work; nothing has been written then.
         RunFailed: when a process failed; names the process, its host, the cause and its log.
-        Interrupted: when this process was told to end.
+        Stopped: when this process was told to end by SIGTERM, and the run has taken a checkpoint first.
+        Interrupted: when this process was told to end otherwise, or no checkpoint could be taken in time.
     """
     if stages is not None:
         tree = config.model_dump(exclude_unset=True)  # a model may have other defaults
@@ -131,16 +137,20 @@ def run_with_restarts(
         keep: whether the directory stays when the first attempt is refused.
     """
     begin = ["alrpc.worker", *(["--quiet"] if quiet else [])]
-    (directory / RESTARTS).unlink(missing_ok=True)
+    processes, grace = config.pipeline.stages + 1, config.checkpoint.grace
+    for left_by_another in (RESTARTS, STOP):
+        (directory / left_by_another).unlink(missing_ok=True)
     for attempt in range(1, max_restarts + 2):
         try:
-            run_processes([*begin, *arguments], config.pipeline.stages + 1, directory, listener, keep=keep or attempt > 1)
+            run_processes([*begin, *arguments], processes, directory, listener, keep=keep or attempt > 1, grace=grace)
             return
         except Refused:
             raise
+        except Interrupted as error:
+            raise Interrupted(error.number, f"; {offer(directory)}") from error
         except RunFailed as error:
-            if attempt > max_restarts:
-                raise
+            if attempt > max_restarts or isinstance(error, FailedForGood):
+                raise type(error)(f"{error}; {offer(directory)}") from error
             step = last_whole_step(directory)
             note_restart(directory, str(error), step)
             place = f"step {step}" if step else "the beginning"
@@ -224,6 +234,7 @@ def run_processes(
     role: Callable[[int], str] = pipeline_role,
     silent: bool = False,
     keep: bool = False,
+    grace: float = 0.0,
 ) -> None:
     """Run `python -m <arguments>` in so many processes that meet on loopback, and wait until all have ended well.
 
@@ -233,6 +244,7 @@ def run_processes(
         role: what the process of a rank is called, in messages and as the name of its log.
         silent: keep what they print from the terminal.
         keep: whether the directory stays when the run is refused.
+        grace: seconds that SIGTERM leaves them to take a checkpoint and end; 0 for those that take none.
 
     Raises:
         RunFailed, Interrupted: as `launch_pipeline`.
@@ -241,10 +253,10 @@ def run_processes(
     logs.mkdir(exist_ok=True)
     with (
         logging_to(logs / "launcher.log"),
-        tempfile.TemporaryDirectory(prefix="agent-", dir=logs, ignore_cleanup_errors=True) as scratch,
+        tempfile.TemporaryDirectory(prefix="alrpc-", ignore_cleanup_errors=True) as scratch,
     ):
         try:
-            start_processes(arguments, processes, directory, listener, Path(scratch), role, silent)
+            start_processes(arguments, processes, directory, listener, Path(scratch), role, silent, grace)
         except Refused:
             if not keep:
                 discard_run_directory(directory)
@@ -259,6 +271,7 @@ def start_processes(
     scratch: Path,
     role: Callable[[int], str],
     silent: bool,
+    grace: float,
 ) -> None:
     settings = LaunchConfig(
         min_nodes=1,
@@ -272,31 +285,86 @@ def start_processes(
         monitor_interval=0.1,
         local_addr=LOOPBACK,
         logs_specs=DefaultLogsSpecs(log_dir=str(scratch), redirects=Std.OUT if silent else Std.NONE),
+        signals_to_handle=",".join(number.name for number in (ENDING if grace else SIGNALS[:4])),
         **({"shutdown_timeout": 5} if "shutdown_timeout" in LaunchConfig.__dataclass_fields__ else {}),
     )
-    with environment(), own_signals():
+    kills = kills_for_want_of_memory()
+    with environment(), own_signals(), asking_to_end(directory / STOP, grace):
         try:
             elastic_launch(settings, sys.executable)("-P", "-m", *arguments)
         except ChildFailedError as error:
-            refused = error.failures.get(0) is not None and error.failures[0].exitcode == REFUSED
-            raise (Refused if refused else RunFailed)(explain(error.failures, directory, role)) from error
+            show_cursor()
+            message, code = told_by_a_process(scratch)
+            message = message or explain(error.failures, directory, role, kills_for_want_of_memory() > kills)
+            kinds = {REFUSED: Refused, FAILED_FOR_GOOD: FailedForGood, STOPPED: Stopped}
+            raise kinds.get(code, RunFailed)(message) from error
         except SignalException as error:
+            show_cursor()
             raise Interrupted(error.sigval) from error
 
 
-def explain(failures: dict[int, ProcessFailure], directory: Path, role: Callable[[int], str]) -> str:
-    """One message for a failed run. torchelastic lists the process that it saw fail first; those that it ended follow."""
+@contextmanager
+def asking_to_end(request: Path, grace: float) -> Iterator[None]:
+    """Let SIGTERM ask the coordinator, by a file, for a checkpoint and the end; a second one, or the end of the grace period, ends it."""
+
+    def end(*_) -> None:
+        raise SignalException("told to end", signal.SIGTERM)
+
+    def ask(*_) -> None:
+        signal.signal(signal.SIGTERM, end)
+        signal.setitimer(signal.ITIMER_REAL, grace)
+        request.touch()
+
+    if not grace or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGTERM, ask)
+    signal.signal(signal.SIGALRM, end)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        request.unlink(missing_ok=True)
+
+
+def show_cursor() -> None:
+    """Undo what the live view of a coordinator that was killed has left."""
+    if sys.stdout.isatty():
+        print("\x1b[?25h", end="", flush=True)
+
+
+def kills_for_want_of_memory() -> int:
+    """Processes that Linux has killed because there was no memory left, since it began."""
+    with suppress(OSError):
+        for line in Path("/proc/vmstat").read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0
+
+
+def told_by_a_process(scratch: Path) -> tuple[str | None, int | None]:
+    """What the first process to know why the run ended said of it, whether it was the first to go or not; and its exit code."""
+    files = sorted(scratch.rglob("error.json"), key=lambda path: path.stat().st_mtime_ns)
+    told = json.loads(files[0].read_text(encoding="utf-8")) if files else {}
+    return told.get("message"), told.get("code")
+
+
+def explain(failures: dict[int, ProcessFailure], directory: Path, role: Callable[[int], str], no_memory: bool) -> str:
+    """One message for a run whose processes did not say why. torchelastic lists the one that it saw fail first; those that it
+    ended follow."""
     rank, failure = next(iter(failures.items()))
-    if Path(failure.error_file).is_file():  # the process knew why
-        return failure.message
     who = role(rank)
     log = log_path(directory, who.replace(" ", "-"))
     number = -failure.exitcode if failure.exitcode < 0 else failure.exitcode - 128
     if number in set(signal.Signals):
         cause = f"was killed by {signal.Signals(number).name}"
+        if number == signal.SIGKILL and no_memory:
+            cause += ", as Linux does when there is no memory left"
     else:
         cause = f"ended with exit code {failure.exitcode}"
-    return f"{'' if rank else 'the '}{who} (rank {rank}, host {socket.gethostname()}) {cause}; log: {log}"
+    packet = read_reached(directory)["packets"].get(str(rank))
+    last = f"; last packet: {packet}" if packet else ""
+    return f"{'' if rank else 'the '}{who} (rank {rank}, host {socket.gethostname()}) {cause}{last}; log: {log}"
 
 
 @contextmanager
@@ -338,8 +406,9 @@ def own_signals() -> Iterator[None]:
 
 @contextmanager
 def logging_to(path: Path) -> Iterator[None]:
-    """Keep log lines of torchelastic from the terminal."""
+    """Keep log lines of torchelastic from the terminal. A disk that is full costs lines, not the run."""
     handler = logging.FileHandler(path)
+    handler.handleError = lambda record: None
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
     loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict if name.split(".")[0] == "torch"]
     before = [(logger, logger.handlers) for logger in loggers if logger.handlers]
@@ -350,4 +419,5 @@ def logging_to(path: Path) -> Iterator[None]:
     finally:
         for logger, handlers in before:
             logger.handlers = handlers
-        handler.close()
+        with suppress(OSError):
+            handler.close()

@@ -10,15 +10,18 @@ import contextlib
 import ctypes
 import json
 import os
+import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
 PARENT = int(os.environ.get("ALRPC_LAUNCHER", os.getppid()))
 TERMINAL = os.dup(2)  # standard error as it is now; later it is the log
 telling = threading.Lock()
+HEEDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
@@ -53,6 +56,40 @@ def end_without_parent() -> None:
     os._exit(1)
 
 
+class Ending:
+    """How this process ends on a signal."""
+
+    terminal: TextIO | None = None
+    """Where a live view may have hidden the cursor."""
+    told: Callable[[], float] | None = None
+    """Called for SIGTERM, unless it is from the launcher, which sends it when there is nothing left to wait for; gives the
+    seconds that are left."""
+
+
+ending = Ending()
+
+
+def heed_signals() -> None:
+    """End on a signal as any process, but as `ending` says; to be called before any other thread begins.
+
+    A thread waits for them, since the main one may be inside a library, where no Python handler runs.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, HEEDED)
+
+    def wait() -> None:
+        signalled = signal.sigwaitinfo(HEEDED)
+        number, sender = signalled.si_signo, signalled.si_pid
+        if number == signal.SIGTERM and ending.told is not None and str(sender) != os.environ.get("ALRPC_LAUNCHER"):
+            again = signal.sigtimedwait(HEEDED, ending.told())
+            number = again.si_signo if again else number
+        if ending.terminal is not None and ending.terminal.isatty():
+            ending.terminal.write("\x1b[?25h\n")
+            ending.terminal.flush()
+        os._exit(128 + number)
+
+    threading.Thread(target=wait, name="signals", daemon=True).start()
+
+
 def log_path(directory: Path, name: str) -> Path:
     return directory / "logs" / f"{name}.log"
 
@@ -68,10 +105,19 @@ def log_to(directory: Path, name: str) -> tuple[TextIO, TextIO, str]:
     return terminal, errors, str(path)
 
 
-def tell_agent(message: str) -> None:
-    """Leave the cause of a failure where torch's elastic agent looks for it."""
+def tell_agent(message: str, code: int = 1) -> None:
+    """Leave the cause of a failure, and the exit code that follows, where torch's elastic agent and the launcher look for it."""
     if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
-        Path(path).write_text(json.dumps({"message": message, "timestamp": int(time.time())}), encoding="utf-8")
+        told = {"message": message, "timestamp": int(time.time()), "code": code}
+        with contextlib.suppress(OSError):
+            Path(path).write_text(json.dumps(told), encoding="utf-8")
+
+
+def kill_beside(pid: int) -> None:
+    """End another process of a run that is over, frozen as it may be. Only of `alrpc launch`: elsewhere the pid may be another's."""
+    if "ALRPC_LAUNCHER" in os.environ:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def leave(code: int) -> None:

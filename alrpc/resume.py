@@ -23,7 +23,7 @@ from alrpc.checkpoint import (
 )
 from alrpc.config import Config, load_config, save_config
 from alrpc.errors import UserError
-from alrpc.observe.record import REACHED, RESTARTS
+from alrpc.observe.record import RESTARTS, read_reached
 from alrpc.pipeline.mailbox import Resume
 
 # What may change without another result. With more epochs the schedule of learning rates reckons with them from then on.
@@ -31,6 +31,16 @@ MAY_CHANGE = (
     *("train.epochs", "train.log_every", "pipeline", "checkpoint", "device"),
     *("data.root", "data.file", "data.test_file", "data.workers"),
 )
+
+STOP = Path("logs") / "stop"  # in a run's directory: the launcher asks for its end, after a checkpoint
+
+
+def offer(run: Path) -> str:
+    """The last complete checkpoint of a run that has ended before its end, for a message."""
+    complete = complete_checkpoints(run)
+    if not complete:
+        return "there is no checkpoint of it"
+    return f"its last complete checkpoint is that of step {step_of(complete[-1])}; --resume {run} goes on from it"
 
 
 def read_resume(run: Path, overrides: Sequence[str], step: int | None) -> tuple[Config, int, Resume]:
@@ -106,8 +116,7 @@ def last_whole_step(run: Path) -> int | None:
 
 def note_restart(run: Path, cause: str, step: int | None) -> None:
     """Add a line to what the summary says of restarts: why, from which step, and how many are repeated."""
-    reached = int((run / REACHED).read_text()) if (run / REACHED).exists() else 0
-    step = step or 0
+    reached, step = read_reached(run)["step"], step or 0
     with (run / RESTARTS).open("a", encoding="utf-8") as file:
         file.write(json.dumps({"cause": cause, "step": step, "repeated_steps": max(0, reached - step)}) + "\n")
 
@@ -131,7 +140,8 @@ def reopen(run: Path, config: Config, step: int) -> None:
     partial = run / "config.yaml.partial"
     save_config(config, partial)
     partial.rename(run / "config.yaml")
-    (run / "summary.json").unlink(missing_ok=True)
+    for name in ("summary.json", STOP):
+        (run / name).unlink(missing_ok=True)
 
 
 @contextmanager

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import socket
+import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TextIO
@@ -15,6 +18,7 @@ import torch
 
 from alrpc.assembly import build_network, local_device, make_recipe, recipe_for, resolve
 from alrpc.checkpoint import (
+    checkpoint_directory,
     commit,
     component_file,
     describe_run,
@@ -24,23 +28,28 @@ from alrpc.checkpoint import (
     load_component,
     load_learners,
     read_manifest,
+    remove,
     snapshot,
     write_files,
 )
 from alrpc.config import Config, Train, load_config, parse_section, save_config
 from alrpc.data import read_data
 from alrpc.data.dataset import Dataset, count_micro_batches
-from alrpc.errors import UserError
+from alrpc.errors import Interrupted, Stopped, UserError
 from alrpc.network import Network, describe_components
+from alrpc.observe.progress import Progress
 from alrpc.observe.record import Report, recorded, write_summary
 from alrpc.pipeline.coordinator import StageFailed, coordinate, start_of
 from alrpc.pipeline.mailbox import Resume
 from alrpc.planning import choose_split
-from alrpc.resume import claimed, read_resume, reopen
+from alrpc.resume import STOP, claimed, offer, read_resume, reopen
+from alrpc.training.losses import NonFinite
 from alrpc.training.optimizer import Recipe
 from alrpc.training.sequential import make_learners, train_sequentially
 
-FAILED, REFUSED = 1, 2  # exit codes of the coordinator; nothing of a refused run is kept
+# Exit codes of the coordinator. Nothing of a refused run is kept; what failed for good would fail again; sysexits.h calls the
+# last one EX_TEMPFAIL, «try again later».
+FAILED, REFUSED, FAILED_FOR_GOOD, STOPPED = 1, 2, 3, 75
 
 
 def create_run_directory(out: Path | None, name: str, config: Config) -> Path:
@@ -93,7 +102,8 @@ def run_sequentially(config: Config, name: str, out: Path | None = None, quiet: 
     dataset = read_data(config.data)
     network = build_network(config, dataset.sample, dataset.target, dataset.word_vectors)
     directory = create_run_directory(out, name, config)
-    return train_in_directory(config, dataset, network, directory, quiet, started), directory
+    with until_told_to_end(config.checkpoint.grace) as stopping:
+        return train_in_directory(config, dataset, network, directory, quiet, started, stopping=stopping), directory
 
 
 def resume_sequentially(directory: Path, overrides: Sequence[str], step: int | None, quiet: bool = False) -> tuple[dict, Path]:
@@ -103,7 +113,34 @@ def resume_sequentially(directory: Path, overrides: Sequence[str], step: int | N
     local_device(config.device)
     dataset = read_data(config.data)
     network = build_network(config, dataset.sample, dataset.target)
-    return train_in_directory(config, dataset, network, directory, quiet, started, resume=resume), directory
+    with until_told_to_end(config.checkpoint.grace) as stopping:
+        summary = train_in_directory(config, dataset, network, directory, quiet, started, resume=resume, stopping=stopping)
+    return summary, directory
+
+
+@contextmanager
+def until_told_to_end(grace: float) -> Iterator[Callable[[], bool]]:
+    """Gives whether SIGTERM has come; a second one, or the end of the grace period, in seconds, raises Interrupted."""
+    if threading.current_thread() is not threading.main_thread():  # which alone can have handlers
+        yield lambda: False
+        return
+    told = threading.Event()
+
+    def end(*_) -> None:
+        raise Interrupted(signal.SIGTERM)
+
+    def tell(*_) -> None:
+        told.set()
+        signal.signal(signal.SIGTERM, end)
+        signal.setitimer(signal.ITIMER_REAL, grace)
+
+    before = signal.signal(signal.SIGTERM, tell), signal.signal(signal.SIGALRM, end)
+    try:
+        yield told.is_set
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGTERM, before[0])
+        signal.signal(signal.SIGALRM, before[1])
 
 
 def train_in_directory(
@@ -115,14 +152,17 @@ def train_in_directory(
     started: float,
     chosen: dict | None = None,
     resume: Resume | None = None,
+    stopping: Callable[[], bool] = lambda: False,
 ) -> dict:
     """The sequential run of a resolved configuration, in a directory made for it; returns the summary.
 
     Args:
         chosen: what of the configuration was chosen by trying, for the record.
         resume: the checkpoint to go on from; None to begin.
+        stopping: whether to take a checkpoint and end; asked after each micro-batch.
 
     Raises:
+        Stopped: when it was told to end.
         UserError: for a loss that is not finite, or trained parameters that cannot be written.
     """
     device = local_device(config.device)
@@ -148,25 +188,37 @@ def train_in_directory(
             if resume is not None:
                 load_learners(resume.directory, learners, resume.files)
 
-            def save(step: int, at_epochs_end: bool) -> None:
-                if due(step) or (at_epochs_end and (config.checkpoint.epoch or step == progress.steps)):
+            def save(step: int, at_epochs_end: bool) -> bool:
+                stop = stopping()
+                if due(step) or stop or (at_epochs_end and (config.checkpoint.epoch or step == progress.steps)):
                     states = {component_file(learner.number): snapshot(learner) for learner in learners}
                     listen({"stage": 1, **write_files(directory, step, states)})
+                return stop
 
-            train_sequentially(
-                learners,
-                network,
-                dataset,
-                config.data.batch_size,
-                config.train.log_every,
-                report,
-                config.data.workers,
-                start,
-                save,
-            )
+            try:
+                train_sequentially(
+                    learners,
+                    network,
+                    dataset,
+                    config.data.batch_size,
+                    config.train.log_every,
+                    report,
+                    config.data.workers,
+                    start,
+                    save,
+                )
+            except NonFinite as error:
+                raise NonFinite(f"{error}; {offer(directory)}") from error
         report({"event": "finished", "stage": 1, **describe_components(network.components, True, device)})
     if cause := progress.unwritten():
         raise UserError(cause)
+    return conclude(directory, progress, started)
+
+
+def conclude(directory: Path, progress: Progress, started: float) -> dict:
+    """Write and give the summary of a run whose last checkpoint is there; raises Stopped if it ended before its end."""
+    if progress.epochs not in progress.evaluations:
+        raise Stopped(f"ended by SIGTERM after step {progress.step} of {progress.steps}; {offer(directory)}")
     return write_summary(directory, progress, time.time() - started)
 
 
@@ -178,10 +230,15 @@ def run_coordinator(
     stdout: TextIO,
     started: float,
     resume: Resume | None = None,
+    told_to_end: threading.Event | None = None,
 ) -> dict:
     """The coordinator's part of a pipeline's run, in rank 0, of a resolved configuration; returns the summary.
 
+    Args:
+        told_to_end: set when the run is to take a checkpoint and end.
+
     Raises:
+        Stopped: when it was told to end, and has.
         StageFailed: naming the stage and the cause.
         UserError: for what the user can put right.
     """
@@ -198,12 +255,30 @@ def run_coordinator(
 
     stages = config.pipeline.stages
     appending = resume is not None
-    with claimed(directory), recorded(config, directory, "pipeline", stages, quiet, stdout, appending) as (progress, report):
-        listen = committing(directory, stages, config.checkpoint.keep, lambda: described, report)
-        coordinate(config, components, load, directory, listen, resume=resume)
+    told = told_to_end or threading.Event()
+
+    def stopping() -> bool:
+        return told.is_set() or (directory / STOP).exists()
+
+    with (
+        claimed(directory),
+        recorded(config, directory, "pipeline", stages, quiet, stdout, appending) as (progress, report),
+        ThreadPoolExecutor(1, "commit") as disk,  # a slow one must not keep the coordinator from asking after the stages
+    ):
+        commit_when_written = committing(directory, stages, config.checkpoint.keep, lambda: described, report)
+
+        def listen(event: dict) -> None:
+            if event["event"] in ("written", "unwritten"):
+                disk.submit(commit_when_written, event)
+            elif event["event"] == "told_to_end":
+                told.set()
+            else:
+                report(event)
+
+        coordinate(config, components, load, directory, listen, resume=resume, stopping=stopping)
     if cause := progress.unwritten():
-        raise StageFailed(cause)
-    return write_summary(directory, progress, time.time() - started)
+        raise StageFailed(cause, again=False)
+    return conclude(directory, progress, started)
 
 
 def check_data_is_the_same(resume: Resume | None, recipe: Recipe) -> None:
@@ -216,23 +291,27 @@ def check_data_is_the_same(resume: Resume | None, recipe: Recipe) -> None:
 
 
 def committing(directory: Path, stages: int, keep: int, describe: Callable[[], dict], report: Report) -> Report:
-    """A listener that commits a checkpoint when all stages have written theirs, and passes all other events on."""
-    written: dict[int, list[dict]] = {}
+    """A listener to what stages tell of their files: commits a checkpoint when all have written theirs; removes it if one could not."""
+    told: dict[int, list[dict]] = {}
 
     def listen(event: dict) -> None:
-        if event["event"] != "written":
-            report(event)
-            return
         step = event["step"]
-        written.setdefault(step, []).append(event["files"])
-        if len(written[step]) == stages:
-            files = {name: told for of_stage in written.pop(step) for name, told in of_stage.items()}
+        told.setdefault(step, []).append(event)
+        if len(told[step]) < stages:
+            return
+        events = told.pop(step)
+        cause = next((event["cause"] for event in events if event["event"] == "unwritten"), None)
+        if cause is None:
+            files = {name: of_file for event in events for name, of_file in event["files"].items()}
             try:
                 commit(directory, step, describe(), files, keep)
             except OSError as error:
-                report({"event": "unwritten", "step": step, "cause": f"{error.filename or directory}: {error.strerror}"})
-            else:
-                report({"event": "checkpoint", "step": step})
+                cause = f"{error.filename or directory}: {error.strerror}"
+        if cause is None:
+            report({"event": "checkpoint", "step": step})
+        else:
+            remove(checkpoint_directory(directory, step))  # what is left of it takes the room of the next one
+            report({"event": "unwritten", "step": step, "cause": cause})
 
     return listen
 

@@ -43,6 +43,10 @@ class Timing:
         self._seconds[source] -= seconds
         self._seconds[destination] += seconds
 
+    def state(self) -> tuple[str | None, float]:
+        """The state and the seconds since it was entered; may be called from another thread."""
+        return self._state, time.perf_counter() - self._since if self._state is not None else 0.0
+
     def read(self) -> dict[str, float]:
         """Seconds in each state up to now; may be called from another thread."""
         seconds = dict(self._seconds)

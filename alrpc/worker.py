@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import sys
 import threading
@@ -11,9 +10,20 @@ import time
 import traceback
 import warnings
 from pathlib import Path
-from typing import TextIO
 
-from alrpc.process import PARENT, end_without_parent, keep_memory, leave, log_path, log_to, tell_agent, watch_parent
+from alrpc.process import (
+    PARENT,
+    end_without_parent,
+    ending,
+    heed_signals,
+    keep_memory,
+    kill_beside,
+    leave,
+    log_path,
+    log_to,
+    tell_agent,
+    watch_parent,
+)
 
 STARTED = float(os.environ.get("ALRPC_STARTED", time.time()))
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch's own warnings are not about the run
@@ -23,6 +33,7 @@ warnings.filterwarnings("ignore", module="torch.distributed")
 
 if __name__ == "__main__":
     keep_memory()
+    heed_signals()
     watch_parent()  # before the long import of torch
 
 import click
@@ -30,14 +41,22 @@ from torch import distributed
 
 from alrpc.assembly import build_network, check_pipeline, resolve
 from alrpc.config import config_name, load_config
-from alrpc.errors import UserError
+from alrpc.errors import Stopped, UserError
 from alrpc.observe.record import last_line
 from alrpc.pipeline.control import Disconnected, StageLost
 from alrpc.pipeline.coordinator import GRACE, StageFailed
 from alrpc.pipeline.stage import run_stage
 from alrpc.pipeline.topology import place_here
-from alrpc.resume import check_resume_options, read_resume
-from alrpc.run import FAILED, REFUSED, create_run_directory, discard_run_directory, run_coordinator
+from alrpc.resume import check_resume_options, offer, read_resume
+from alrpc.run import (
+    FAILED,
+    FAILED_FOR_GOOD,
+    REFUSED,
+    STOPPED,
+    create_run_directory,
+    discard_run_directory,
+    run_coordinator,
+)
 
 DIRECTORY = "directory"
 WITHIN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -72,8 +91,6 @@ def main(
     if missing:
         print(f"alrpc: {missing[0]} is not set; start this with torchrun, or use alrpc launch", file=sys.stderr)
         sys.exit(2)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)  # end at once, even while waiting inside a library
     rank = int(os.environ["RANK"])
     code = be_stage(rank) if rank else be_coordinator(source, overrides, out, quiet, resume, step, prepared)
     leave(code)
@@ -104,33 +121,52 @@ def be_coordinator(
         else:
             config, components = resolve(load_config(prepared / "config.yaml"))
         terminal, errors, _ = log_to(directory, "coordinator")
-        show_cursor_on_signals(terminal)
+        told_to_end = threading.Event()
+
+        def tell() -> float:
+            told_to_end.set()
+            return config.checkpoint.grace
+
+        ending.terminal, ending.told = terminal, tell
         meeting_point().set(DIRECTORY, str(directory))
-        summary = run_coordinator(config, components, directory, quiet, terminal, STARTED, place)
+        summary = run_coordinator(config, components, directory, quiet, terminal, STARTED, place, told_to_end)
     except Exception as error:
         if os.getppid() != PARENT:
             end_without_parent()  # the store went with the launcher; what broke here is a consequence
-        if refused := isinstance(error, UserError) and not isinstance(error, StageFailed):
+        code = code_for(error)
+        if code == REFUSED:
             if is_new:
                 discard_run_directory(directory)
-        else:
+        elif code != STOPPED:
             traceback.print_exc()  # into the log
         message = explain(error, directory)
-        tell_agent(message)
+        tell_agent(message, code)
+        for place in getattr(error, "places", ()):
+            kill_beside(place.pid)
         if "ALRPC_LAUNCHER" not in os.environ:  # otherwise the launcher prints it
-            print(f"alrpc: {message}", file=errors, flush=True)
-        return REFUSED if refused else FAILED
+            last = f"; {offer(directory)}" if code in (FAILED, FAILED_FOR_GOOD) and directory else ""
+            print(f"alrpc: {message}{last}", file=errors, flush=True)
+        return code
     print(last_line(summary, directory), file=terminal, flush=True)
     return 0
 
 
+def code_for(error: Exception) -> int:
+    """The exit code that says how the run ended."""
+    if isinstance(error, Stopped):
+        return STOPPED
+    if isinstance(error, StageFailed):
+        return FAILED if error.again else FAILED_FOR_GOOD
+    return REFUSED if isinstance(error, UserError) else FAILED
+
+
 def explain(error: Exception, directory: Path | None) -> str:
     """The one line that says why the run ended."""
-    if isinstance(error, UserError):
+    if isinstance(error, (UserError, Stopped)):
         return str(error)
     if isinstance(error, (Disconnected, StageLost)):
         time.sleep(GRACE)  # the launcher may know the cause; then it ends this process first
-        return f"{f'stage {error.stage} (rank {error.stage}) is gone: ' if isinstance(error, StageLost) else ''}{error}"
+        return f"{f'stage {error.stage} (rank {error.stage}) ' if isinstance(error, StageLost) else ''}{error}"
     cause = " ".join(f"{type(error).__name__}: {error}".split())
     log = f"; log: {log_path(directory, 'coordinator')}" if directory else ""
     return f"the coordinator (rank 0, host {socket.gethostname()}) failed: {cause}{log}"
@@ -151,28 +187,6 @@ def meeting_point() -> distributed.Store:
     """The store where the processes of this run meet."""
     store, _, _ = next(distributed.rendezvous("env://", int(os.environ["RANK"]), stages() + 1))
     return distributed.PrefixStore("alrpc", store)
-
-
-def show_cursor_on_signals(terminal: TextIO) -> None:
-    """End on a signal as any process, but not without the cursor that a live view hides.
-
-    The main thread may be waiting inside a library, where no Python handler runs; hence the pipe and the thread.
-    """
-    if not terminal.isatty():
-        return
-    read, write = os.pipe()
-    os.set_blocking(write, False)
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: None)
-    signal.set_wakeup_fd(write)
-
-    def wait() -> None:
-        number = os.read(read, 1)[0]
-        terminal.write("\x1b[?25h\n")
-        terminal.flush()
-        os._exit(128 + number)
-
-    threading.Thread(target=wait, name="signals", daemon=True).start()
 
 
 if __name__ == "__main__":

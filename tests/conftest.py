@@ -23,7 +23,7 @@ LIMIT = 90  # seconds that a command may take before the test gives up
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--kills", type=int, default=2, help="How many runs tests/chaos disturbs.")
+    parser.addoption("--chaos", type=int, default=1, help="How many runs each test of tests/chaos disturbs.")
     parser.addoption("--chaos-seed", type=int, default=int(time.time()), help="Of the moments and the processes.")
 
 

@@ -88,7 +88,8 @@ def hops_lines(result: dict) -> list[str]:
     for name, peer in result["peers"].items():
         lines.append(
             f"{name}: efficiency {peer['efficiency']:.4f} (its schedule allows {peer['theoretical_efficiency']:.4f}); "
-            f"this engine has {peer['throughput_ratio']:.2f} times its throughput"
+            f"this engine has {peer['throughput_ratio']:.2f} times its throughput "
+            f"(median; {min(peer['throughput_ratios']):.2f} … {max(peer['throughput_ratios']):.2f} in {len(peer['throughput_ratios'])} turns)"
         )
     return lines
 

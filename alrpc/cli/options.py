@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from alrpc.errors import Interrupted, UserError
+from alrpc.errors import Interrupted, Stopped, UserError
 
 
 def source_options(command: Callable) -> Callable:
@@ -70,9 +71,14 @@ def resume_options(command: Callable) -> Callable:
 
 @contextmanager
 def plain_endings() -> Iterator[None]:
-    """End the command with one line for what the user can put right, and for a signal with the code that it stands for."""
+    """End the command with one line for what the user can put right, and for a signal with the code that it stands for.
+
+    75 is sysexits.h's EX_TEMPFAIL: the run has a checkpoint, and goes on if it is asked to.
+    """
     try:
         yield
+    except Stopped as error:
+        exit_with(str(error), os.EX_TEMPFAIL)
     except Interrupted as error:
         exit_with(str(error), 128 + error.number)
     except UserError as error:

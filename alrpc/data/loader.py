@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -62,6 +63,11 @@ class _Readable(data.Dataset):
             return error
 
 
+def _ignore_sigterm(worker: int) -> None:
+    """A scheduler may send it to all processes, but the run is to take a checkpoint first; torch ends its workers otherwise."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
 def load_micro_batches(
     dataset: Dataset, wanted: Iterable[Request], seed: int, workers: int = 0
 ) -> Iterator[tuple[Tensors, Tensor]]:
@@ -84,6 +90,7 @@ def load_micro_batches(
         num_workers=workers,
         prefetch_factor=AHEAD,
         multiprocessing_context="forkserver",  # a process with threads and a GPU must not be forked
+        worker_init_fn=_ignore_sigterm,
     )
     for micro_batch in loader:
         if isinstance(micro_batch, UserError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -19,6 +20,10 @@ class StageProgress:
     """Epochs that it has ended."""
     seconds: dict[str, float] = field(default_factory=dict)
     peak_memory: int = 0
+    packet: tuple[str, int, int] | None = None
+    """Kind, epoch and step of the last one that it was heard to work on."""
+    in_state: float = 0.0
+    """Seconds that it had been doing what it did when it was last heard."""
 
 
 @dataclass
@@ -56,7 +61,11 @@ class Progress:
     checkpoint: int | None = None
     """Steps that the last complete checkpoint holds."""
     failures: list[str] = field(default_factory=list)
-    """Why checkpoints could not be written."""
+    """Why checkpoints, or lines of metrics, could not be written."""
+    skipped: int = 0
+    """Updates of components that were skipped because a loss or gradient was not finite."""
+    slow: dict[int, str] = field(default_factory=dict)
+    """Of each stage that computes for unusually long: what to say of it."""
     recent: deque[tuple[float, int]] = field(default_factory=deque)
 
     @property
@@ -87,12 +96,17 @@ class Progress:
 
     def unwritten(self) -> str | None:
         """Why the trained parameters are not on the disk, if they are not."""
-        if self.checkpoint == self.steps:
+        if self.checkpoint == self.step:
             return None
         last = (
             f"the last complete checkpoint is that of step {self.checkpoint}" if self.checkpoint else "there is no checkpoint"
         )
         return f"the trained parameters could not be written: {self.failures[-1]}; {last}"
+
+    def note_failure(self, what: str) -> None:
+        """Something could not be written; once of each kind."""
+        if what not in self.failures:
+            self.failures.append(what)
 
     def apply(self, event: dict) -> None:
         kind = event["event"]
@@ -111,17 +125,28 @@ class Progress:
             stage.step, stage.seconds = event["step"], event["seconds"]
             stage.peak_memory = event.get("peak_memory", stage.peak_memory)
             stage.epoch = event.get("epoch", stage.epoch)
+            stage.packet = event.get("packet", stage.packet)
+            if event.get("in_state", 0) < stage.in_state:
+                self.slow.pop(event["stage"], None)
+            stage.in_state = event.get("in_state", 0)
             self._note_step()
+        elif kind == "slow":
+            who = f"stage {event['stage']} (rank {event['stage']}, host {event['host']})"
+            self.slow[event["stage"]] = (
+                f"{who} has computed for {event['for']:.0f} s on its {event['packet']}; the others wait for it"
+            )
         elif kind == "losses":
             of_epoch = self.losses.setdefault(event["epoch"], {})
-            of_epoch[event["component"]] = (event["associated_loss"], event["autoencoder_loss"])
+            both = (event["associated_loss"], event["autoencoder_loss"])
+            of_epoch[event["component"]] = tuple(math.nan if loss is None else loss for loss in both)
+            self.skipped += event.get("skipped_updates", 0)
         elif kind == "evaluation":
             self.metric = event["metric"]
             self.evaluations[event["epoch"]] = event["exits"]
         elif kind == "checkpoint":
             self.checkpoint = event["step"]
         elif kind == "unwritten":
-            self.failures.append(f"no checkpoint of step {event['step']}: {event['cause']}")
+            self.note_failure(f"no checkpoint of step {event['step']}: {event['cause']}")
         elif kind == "coordinator":
             self.coordinator_memory = event["peak_memory"]
         elif kind == "chosen":

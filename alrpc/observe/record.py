@@ -19,10 +19,11 @@ from alrpc.config import Config
 from alrpc.network import combine_digests
 from alrpc.observe.progress import Progress, StageProgress
 from alrpc.observe.terminal import show
+from alrpc.pipeline.packet import describe_packet
 
-RECORDED = ("start", "losses", "evaluation", "stage", "coordinator", "chosen", "checkpoint", "unwritten")
+RECORDED = ("start", "losses", "evaluation", "stage", "coordinator", "chosen", "checkpoint", "unwritten", "slow")
 RESTARTS, REACHED = Path("logs") / "restarts.jsonl", Path("logs") / "reached"
-NOTE_EVERY = 0.5  # seconds between two notes of the step that a run has reached
+NOTE_EVERY = 0.2  # seconds between two notes of where the stages are
 Report = Callable[[dict], None]
 
 
@@ -48,25 +49,49 @@ def recorded(
     )
     progress = Progress(title, engine, {number: StageProgress() for number in range(1, stages + 1)}, config.train.epochs)
     started = time.monotonic()
-    lock = threading.Lock()  # the feeding thread reports too
+    lock = threading.Lock()  # the threads that feed and that commit checkpoints report too
     with (
-        (directory / "metrics.jsonl").open("a" if appending else "w", encoding="utf-8", buffering=1) as metrics,
+        (directory / "metrics.jsonl").open("ab" if appending else "wb", buffering=0) as metrics,
         show(progress, quiet, Console(file=stdout or sys.stdout)) as refresh,
     ):
         noted = 0.0
+        is_whole = True  # the file's last line
+
+        def write(event: dict) -> None:
+            nonlocal is_whole
+            line = json.dumps({**event, "time": round(time.monotonic() - started, 3)}) + "\n"
+            line = line if is_whole else "\n" + line
+            is_whole = metrics.write(line.encode()) == len(line)
 
         def report(event: dict) -> None:
             nonlocal noted
             with lock:
                 progress.apply(event)
-                if event["event"] == "status" and engine == "pipeline" and time.monotonic() - noted > NOTE_EVERY:
-                    noted = time.monotonic()
-                    (directory / REACHED).write_text(str(progress.step))
-                if event["event"] in RECORDED:
-                    metrics.write(json.dumps({**event, "time": round(time.monotonic() - started, 3)}) + "\n")
+                try:
+                    if event["event"] == "status" and engine == "pipeline" and time.monotonic() - noted > NOTE_EVERY:
+                        noted = time.monotonic()
+                        (directory / REACHED).write_text(json.dumps(where(progress)))
+                    if event["event"] in RECORDED:
+                        write(event)
+                except OSError as error:  # a full disk is no reason to stop learning
+                    progress.note_failure(f"metrics.jsonl lacks lines: {error.strerror}")
                 refresh(event)
 
         yield progress, report
+
+
+def where(progress: Progress) -> dict:
+    """For whoever finds the run dead: the steps that have passed through it, and the last packet of each stage."""
+    packets = {number: describe_packet(stage.packet) for number, stage in progress.stages.items()}
+    return {"step": progress.step, "packets": packets}
+
+
+def read_reached(directory: Path) -> dict:
+    """What `where` was noted last."""
+    try:
+        return json.loads((directory / REACHED).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {"step": 0, "packets": {}}
 
 
 def write_summary(directory: Path, progress: Progress, wall_seconds: float) -> dict:
@@ -91,6 +116,7 @@ def write_summary(directory: Path, progress: Progress, wall_seconds: float) -> d
         "resumed_at_step": progress.start,
         "restarts": restarts_of(directory),
         "checkpoint_failures": progress.failures,
+        "skipped_updates": progress.skipped,
         "wall_seconds": wall_seconds,
         "coordinator_peak_memory_bytes": progress.coordinator_memory,
         "chosen": progress.chosen,

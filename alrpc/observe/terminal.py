@@ -55,8 +55,9 @@ def _plain(progress: Progress, console: Console) -> Callable[[dict], None]:
 
     def say(event: dict) -> None:
         nonlocal shown
-        if event["event"] == "unwritten":
-            console.print(progress.failures[-1], soft_wrap=True, highlight=False)
+        if event["event"] in ("unwritten", "slow"):
+            line = progress.failures[-1] if event["event"] == "unwritten" else progress.slow[event["stage"]]
+            console.print(line, soft_wrap=True, highlight=False)
         if shown < 0 and progress.ready:
             shown = progress.start // progress.micro_batches
             stages = progress.stages.items()
@@ -78,8 +79,9 @@ def _plain(progress: Progress, console: Console) -> Callable[[dict], None]:
 def _view(progress: Progress) -> Group:
     packets = [Text(f"packets between stages: {progress.packets}", style="dim")] if progress.packets else []
     components = [_component_table(progress)] if progress.losses else []
+    slow = [Text(what, style="yellow") for what in progress.slow.values()]
     failures = [Text(progress.failures[-1], style="red")] if progress.failures else []
-    return Group(_headline(progress), _stage_table(progress), *packets, *components, *failures)
+    return Group(_headline(progress), _stage_table(progress), *packets, *components, *slow, *failures)
 
 
 def _headline(progress: Progress) -> Table:

@@ -12,7 +12,6 @@ from typing import Any
 from torch.distributed import rpc
 
 GATHERING = 180.0  # seconds that a process waits for the others to start
-SILENCE = 30.0  # seconds without an answer after which a process counts as lost
 
 
 def join(rank: int, world_size: int) -> None:
@@ -31,14 +30,14 @@ def join(rank: int, world_size: int) -> None:
         raise Disconnected(f"the processes did not all meet: {_reason(error)}") from error
 
 
-def leave() -> None:
-    """Leave when every rank does.
+def leave(patience: float) -> None:
+    """Leave when every rank does; waits so many seconds for the others.
 
     Raises:
         Disconnected: when another one is gone.
     """
     try:
-        rpc.shutdown()
+        rpc.shutdown(timeout=patience)
     except RuntimeError as error:
         raise Disconnected(f"a process was gone before the end: {_reason(error)}") from error
 
@@ -47,13 +46,13 @@ class Disconnected(Exception):
     """The control plane broke while it was joined or left: the consequence of a failure, not its cause."""
 
 
-def call(stage: int, function: Callable, *args) -> Any:
+def call(stage: int, function: Callable, *args, patience: float = GATHERING) -> Any:
     """Run a module's function on a stage and return what it returns.
 
     Raises:
-        StageLost: when there is no answer.
+        StageLost: when there is no answer within `patience` seconds.
     """
-    return Call(stage, function, *args).result()
+    return Call(stage, function, *args, patience=patience).result()
 
 
 class StageLost(Exception):
@@ -68,14 +67,15 @@ class StageLost(Exception):
 class Call:
     """A call under way, that can be looked at without waiting."""
 
-    def __init__(self, stage: int, function: Callable, *args):
+    def __init__(self, stage: int, function: Callable, *args, patience: float):
         self.stage = stage
+        self.patience = patience
         self.ended: float | None = None
         """When it was answered or broke, on the monotonic clock."""
         try:
-            self._future = rpc.rpc_async(_name(stage), function, args=args, timeout=SILENCE)
+            self._future = rpc.rpc_async(_name(stage), function, args=args, timeout=patience)
         except RuntimeError as error:
-            raise StageLost(stage, _reason(error)) from error
+            raise StageLost(stage, _lost(error, patience)) from error
         self._future.add_done_callback(self._end)
 
     def _end(self, _future) -> None:
@@ -90,13 +90,20 @@ class Call:
         try:
             return self._future.wait()
         except RuntimeError as error:
-            raise StageLost(self.stage, _reason(error), self.ended) from error
+            raise StageLost(self.stage, _lost(error, self.patience), self.ended) from error
 
 
 def _name(rank: int) -> str:
     return f"stage-{rank}" if rank else "coordinator"
 
 
+def _lost(error: RuntimeError, patience: float) -> str:
+    """For a message that begins with the name of a stage."""
+    reason = _reason(error)
+    if "set timeout" in reason:
+        return f"has not answered for {patience:.0f} s: it is frozen, or its host or the network is lost"
+    return f"is gone: connection lost ({reason})"
+
+
 def _reason(error: RuntimeError) -> str:
-    first = str(error).partition("\n")[0].partition(" (this error originated")[0]
-    return f"no answer for {SILENCE:.0f} s" if "set timeout" in first else f"connection lost ({first})"
+    return str(error).partition("\n")[0].partition(" (this error originated")[0]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from alrpc.data.loader import load_micro_batches, requests
 from alrpc.errors import UserError
 from alrpc.pipeline import control, mailbox
 from alrpc.pipeline.channel import Link, PeerLost, Sender, close_data_plane, open_data_plane
+from alrpc.pipeline.health import Feeding, Health
 from alrpc.pipeline.mailbox import Plan, Resume
 from alrpc.pipeline.packet import Packet
 from alrpc.pipeline.topology import Place, choose_devices, describe_transport, split_components
@@ -33,11 +35,19 @@ Stream = Callable[[Config, Dataset, Recipe], Iterator[Packet]]
 
 
 class StageFailed(UserError):
-    """A stage raised, was killed or is gone; the message says which, where, why, and where its log is."""
+    """A process of the run raised, was killed, is gone or hangs; the message says which, where, why, and where its log is."""
+
+    def __init__(self, message: str, again: bool = True):
+        super().__init__(message)
+        self.again = again
+        """Whether it may go better another time."""
+        self.places: list[Place] = []
+        """Of the stages that are left to be ended."""
 
 
-def describe_failure(place: Place, cause: str) -> str:
-    return f"stage {place.stage} (rank {place.stage}, host {place.host}) {cause}; log: {place.log}"
+def describe_failure(place: Place, cause: str, packet: str) -> str:
+    who = f"stage {place.stage} (rank {place.stage}, host {place.host})"
+    return f"{who} {cause}; last packet: {packet}; log: {place.log}"
 
 
 def coordinate(
@@ -48,6 +58,7 @@ def coordinate(
     report: Callable[[dict], None],
     stream: Stream | None = None,
     resume: Resume | None = None,
+    stopping: Callable[[], bool] = lambda: False,
 ) -> None:
     """Run the pipeline from set-up to end.
 
@@ -59,26 +70,44 @@ def coordinate(
         report: called with each event that a stage tells, and with `job` when the data is there.
         stream: (configuration, data set, recipe) -> the packets to feed, in order; None for those of training.
         resume: the checkpoint to go on from; None to begin.
+        stopping: whether the run is to take a checkpoint and end before its end; asked after each micro-batch.
 
     Raises:
-        StageFailed: naming the stage and the cause.
+        StageFailed: naming the process and the cause.
         UserError: when the data cannot be read, or the devices asked for are not there.
     """
     stages = config.pipeline.stages
     control.join(0, stages + 1)
     places = [control.call(stage, mailbox.describe) for stage in range(1, stages + 1)]
-    stream = stream or partial(stream_training, start=start_of(resume))
-    feeding = ThreadPoolExecutor(1, "feed").submit(feed, config, components, places, load, directory, report, stream, resume)
-    listen(places, feeding, report)
+    feeding = Feeding()
+    if stream is None:
+
+        def stream(config: Config, dataset: Dataset, recipe: Recipe) -> Iterator[Packet]:
+            return stream_training(config, dataset, recipe, start_of(resume), feeding, stopping)
+
+    fed = ThreadPoolExecutor(1, "feed").submit(
+        feed, config, components, places, load, directory, report, stream, resume, feeding
+    )
+    health = Health(places, feeding, config.health.timeout)
+    try:
+        listen(fed, report, health)
+    except StageFailed as error:
+        error.places = places
+        raise
     report({"event": "coordinator", "peak_memory": peak_memory(torch.device("cpu"))})
     try:
         for place in places:
-            control.call(place.stage, mailbox.dismiss)
+            control.call(place.stage, mailbox.dismiss, patience=health.limit)
     except control.StageLost as error:
         time.sleep(GRACE)  # the launcher may know the cause; then it ends this process first
-        raise StageFailed(describe_failure(places[error.stage - 1], f"is gone: {error}")) from error
+        raise failure_of(health, error.stage, str(error)) from error
     close_data_plane()
-    control.leave()
+    control.leave(health.limit)
+
+
+def failure_of(health: Health, stage: int, cause: str, again: bool = True) -> StageFailed:
+    """What is raised for a stage."""
+    return StageFailed(describe_failure(health.places[stage - 1], cause, health.last_packet(stage)), again)
 
 
 def start_of(resume: Resume | None) -> int:
@@ -86,10 +115,20 @@ def start_of(resume: Resume | None) -> int:
     return resume.step if resume is not None else 0
 
 
-def stream_training(config: Config, dataset: Dataset, recipe: Recipe, start: int = 0) -> Iterator[Packet]:
-    """All packets of a run, in order, from its step `start` on; checkpoints at an epoch's end come after its evaluation."""
+def stream_training(
+    config: Config,
+    dataset: Dataset,
+    recipe: Recipe,
+    start: int = 0,
+    feeding: Feeding | None = None,
+    stopping: Callable[[], bool] = lambda: False,
+) -> Iterator[Packet]:
+    """All packets of a run, in order, from its step `start` on; checkpoints at an epoch's end come after its evaluation.
+
+    Once `stopping` says so, between two micro-batches of training, a checkpoint and the end follow.
+    """
     wanted = requests(dataset, config.data.batch_size, recipe.seed, recipe.epochs, start)
-    micro_batches = load_micro_batches(dataset, wanted, recipe.seed, config.data.workers)
+    micro_batches = (feeding or Feeding()).watch(load_micro_batches(dataset, wanted, recipe.seed, config.data.workers))
     tests = count_micro_batches(dataset.test, config.data.batch_size)
     due = due_at(config.checkpoint)
     step = start
@@ -97,16 +136,23 @@ def stream_training(config: Config, dataset: Dataset, recipe: Recipe, start: int
         for tensors, labels in islice(micro_batches, epoch * recipe.micro_batches - step):
             yield Packet("train", epoch, step, {**tensors, "label": labels})
             step += 1
-            if step % recipe.micro_batches and due(step):
+            stop = stopping()
+            if step % recipe.micro_batches and (due(step) or stop):
                 yield Packet("checkpoint", epoch, step)
+                if stop:
+                    yield Packet("end", epoch, step)
+                    return
         yield Packet("epoch", epoch, step)
         yield Packet("evaluate", epoch, step)
         for tensors, labels in islice(micro_batches, tests):
             yield Packet("test", epoch, step, {**tensors, "label": labels})
         yield Packet("evaluated", epoch, step)
-        if due(step) or config.checkpoint.epoch or epoch == recipe.epochs:
+        stop = stopping()
+        if due(step) or config.checkpoint.epoch or stop or epoch == recipe.epochs:
             yield Packet("checkpoint", epoch, step)
-    yield Packet("end", recipe.epochs, step)
+        if stop:
+            break
+    yield Packet("end", epoch, step)
 
 
 def feed(
@@ -118,6 +164,7 @@ def feed(
     report: Callable[[dict], None],
     stream: Stream,
     resume: Resume | None,
+    feeding: Feeding,
 ) -> None:
     """Load, tell every stage its plan, then send the whole stream to stage 1, as far ahead as the window allows."""
     devices, transport = choose_devices(places, config.device)
@@ -131,41 +178,57 @@ def feed(
             "packets": describe_transport(places, devices, transport),
         }
     )
+    host = socket.gethostname()
     split = split_components(components, len(places), sizes)
     for place, numbers, device in zip(places, split, devices, strict=True):
         vectors = dataset.word_vectors if numbers[0] == 1 else None
         plan = Plan(
-            config, dataset.sample, dataset.target, recipe, numbers, vectors, len(places), device, transport, directory, resume
+            config,
+            dataset.sample,
+            dataset.target,
+            recipe,
+            numbers,
+            vectors,
+            len(places),
+            device,
+            transport,
+            directory,
+            (host, os.getpid()),
+            resume,
         )
         control.call(place.stage, mailbox.set_up, plan)
     cpu = torch.device("cpu")
     open_data_plane(0, len(places), transport, cpu)
     report({"event": "start"})
     sender = Sender(Link(1, cpu), config.pipeline.window)
-    for packet in stream(config, dataset, recipe):
-        sender.send(packet)
-    sender.drain()
+    try:
+        for packet in stream(config, dataset, recipe):
+            sender.send(packet)
+            feeding.sent += 1
+        sender.drain()
+    except UserError as error:  # in the middle of a run, of which everything stays
+        raise StageFailed(f"the coordinator (rank 0, host {host}) cannot go on: {error}", again=False) from error
 
 
-def listen(places: list[Place], feeding: Future, report: Callable[[dict], None]) -> None:
+def listen(fed: Future, report: Callable[[dict], None], health: Health) -> None:
     """Poll every stage until all have finished.
 
     Raises:
-        StageFailed: when a stage says that it failed, or does not answer and nobody has said why.
+        StageFailed: when a stage says that it failed, or does not answer and nobody has said why, or the run does not move.
     """
-    stages = range(1, len(places) + 1)
+    stages = range(1, len(health.places) + 1)
     finished: set[int] = set()
     calls: dict[int, control.Call] = {}
     lost: dict[int, tuple[float, str]] = {}
-    failed: dict[int, tuple[float, str]] = {}
+    failed: dict[int, tuple[float, dict]] = {}
     severed: tuple[float, str] | None = None
-    while len(finished) < len(places):
+    while len(finished) < len(stages):
         for stage in stages:  # those that have finished too: a stage that is not called takes the coordinator for lost
             if stage in lost:
                 continue
             try:
                 if stage not in calls:
-                    calls[stage] = control.Call(stage, mailbox.poll, PATIENCE)
+                    calls[stage] = control.Call(stage, mailbox.poll, PATIENCE, patience=health.limit)
                 if calls[stage].ended is None:
                     continue
                 events = calls.pop(stage).result()
@@ -174,18 +237,21 @@ def listen(places: list[Place], feeding: Future, report: Callable[[dict], None])
                 continue
             for event in events:
                 if event["event"] == "failure":
-                    failed[stage] = (time.monotonic(), event["cause"])
+                    failed[stage] = (time.monotonic(), event)
                     continue
+                if event["event"] == "status":
+                    health.hear(event, time.monotonic())
                 if event["event"] == "finished":
                     finished.add(stage)
                 report(event)
         # Values that are not finite are seen by later stages too: the earliest stage is the one to name.
         if failed and time.monotonic() - min(since for since, _ in failed.values()) > COMPARE:
             stage = min(failed)
-            raise StageFailed(describe_failure(places[stage - 1], f"failed: {failed[stage][1]}"))
-        error = feeding.exception() if feeding.done() else None
+            event = failed[stage][1]
+            raise failure_of(health, stage, f"failed: {event['cause']}", event["again"])
+        error = fed.exception() if fed.done() else None
         if isinstance(error, PeerLost):
-            severed = severed or (time.monotonic(), str(error))
+            severed = severed or (time.monotonic(), f"is gone: {error}")
         elif isinstance(error, control.StageLost):
             lost.setdefault(error.stage, (error.when, str(error)))
         elif error is not None:
@@ -195,5 +261,18 @@ def listen(places: list[Place], feeding: Future, report: Callable[[dict], None])
         if suspects:
             stage, (since, reason) = min(suspects.items(), key=lambda item: item[1][0])
             if time.monotonic() - since > GRACE:
-                raise StageFailed(describe_failure(places[stage - 1], f"is gone: {reason}"))
+                raise failure_of(health, stage, reason)
+        elif not failed:
+            check_movement(health, report)
         time.sleep(0.02)
+
+
+def check_movement(health: Health, report: Callable[[dict], None]) -> None:
+    """Name slow stages; raises StageFailed when the run waits for what does not come."""
+    for event in health.slow_stages():
+        report(event)
+    now = time.monotonic()
+    if trouble := health.loader_trouble(now):
+        raise StageFailed(f"the coordinator (rank 0, host {socket.gethostname()}) hangs: {trouble}")
+    if broken := health.link_trouble(now):
+        raise failure_of(health, *broken)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import threading
 import time
@@ -14,12 +13,16 @@ from torch import Tensor
 
 from alrpc.checkpoint import Files
 from alrpc.component import Target
-from alrpc.config import Config
+from alrpc.config import Config, Health
 from alrpc.data.dataset import WordVectors
-from alrpc.pipeline.control import SILENCE
+from alrpc.pipeline.health import patience
+from alrpc.pipeline.packet import describe_packet
 from alrpc.pipeline.topology import Place
+from alrpc.process import kill_beside, leave, tell_agent
 from alrpc.timing import Timing
 from alrpc.training.optimizer import Recipe
+
+NAP = 1.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class Plan:
     transport: str
     run: Path
     """The run's directory, below which the stage's host keeps its components."""
+    coordinator: tuple[str, int]
+    """The host that it is on, and its process there."""
     resume: Resume | None = None
 
 
@@ -59,9 +64,34 @@ class Status:
     """Where the stage is; written by its main thread, read by `poll`."""
 
     place: Place
+    coordinator: tuple[str, int] | None = None
+    """Its host and process."""
     step = 0
+    packet: tuple[str, int, int] | None = None
+    """Kind, epoch and step of the last one that came."""
+    received = 0
+    sent = 0
+    """Packets."""
     timing = Timing()
+    patience = patience(Health().timeout)
+    """Seconds without a word from the coordinator after which it counts as lost."""
     heard = time.monotonic()
+    told_to_end = False
+    grace = 0.0
+    """Seconds that SIGTERM leaves for a checkpoint; none before there is anything to keep."""
+
+    def read(self) -> dict:
+        state, in_state = self.timing.state()
+        return {
+            "stage": self.place.stage,
+            "step": self.step,
+            "packet": self.packet,
+            "received": self.received,
+            "sent": self.sent,
+            "state": state,
+            "in_state": in_state,
+            "seconds": self.timing.read(),
+        }
 
 
 status = Status()
@@ -76,18 +106,40 @@ def tell(event: str, **fields) -> None:
 
 
 def await_plan() -> Plan:
-    return _plan.get()
+    plan = _plan.get()
+    status.patience, status.coordinator = patience(plan.config.health.timeout), plan.coordinator
+    status.grace = plan.config.checkpoint.grace
+    return plan
+
+
+def told_to_end() -> float:
+    """Ask for the end of the run, after a checkpoint; gives the seconds that there are for it."""
+    status.told_to_end = True
+    if status.grace:
+        tell("told_to_end")
+    return status.grace
 
 
 def watch_coordinator() -> None:
-    """End this process when the coordinator has not called for long: its host or the network is gone."""
+    """End this process when the coordinator has not called for long: it is frozen, or its host or the network is gone."""
 
     def watch() -> None:
-        status.heard = time.monotonic()
-        while time.monotonic() - status.heard < SILENCE:
-            time.sleep(1)
-        print(f"stage {status.place.stage}: no word from the coordinator for {SILENCE:.0f} s", flush=True)
-        os._exit(1)
+        status.heard = asleep = time.monotonic()
+        while (now := time.monotonic()) - status.heard < status.patience:
+            if now - asleep > 2 * NAP:  # this process was frozen itself
+                status.heard = now
+            asleep = now
+            time.sleep(NAP)
+        host = f", host {status.coordinator[0]}" if status.coordinator else ""
+        message = (
+            f"the coordinator (rank 0{host}) has not been heard of for {status.patience:.0f} s: it is frozen, or its host or the "
+            f"network is lost; last packet of stage {status.place.stage}: {describe_packet(status.packet)}; log: {status.place.log}"
+        )
+        print(message, flush=True)
+        tell_agent(message)
+        if status.coordinator:
+            kill_beside(status.coordinator[1])
+        leave(1)
 
     threading.Thread(target=watch, name="watch-coordinator", daemon=True).start()
 
@@ -111,7 +163,7 @@ def poll(patience: float) -> list[dict]:
         events.append(_events.get(timeout=patience))
         while True:
             events.append(_events.get_nowait())
-    return [*events, {"event": "status", "stage": status.place.stage, "step": status.step, "seconds": status.timing.read()}]
+    return [*events, {"event": "status", **status.read()}]
 
 
 def dismiss() -> None:

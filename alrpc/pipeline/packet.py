@@ -44,6 +44,11 @@ class Packet:
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
 
+def describe_packet(packet: tuple[str, int, int] | None) -> str:
+    """For a message: a packet's kind, epoch and step."""
+    return f"{packet[0]} packet of step {packet[2]}, epoch {packet[1]}" if packet else "none"
+
+
 Place = tuple[str, torch.dtype, list[int], int | None]
 """Name, type and shape of a tensor, and where it is among the inline ones; None for a message of its own."""
 

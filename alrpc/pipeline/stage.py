@@ -25,6 +25,7 @@ from alrpc.pipeline.mailbox import Plan, status, tell
 from alrpc.pipeline.packet import Packet
 from alrpc.pipeline.topology import Place, choose_cores, settle
 from alrpc.precision import computing
+from alrpc.process import ending
 from alrpc.timing import peak_memory
 from alrpc.training.evaluation import ExitScores
 from alrpc.training.losses import LossMeter
@@ -45,6 +46,7 @@ def run_stage(place: Place, world_size: int, build: Build, make: MakeStage | Non
         make: the stage's constructor; None for one that trains.
     """
     status.place = place
+    ending.told = mailbox.told_to_end
     try:
         control.join(place.stage, world_size)
         mailbox.watch_coordinator()
@@ -56,15 +58,16 @@ def run_stage(place: Place, world_size: int, build: Build, make: MakeStage | Non
         stage.run(groups, choose_cores(place, plan.config.threads, plan.config.pipeline.pin_cores))
         mailbox.dismissed.wait()
         close_data_plane()
-        control.leave()
+        control.leave(status.patience)
     except (PeerLost, control.Disconnected) as error:
         print(f"stage {place.stage}: {error}", flush=True)
-        time.sleep(AFTERMATH)  # whoever failed is named by the coordinator or the launcher, which then end this process
+        if not status.told_to_end:
+            time.sleep(AFTERMATH)  # whoever failed is named by the coordinator or the launcher, which then end this process
         return 1
     except Exception as error:
         traceback.print_exc()
         cause = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        tell("failure", cause=" ".join(cause.split()))
+        tell("failure", cause=" ".join(cause.split()), again=not isinstance(error, UserError))
         time.sleep(LAST_WORDS)
         return 1
     return 0
@@ -85,7 +88,7 @@ class Stage:
         self.writer = ThreadPoolExecutor(1, "write-checkpoint")
         self.writer.submit(int).result()  # its thread begins now, before this one is bound to a core
         self.writing: Future | None = None
-        self.meters = [LossMeter(learner.number) for learner in self.learners]
+        self.meters = [LossMeter(learner.number, plan.recipe.nonfinite) for learner in self.learners]
         self.sender: Sender | None = None
         self.modes = ExitStack()  # holds the components in evaluation mode between two markers
         # The last stage decodes every exit, so it keeps a copy of each decoder. A marker brings the parameters.
@@ -121,12 +124,15 @@ class Stage:
         if cores is not None and self.device.type == "cpu":
             os.sched_setaffinity(0, cores)  # this thread's alone: those that carry packets may use any core
         for packet in packets:
+            status.received += 1
+            status.packet = packet.kind, packet.epoch, packet.step
             self.actions[packet.kind](packet)
         status.timing.enter(None)
 
     def hand_on(self, packet: Packet, tensors: dict[str, Tensor]) -> None:
         if self.sender is not None:
             self.sender.send(Packet(packet.kind, packet.epoch, packet.step, tensors))
+            status.sent += 1
 
     def train(self, packet: Packet) -> None:
         self.began = self.began or time.perf_counter()

@@ -13,8 +13,8 @@ from alrpc.errors import UserError
 READ_EVERY = 16  # steps between two transfers from a GPU
 
 
-class NonFiniteLoss(UserError):
-    """A loss became infinite or not a number; training stops there."""
+class NonFinite(UserError):
+    """A loss or a parameter became infinite or not a number; training stops there."""
 
 
 @dataclass
@@ -22,16 +22,20 @@ class LossMeter:
     """The losses of one component since they were last averaged."""
 
     number: int
+    nonfinite: str = "stop"
+    """stop, or skip: losses that are not finite do not count."""
     unread: list[tuple[int, Tensor, Tensor]] = field(default_factory=list)
     sums: list[float] = field(default_factory=lambda: [0.0, 0.0])
     steps: int = 0
+    skipped: int = 0
 
-    def add(self, step: int, associated: Tensor, autoencoder: Tensor) -> None:
+    def add(self, step: int, associated: Tensor, autoencoder: Tensor, skipped: bool = False) -> None:
         """Keep the two losses of a step; on a GPU they are read every few steps, on a CPU at once.
 
         Raises:
-            NonFiniteLoss: naming component, step and value.
+            NonFinite: naming component, step and value.
         """
+        self.skipped += skipped
         if associated.device.type == "cpu":
             self._count(step, associated.item(), autoencoder.item())
             return
@@ -49,23 +53,28 @@ class LossMeter:
         self.unread.clear()
 
     def _count(self, step: int, associated: float, autoencoder: float) -> None:
-        if not math.isfinite(associated + autoencoder):
+        if math.isfinite(associated + autoencoder):
+            self.sums[0] += associated
+            self.sums[1] += autoencoder
+            self.steps += 1
+        elif self.nonfinite == "stop":
             name, value = ("autoencoder", autoencoder) if math.isfinite(associated) else ("associated", associated)
-            raise NonFiniteLoss(
+            raise NonFinite(
                 f"the {name} loss of component {self.number} is {value} at step {step}; "
                 "a smaller train.lr or a train.clip_norm may help"
             )
-        self.sums[0] += associated
-        self.sums[1] += autoencoder
-        self.steps += 1
 
     def event(self, epoch: int, step: int) -> dict | None:
-        """The means since the last event, as a line for metrics.jsonl; None if there was no step since."""
+        """The means since the last event, as a line for metrics.jsonl, and how many updates were skipped.
+
+        None if there was no step since. Where no loss was finite, the means are None.
+        """
         self.read()
-        if not self.steps:
+        if not self.steps and not self.skipped:
             return None
-        associated, autoencoder = (total / self.steps for total in self.sums)
-        self.sums, self.steps = [0.0, 0.0], 0
+        associated, autoencoder = (total / self.steps if self.steps else None for total in self.sums)
+        skipped = {"skipped_updates": self.skipped} if self.skipped else {}
+        self.sums, self.steps, self.skipped = [0.0, 0.0], 0, 0
         return {
             "event": "losses",
             "component": self.number,
@@ -73,4 +82,5 @@ class LossMeter:
             "step": step,
             "associated_loss": associated,
             "autoencoder_loss": autoencoder,
+            **skipped,
         }

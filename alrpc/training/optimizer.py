@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -26,6 +27,7 @@ class Recipe:
     momentum: float
     clip_norm: float | None
     accumulate: int
+    nonfinite: str
     seed: int
     epochs: int
     micro_batches: int
@@ -66,8 +68,16 @@ def turn_of(step: int, recipe: Recipe) -> Turn:
     return Turn(epoch * recipe.updates_per_epoch + group, size, place == size - 1)
 
 
-def take_step(optimizer: torch.optim.Optimizer, recipe: Recipe, number: int) -> None:
-    """Optimizer step `number` of the run: clip each group's gradient, set the rates, step, forget the gradients."""
+def take_step(optimizer: torch.optim.Optimizer, recipe: Recipe, number: int) -> bool:
+    """Optimizer step `number` of the run: clip each group's gradient, set the rates, step, forget the gradients.
+
+    Returns:
+        Whether it was taken: where the recipe says so, gradients that are not finite are forgotten without a step. To know
+        that makes a GPU wait.
+    """
+    if recipe.nonfinite == "skip" and not all(is_finite(group["params"]) for group in optimizer.param_groups):
+        optimizer.zero_grad(set_to_none=True)
+        return False
     for group in optimizer.param_groups:
         if recipe.clip_norm is not None:
             nn.utils.clip_grad_norm_(group["params"], recipe.clip_norm)
@@ -77,3 +87,10 @@ def take_step(optimizer: torch.optim.Optimizer, recipe: Recipe, number: int) -> 
         )
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
+    return True
+
+
+def is_finite(parameters: Iterable[nn.Parameter]) -> bool:
+    """Whether all of their gradients are."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    return math.isfinite(nn.utils.get_total_norm(gradients, norm_type=math.inf).item()) if gradients else True

@@ -33,7 +33,7 @@ def train_sequentially(
     report: Callable[[dict], None],
     workers: int = 0,
     start: int = 0,
-    save: Callable[[int, bool], None] | None = None,
+    save: Callable[[int, bool], bool] = lambda step, at_epochs_end: False,
 ) -> None:
     """Train all components of a network in place, evaluating every exit after each epoch.
 
@@ -42,14 +42,15 @@ def train_sequentially(
         report: called with each event: `losses`, `evaluation`, `stage` (timings of an epoch) and `status` (for a view).
         workers: processes that read micro-batches ahead.
         start: steps that the learners have done already.
-        save: called with the number of steps done where a checkpoint may be taken: within an epoch (False), at its end (True).
+        save: called with the number of steps done where a checkpoint may be taken: within an epoch (False), at its end
+            (True); returns whether to end there.
 
     Raises:
-        NonFiniteLoss: naming component, step and value.
+        NonFinite: naming component, step and value.
     """
     recipe, device = learners[0].recipe, learners[0].device
     ask_for_determinism(device)
-    meters = [LossMeter(learner.number) for learner in learners]
+    meters = [LossMeter(learner.number, recipe.nonfinite) for learner in learners]
     timing = Timing()
     wanted = requests(dataset, batch_size, recipe.seed, recipe.epochs, start)
     micro_batches = load_micro_batches(dataset, wanted, recipe.seed, workers)
@@ -70,8 +71,9 @@ def train_sequentially(
             if time.monotonic() - shown > STATUS_EVERY:
                 report({"event": "status", "stage": 1, "step": step, "seconds": timing.read()})
                 shown = time.monotonic()
-            if save is not None and step % recipe.micro_batches:
-                save(step, False)
+            if step % recipe.micro_batches and save(step, False):
+                report({"event": "status", "stage": 1, "step": step, "seconds": timing.read()})
+                return
         _report_losses(meters, epoch, step, report)
         report(
             {
@@ -88,8 +90,8 @@ def train_sequentially(
         report(evaluate(network, islice(micro_batches, tests), device, recipe.precision, epoch + 1))
         timing.test(False)
         timing.enter("waiting_to_receive")
-        if save is not None:
-            save(step, True)
+        if save(step, True):
+            break
     report({"event": "status", "stage": 1, "step": step, "seconds": timing.read()})
 
 
@@ -98,8 +100,10 @@ def make_learners(network: Network, recipe: Recipe, device: torch.device) -> lis
     return [make_learner(number, component, recipe, device) for number, component in enumerate(network.components, 1)]
 
 
-def train_micro_batch(learners: list[Learner], tensors: Tensors, target: Tensor, step: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Update all components on one micro-batch; gives the two losses of each in turn."""
+def train_micro_batch(
+    learners: list[Learner], tensors: Tensors, target: Tensor, step: int
+) -> Iterator[tuple[Tensor, Tensor, bool]]:
+    """Update all components on one micro-batch; gives what `update` returns for each in turn."""
     device = learners[0].device
     target = target.to(device)
     tensors = {name: tensor.to(device) for name, tensor in tensors.items()}

@@ -36,11 +36,13 @@ def make_learner(number: int, component: Component, recipe: Recipe, device: torc
 
 def update(
     learner: Learner, tensors: Tensors, target: Tensor, step: int, hand_on: Callable[[Step], None]
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, bool]:
     """Train one component on one micro-batch: forward, hand on, backward, optimizer step.
 
     `hand_on` is called once the forward pass is done and before the backward pass begins, so that the next component
     can start while this one still learns.
+
+    Where the recipe says skip, a loss or gradient that is not finite leaves the component, its buffers included, as it was.
 
     With accumulation over k micro-batches the gradients of k are averaged before one optimizer step; a group never
     crosses the end of an epoch, so the last of an epoch may be smaller.
@@ -51,9 +53,11 @@ def update(
         step: the micro-batch's number in the run, from 0.
 
     Returns:
-        The associated loss and the autoencoder loss, scalars without graph.
+        The associated loss and the autoencoder loss, scalars without graph; and whether the update was skipped.
     """
     recipe = learner.recipe
+    may_skip = recipe.nonfinite == "skip"
+    buffers = [(buffer, buffer.clone()) for buffer in learner.component.buffers()] if may_skip else []
     begin_stream(learner.device, recipe.seed, learner.number, step)
     with computing(learner.device, recipe.precision):
         result = learner.component(tensors, target)
@@ -62,6 +66,11 @@ def update(
     turn = turn_of(step, recipe)
     losses = [loss for loss in (result.associated_loss, result.autoencoder_loss) if loss.requires_grad]
     torch.autograd.backward([loss / turn.size for loss in losses] if turn.size > 1 else losses)
-    if turn.last:
-        take_step(learner.optimizer, recipe, turn.number)  # clips the gradient of each of the two losses by itself
-    return result.associated_loss.detach(), result.autoencoder_loss.detach()
+    # Clips the gradient of each of the two losses by itself.
+    skipped = turn.last and not take_step(learner.optimizer, recipe, turn.number)
+    associated, autoencoder = result.associated_loss.detach(), result.autoencoder_loss.detach()
+    if may_skip and (skipped or not (associated + autoencoder).isfinite()):
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)  # running means that have seen a value which is not finite never recover
+    return associated, autoencoder, skipped

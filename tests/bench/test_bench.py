@@ -38,6 +38,7 @@ def test_hops_sleep_what_they_are_told_and_a_peer_beside_them(commands):
     peer = result["peers"]["1f1b"]
     assert 0 < peer["efficiency"] < peer["theoretical_efficiency"] == pytest.approx(8 / 9)
     assert peer["throughput_ratio"] == pytest.approx(result["steps_per_second"] / peer["steps_per_second"])
+    assert len(peer["throughput_ratios"]) == 3 and sorted(peer["throughput_ratios"])[1] == peer["throughput_ratio"]
 
 
 def test_scaling_from_one_process_to_as_many_stages_as_there_are_cores(commands):

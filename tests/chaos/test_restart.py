@@ -1,59 +1,160 @@
-"""Processes are killed at random moments; the run comes back by itself and ends as if nothing had happened.
+"""Processes are killed, frozen and denied their disk at random moments; the run comes back and ends as if nothing had happened.
 
-`pytest tests/chaos --kills 30 --chaos-seed 1` does it for longer; whatever the seed, it is printed.
+`pytest tests/chaos --chaos 30 --chaos-seed 1` does each of these 30 times; whatever the seed, it is printed.
 """
 
 import random
+import resource
 import signal
 import time
 
 import pytest
 from conftest import ALRPC, Commands, read_summary
 
-FIELDS = ("--stages", "2", "--set", "train.epochs=12", "--set", "checkpoint.every=10", "--quiet")
+TIMEOUT = 6  # of health
+EPOCHS = ("--set", "train.epochs=12", "--set", "checkpoint.every=10", "--quiet")
+FIELDS = ("launch", "--stages", "2", *EPOCHS, "--set", f"health.timeout={TIMEOUT}")
+UNLIMITED = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     commands = Commands(tmp_path_factory.mktemp("undisturbed"))
-    done = commands.alrpc("launch", *FIELDS, "--out", "run")
+    done = commands.alrpc(*FIELDS, "--out", "run")
     assert done.returncode == 0, done.stderr
     return read_summary(commands.folder / "run")
 
 
-def test_whichever_process_is_killed_whenever_the_result_is_the_same(undisturbed, commands, request):
-    kills, seed = request.config.getoption("--kills"), request.config.getoption("--chaos-seed")
-    print(f"{kills} kills, seed {seed}")
-    dice = random.Random(seed)
-    for number in range(kills):
+@pytest.fixture
+def turns(request):
+    """Number and dice of each turn."""
+    count, seed = request.config.getoption("--chaos"), request.config.getoption("--chaos-seed")
+    print(f"{count} turns of {request.node.name}, seed {seed}")
+    return [(number, random.Random(f"{seed} {number} {request.node.name}")) for number in range(count)]
+
+
+def wait_for(condition, pause=0.02, seconds=60):
+    end = time.monotonic() + seconds
+    while not (value := condition()) and time.monotonic() < end:
+        time.sleep(pause)
+    return value
+
+
+def has_begun(run):
+    metrics = run / "metrics.jsonl"
+    return metrics.exists() and '"start"' in metrics.read_text()
+
+
+def wait_for_some_moment(run, dice, undisturbed):
+    assert wait_for(lambda: has_begun(run))
+    time.sleep(dice.uniform(0, 0.8 * undisturbed["steps"] * 64 / undisturbed["samples_per_second"]))
+
+
+def wait_for_a_checkpoint_half_written(run, dice, undisturbed):
+    number = dice.randrange(1, 20)
+
+    def half_written():
+        directories = sorted(run.glob("checkpoints/step-*"))
+        return directories and len(directories) >= 1 and not (directories[-1] / "manifest.json").exists()
+
+    for _ in range(number):
+        wait_for(half_written, 0, 20)
+        if _ < number - 1:
+            wait_for(lambda: not half_written(), 0, 20)
+
+
+@pytest.mark.parametrize(
+    "wait", [wait_for_some_moment, wait_for_a_checkpoint_half_written], ids=["any-moment", "in-checkpoint"]
+)
+def test_whichever_process_is_killed_whenever_the_result_is_the_same(undisturbed, commands, turns, wait):
+    for number, dice in turns:
         out = f"run-{number}"
-        launched = commands.start(ALRPC, "launch", *FIELDS, "--max-restarts", "1", "--out", out)
-        metrics = commands.folder / out / "metrics.jsonl"
-        end = time.monotonic() + 60
-        while not (metrics.exists() and '"start"' in metrics.read_text()) and time.monotonic() < end:
-            time.sleep(0.05)
-        time.sleep(dice.uniform(0, 0.8 * undisturbed["steps"] * 64 / undisturbed["samples_per_second"]))
+        launched = commands.start(ALRPC, *FIELDS, "--max-restarts", "1", "--out", out)
         rank = dice.randrange(3)
+        assert wait_for(lambda rank=rank: rank in commands.workers())
         victim = commands.workers()[rank]
+        wait(commands.folder / out, dice, undisturbed)
         victim.send_signal(signal.SIGKILL)
         _, errors = launched.communicate(timeout=90)
         assert launched.returncode == 0, errors
         who = f"stage {rank} (rank {rank}, " if rank else "the coordinator (rank 0, "
         assert f"{who}" in errors and "was killed by SIGKILL" in errors and "restart 1 of 1, from " in errors, errors
         summary = read_summary(commands.folder / out)
-        assert summary["parameters_sha256"] == undisturbed["parameters_sha256"], f"kill {number} with seed {seed}"
+        assert summary["parameters_sha256"] == undisturbed["parameters_sha256"]
         (restart,) = summary["restarts"]
         assert "was killed by SIGKILL" in restart["cause"] and restart["step"] == summary["resumed_at_step"]
         assert 0 <= restart["repeated_steps"] <= summary["steps"]
 
 
+@pytest.mark.parametrize("seconds", [TIMEOUT / 3, None], ids=["for-a-while", "for-good"])
+def test_whichever_process_is_frozen_whenever_the_result_is_the_same(undisturbed, commands, turns, seconds):
+    for number, dice in turns:
+        out = f"run-{number}"
+        launched = commands.start(ALRPC, *FIELDS, "--max-restarts", "1", "--out", out)
+        wait_for_some_moment(commands.folder / out, dice, undisturbed)
+        rank = dice.randrange(3)
+        victim = commands.workers()[rank]
+        victim.send_signal(signal.SIGSTOP)
+        if seconds is not None:
+            time.sleep(seconds)
+            victim.send_signal(signal.SIGCONT)
+        _, errors = launched.communicate(timeout=90)
+        assert launched.returncode == 0, errors
+        if seconds is None:
+            assert "frozen" in errors and f"(rank {rank}, host " in errors and "restart 1 of 1" in errors, errors
+        else:
+            assert errors == ""
+        assert read_summary(commands.folder / out)["parameters_sha256"] == undisturbed["parameters_sha256"]
+
+
+def test_whichever_process_is_denied_its_disk_the_result_is_the_same(undisturbed, commands, turns):
+    for number, dice in turns:
+        out = f"run-{number}"
+        launched = commands.start(ALRPC, *FIELDS, "--out", out)
+        wait_for_some_moment(commands.folder / out, dice, undisturbed)
+        victim = commands.workers()[dice.randrange(3)].pid
+        resource.prlimit(victim, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))  # no file may have more than no bytes
+        time.sleep(dice.uniform(0.2, 1))
+        resource.prlimit(victim, resource.RLIMIT_FSIZE, UNLIMITED)
+        _, errors = launched.communicate(timeout=90)
+        assert launched.returncode == 0, errors
+        assert read_summary(commands.folder / out)["parameters_sha256"] == undisturbed["parameters_sha256"]
+
+
+def test_a_run_killed_on_every_number_of_stages_goes_on_on_another(undisturbed, commands, turns):
+    """From four stages to two, to three, to one process."""
+    for number, dice in turns:
+        out = f"run-{number}"
+        run = commands.folder / out
+        start = ["launch", "--stages", "4", *EPOCHS, "--out", out]
+        for stages, step in ((4, 10), (2, 80), (3, 150)):
+            launched = commands.start(ALRPC, *start)
+            reached = step + dice.randrange(40)
+            wait_for(lambda run=run, reached=reached: last_step(run) >= reached, 0)
+            commands.workers()[dice.randrange(stages + 1)].send_signal(signal.SIGKILL)
+            launched.communicate(timeout=60)
+            assert launched.returncode == 1
+            after = {4: 2, 2: 3}.get(stages)
+            start = ["launch", "--stages", str(after), "--resume", out, "--quiet"]
+        alone = commands.start(ALRPC, "train", "--resume", out, "--quiet")
+        wait_for(lambda run=run, reached=reached: last_step(run) >= reached + 20, 0)
+        alone.kill()
+        alone.communicate(timeout=20)
+        done = commands.alrpc("train", "--resume", out, "--quiet")
+        assert done.returncode == 0, done.stderr
+        assert read_summary(run)["parameters_sha256"] == undisturbed["parameters_sha256"]
+
+
+def last_step(run):
+    return max((int(path.parent.name.removeprefix("step-")) for path in run.glob("checkpoints/*/manifest.json")), default=0)
+
+
 def test_a_run_that_fails_more_often_than_allowed_ends_with_the_cause_and_keeps_its_checkpoints(commands):
-    launched = commands.start(ALRPC, "launch", *FIELDS, "--out", "run")
-    end = time.monotonic() + 60
-    while not list(commands.folder.glob("run/checkpoints/*/manifest.json")) and time.monotonic() < end:
-        time.sleep(0.02)
+    launched = commands.start(ALRPC, *FIELDS, "--out", "run")
+    wait_for(lambda: list(commands.folder.glob("run/checkpoints/*/manifest.json")))
     commands.workers()[2].send_signal(signal.SIGKILL)
     _, errors = launched.communicate(timeout=60)
     assert launched.returncode == 1 and "stage 2 (rank 2, " in errors and "restart" not in errors
+    assert "its last complete checkpoint is that of step " in errors
     assert list(commands.folder.glob("run/checkpoints/*/manifest.json"))
     assert not (commands.folder / "run" / "summary.json").exists()

@@ -1,6 +1,7 @@
 """Blocks and data of a user's own, named in configurations as own_blocks:<function>."""
 
 import itertools
+import time
 
 import torch
 from torch import nn
@@ -37,6 +38,68 @@ def build_with_fuse(step: int = 10):
     blocks = build()
     blocks[1].append(Fuse(step))
     return blocks
+
+
+class Bad(nn.Module):
+    """Passes its input on, but that at one training step the activation, or only its gradient, is not a number."""
+
+    def __init__(self, step: int, forward: bool):
+        super().__init__()
+        self.left, self.in_forward = step, forward
+
+    def forward(self, x):
+        if self.training:
+            self.left -= 1
+            if self.left == 0:
+                if self.in_forward:
+                    return x * float("nan")
+                x = x.clone()
+                x.register_hook(lambda gradient: gradient * float("nan"))
+        return x
+
+
+def build_bad(step: int = 30, forward: bool = True):
+    blocks = build()
+    blocks[1].insert(1, Bad(step, forward))  # before batch norm, whose running means see it
+    return blocks
+
+
+class Slow(nn.Module):
+    """Passes its input on, and takes so many seconds at a training step."""
+
+    def __init__(self, step: int, seconds: float):
+        super().__init__()
+        self.left, self.seconds = step, seconds
+
+    def forward(self, x):
+        if self.training:
+            self.left -= 1
+            if self.left == 0:
+                time.sleep(self.seconds)
+        return x
+
+
+def build_slow(step: int = 5, seconds: float = 6.0):
+    blocks = build()
+    blocks[2].append(Slow(step, seconds))
+    return blocks
+
+
+class Hanging(alrpc.Split):
+    """Gives a few micro-batches, then hangs."""
+
+    given = 0
+
+    def batch(self, indices):
+        Hanging.given += 1
+        if Hanging.given > 12:
+            time.sleep(1000)
+        return super().batch(indices)
+
+
+def hanging():
+    digits = alrpc.load_data("digits")
+    return alrpc.Dataset(Hanging(digits.train.inputs, digits.train.labels), digits.test, digits.target)
 
 
 def misfit():

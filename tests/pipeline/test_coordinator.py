@@ -7,6 +7,7 @@ import pytest
 
 from alrpc.pipeline import control, coordinator
 from alrpc.pipeline.channel import PeerLost
+from alrpc.pipeline.health import Feeding, Health
 from alrpc.pipeline.topology import Place
 
 
@@ -20,7 +21,7 @@ def listen(monkeypatch, *scripts, feeding=None) -> list[tuple[int, dict]]:
     heard = []
 
     class ScriptedCall:
-        def __init__(self, stage, function, *arguments):
+        def __init__(self, stage, function, *arguments, patience):
             heard.append(stage)
             self.ended, self.answer = 0.0, next(turns[stage - 1])
 
@@ -31,7 +32,8 @@ def listen(monkeypatch, *scripts, feeding=None) -> list[tuple[int, dict]]:
 
     monkeypatch.setattr(control, "Call", ScriptedCall)
     monkeypatch.setattr(coordinator, "GRACE", 0.1)
-    coordinator.listen([place(n) for n in range(1, len(scripts) + 1)], feeding or Future(), lambda event: None)
+    places = [place(n) for n in range(1, len(scripts) + 1)]
+    coordinator.listen(feeding or Future(), lambda event: None, Health(places, Feeding(), 30))
     return heard
 
 
@@ -45,14 +47,16 @@ def test_a_stage_that_has_finished_is_called_until_all_have(monkeypatch):
 
 def test_the_earliest_stage_that_failed_is_named(monkeypatch):
     def failing(cause):
-        return [{"event": "failure", "cause": cause}]
+        return [{"event": "failure", "cause": cause, "again": False}]
 
-    with pytest.raises(coordinator.StageFailed, match=r"stage 1 \(rank 1, host host-1\) failed: nan; log: stage-1\.log"):
+    whole = r"stage 1 \(rank 1, host host-1\) failed: nan; last packet: none; log: stage-1\.log"
+    with pytest.raises(coordinator.StageFailed, match=whole) as raised:
         listen(monkeypatch, [[], [], failing("nan")], [failing("also nan")])
+    assert not raised.value.again
 
 
 def test_the_stage_that_was_lost_first_is_named(monkeypatch):
-    later, first = (control.StageLost(n, "connection lost", when) for n, when in ((1, 2.0), (2, 1.0)))
+    later, first = (control.StageLost(n, "is gone: connection lost", when) for n, when in ((1, 2.0), (2, 1.0)))
     with pytest.raises(coordinator.StageFailed, match=r"stage 2 \(rank 2, host host-2\) is gone: connection lost"):
         listen(monkeypatch, [later], [first])
 

@@ -10,7 +10,7 @@ from torch import nn
 import alrpc
 from alrpc.assembly import make_recipe
 from alrpc.config import Train
-from alrpc.training.losses import LossMeter, NonFiniteLoss
+from alrpc.training.losses import LossMeter, NonFinite
 from alrpc.training.update import make_learner, update
 
 CPU = torch.device("cpu")
@@ -146,7 +146,7 @@ def test_a_block_without_parameters_is_a_component_too():
 def test_a_loss_that_is_not_finite_stops_with_component_step_and_value():
     meter = LossMeter(number=3)
     meter.add(40, torch.tensor(1.0), torch.tensor(2.0))
-    with pytest.raises(NonFiniteLoss, match="autoencoder loss of component 3 is inf at step 41"):
+    with pytest.raises(NonFinite, match="autoencoder loss of component 3 is inf at step 41"):
         meter.add(41, torch.tensor(1.0), torch.tensor(float("inf")))
 
 

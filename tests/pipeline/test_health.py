@@ -1,0 +1,85 @@
+"""What is made of what stages say of themselves: who is slow, who is cut off, and when the loader hangs."""
+
+import itertools
+
+import pytest
+
+from alrpc.pipeline import health
+from alrpc.pipeline.health import Feeding, Health
+from alrpc.pipeline.topology import Place
+
+TIMEOUT = 10  # so that eight seconds of silence count
+
+
+@pytest.fixture
+def feeding():
+    feeding = Feeding()
+    feeding.sent = 5
+    return feeding
+
+
+@pytest.fixture
+def run(feeding):
+    places = [Place(n, f"host-{n}", 1, 0, 1, 0, f"stage-{n}.log") for n in (1, 2, 3)]
+    return Health(places, feeding, TIMEOUT)
+
+
+def status(stage, received, sent, state="computing", in_state=0.1):
+    packet = ("train", 1, received - 1)
+    fields = {"packet": packet, "received": received, "sent": sent, "state": state, "in_state": in_state}
+    return {"event": "status", "stage": stage, "step": received - 1, **fields}
+
+
+def test_a_stage_that_still_waits_for_what_was_sent_long_ago_is_cut_off(run):
+    for now in (0, 4, 9):
+        run.hear(status(1, 5, 4), now)
+        run.hear(status(2, 3, 2, "waiting_to_receive"), now)
+    assert run.link_trouble(7) is None
+    stage, cause = run.link_trouble(9)
+    assert stage == 2 and "waited 9 s for packet 4, which stage 1 (host host-1) has sent" in cause
+
+
+def test_the_first_stage_can_be_cut_off_from_the_coordinator(run):
+    run.hear(status(1, 4, 4, "waiting_to_receive"), 0)
+    stage, cause = run.link_trouble(9)
+    assert stage == 1 and "which the coordinator has sent" in cause
+
+
+def test_a_stage_that_waits_for_a_slow_one_is_not_cut_off(run):
+    for now in (0, 4, 9, 20):
+        run.hear(status(1, 5, 4, in_state=now), now)
+        run.hear(status(2, 4, 4, "waiting_to_receive", now), now)
+    assert run.link_trouble(20) is None
+
+
+def test_packets_that_come_late_start_the_clock_anew(run):
+    run.hear(status(1, 5, 5), 0)
+    run.hear(status(2, 3, 3, "waiting_to_receive"), 0)
+    run.hear(status(2, 4, 4, "waiting_to_receive"), 6)
+    assert run.link_trouble(12) is None and run.link_trouble(15) is not None
+
+
+def test_a_slow_stage_is_named_once_for_each_packet(run):
+    for in_state in (1, 7, 9, 12):
+        run.hear(status(2, 7, 6, in_state=in_state), in_state)
+        named = list(run.slow_stages())
+        assert len(named) == (in_state == 9)
+    run.hear(status(2, 8, 7, in_state=9), 30)
+    (event,) = run.slow_stages()
+    assert (event["stage"], event["host"], event["packet"]) == (2, "host-2", "train packet of step 7, epoch 1")
+
+
+def test_waiting_is_never_slow(run):
+    run.hear(status(3, 7, 6, "waiting_to_send", in_state=100), 100)
+    assert list(run.slow_stages()) == []
+
+
+def test_a_loader_that_gives_nothing_for_long_is_told_from_one_that_is_not_asked(run, feeding, monkeypatch):
+    clock = itertools.count(0, 5)
+    monkeypatch.setattr(health.time, "monotonic", lambda: next(clock))
+    micro_batches = feeding.watch(iter("ab"))
+    assert [next(micro_batches), next(micro_batches)] == ["a", "b"]
+    assert run.loader_trouble(1000) is None  # a full window, not the loader
+    feeding.reading_since = 100.0
+    assert run.loader_trouble(107) is None
+    assert "has given nothing for 9 s, after 2 micro-batches" in run.loader_trouble(109)

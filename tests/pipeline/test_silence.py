@@ -1,0 +1,83 @@
+"""Promise 4, for processes that do not die: whatever is frozen, cut off or hung is named within health.timeout."""
+
+import re
+import signal
+import socket
+import time
+
+import pytest
+from conftest import ALRPC, read_summary
+
+HOST = re.escape(socket.gethostname())
+TIMEOUT = 6
+LONG = [
+    "launch",
+    "--stages",
+    "3",
+    "--set",
+    "train.epochs=5000",
+    "--set",
+    f"health.timeout={TIMEOUT}",
+    "--out",
+    "run",
+    "--quiet",
+]
+
+pytestmark = pytest.mark.timeout(180)
+
+
+def has_trained(commands):
+    metrics = commands.folder / "run" / "metrics.jsonl"
+    return metrics.exists() and metrics.read_text().count("\n") > 5
+
+
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_frozen_process_is_named_in_time_and_everything_ends(commands, until, rank):
+    process = commands.start(ALRPC, *LONG)
+    until(lambda: has_trained(commands))
+    commands.workers()[rank].send_signal(signal.SIGSTOP)
+    frozen = time.monotonic()
+    _, message = process.communicate(timeout=60)
+    assert time.monotonic() - frozen < TIMEOUT + 3  # a test's machine may be busy
+    assert process.returncode == 1 and message.count("\n") == 1
+    if rank:
+        who = rf"stage 2 \(rank 2, host {HOST}\) has not answered for 5 s: it is frozen, or its host or the network is lost"
+        assert re.match(rf"alrpc: {who}; last packet: \w+ packet of step \d+, epoch \d+; log: run/logs/stage-2.log", message)
+    else:
+        assert re.match(rf"alrpc: the coordinator \(rank 0, host {HOST}\) has not been heard of for 5 s: it is frozen", message)
+    assert commands.leftovers(5) == []
+
+
+def test_a_process_that_thaws_in_time_changes_nothing(commands, until):
+    fields = ["--stages", "2", "--set", "train.epochs=10", "--set", f"health.timeout={TIMEOUT}", "--quiet"]
+    for out, rank in (("undisturbed", None), ("run", 1)):
+        process = commands.start(ALRPC, "launch", *fields, "--out", out)
+        if rank is not None:
+            until(lambda: has_trained(commands))
+            frozen = commands.workers()[rank]
+            frozen.send_signal(signal.SIGSTOP)
+            time.sleep(TIMEOUT / 2)
+            assert process.poll() is None
+            frozen.send_signal(signal.SIGCONT)
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors
+    one, other = (read_summary(commands.folder / out) for out in ("undisturbed", "run"))
+    assert one["parameters_sha256"] == other["parameters_sha256"]
+
+
+def test_a_hung_loader_is_named(commands):
+    options = ["--stages", "2", "--set", f"health.timeout={TIMEOUT}", "--out", "run", "--quiet"]
+    began = time.monotonic()
+    done = commands.alrpc("launch", *options, "--set", "data.name=own_blocks:hanging")
+    assert done.returncode == 1 and time.monotonic() - began < 60
+    cause = r"hangs: the loader of data has given nothing for 5 s, after \d+ micro-batches"
+    assert re.match(rf"alrpc: the coordinator \(rank 0, host {HOST}\) {cause}", done.stderr), done.stderr
+
+
+def test_a_slow_stage_is_named_and_waited_for(commands):
+    options = ["--stages", "2", "--set", f"health.timeout={TIMEOUT - 1}", "--set", "train.epochs=1", "--out", "run"]
+    done = commands.alrpc("launch", *options, "--set", "model.name=own_blocks:build_slow")
+    assert done.returncode == 0, done.stderr
+    named = rf"stage 2 \(rank 2, host {HOST}\) has computed for 4 s on its train packet of step 4, epoch 1; the others wait"
+    assert re.search(named, done.stdout), done.stdout
+    assert '"event": "slow", "stage": 2' in (commands.folder / "run" / "metrics.jsonl").read_text()

@@ -1,0 +1,79 @@
+"""A disk that is full, or cannot be written to, for a while: training goes on, says so, and keeps the last whole checkpoint."""
+
+import json
+import os
+import subprocess
+
+import pytest
+from conftest import ALRPC, read_summary
+
+FIELDS = ("--set", "train.epochs=40", "--set", "checkpoint.every=10")
+pytestmark = pytest.mark.timeout(180)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    done = subprocess.run([ALRPC, "train", *FIELDS, "--quiet", "--out", "run"], cwd=folder, timeout=90)
+    assert done.returncode == 0
+    return read_summary(folder / "run")
+
+
+@pytest.fixture
+def disk(tmp_path):
+    """A small disk of its own."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    if os.geteuid() != 0 or mount("-t", "tmpfs", "-o", "size=32m", "tmpfs", path):
+        pytest.skip("to mount a disk needs root and the right to")
+    yield path
+    for place in (path / "run" / "checkpoints", path):
+        subprocess.run(["umount", "-l", place], capture_output=True, timeout=20)
+
+
+def mount(*arguments) -> int:
+    return subprocess.run(["mount", *map(str, arguments)], capture_output=True, timeout=20).returncode
+
+
+def fill(disk):
+    with (disk / "filler").open("wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(b"x" * (64 << 10))
+        except OSError:
+            pass
+    return (disk / "filler").unlink
+
+
+def make_read_only(disk):
+    places = disk / "run" / "checkpoints"
+    assert mount("--bind", places, places) == 0
+    assert mount("-o", "remount,bind,ro", places) == 0
+    return lambda: mount("-o", "remount,bind,rw", places)
+
+
+@pytest.mark.parametrize("command", [["launch", "--stages", "2"], ["train"]], ids=["launch", "train"])
+@pytest.mark.parametrize(
+    ("deny", "reason"),
+    [(fill, "No space left on device"), (make_read_only, "Read-only file system")],
+    ids=["full", "read-only"],
+)
+def test_training_goes_on_and_the_last_whole_checkpoint_stays(commands, until, undisturbed, disk, command, deny, reason):
+    process = commands.start(ALRPC, *command, *FIELDS, "--out", "disk/run")
+    run = disk / "run"
+    whole = until(lambda: sorted(run.glob("checkpoints/*/manifest.json")))
+    allow = deny(disk)
+    whole = sorted(run.glob("checkpoints/*/manifest.json"))
+    lines = []
+    while "no checkpoint of step" not in (line := process.stdout.readline()):
+        assert line, process.stderr.read()
+        lines.append(line)
+    assert reason in line
+    assert [path for path in whole if path.exists()] and process.poll() is None
+    allow()
+    _, errors = process.communicate(timeout=90)
+    assert process.returncode == 0, errors
+    summary = read_summary(run)
+    assert summary["parameters_sha256"] == undisturbed["parameters_sha256"]
+    assert any(reason in failure for failure in summary["checkpoint_failures"])
+    assert json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
