@@ -72,8 +72,8 @@ def train(config: Config, steps: int) -> float:
     for step, (tensors, labels) in enumerate(islice(endless_micro_batches(config, dataset, recipe.seed), WARM + steps)):
         if step == WARM:
             began = time.perf_counter()
-        for losses in train_micro_batch(learners, tensors, dataset.target.represent(labels), step):
-            sum(losses).item()  # as a meter would: on a GPU, when its work is done
+        for associated, autoencoder, _ in train_micro_batch(learners, tensors, dataset.target.represent(labels), step):
+            (associated + autoencoder).item()  # as a meter would: on a GPU, when its work is done
     return (time.perf_counter() - began) / steps
 
 

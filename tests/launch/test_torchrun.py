@@ -1,11 +1,13 @@
 """The pipeline started by torchrun: by hand, by launch/torchrun.sh, on two hosts."""
 
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -96,6 +98,26 @@ def test_a_stage_killed_on_another_host_ends_the_run_on_both(commands, hosts, un
     _, beside = second.communicate(timeout=10)
     (message,) = [line for line in told.splitlines() if line.startswith("alrpc: ")]
     assert message.startswith(f"alrpc: stage 3 (rank 3, host {socket.gethostname()}) is gone: connection lost")
-    assert message.endswith("log: run/logs/stage-3.log")
+    assert re.search(r"; last packet: .*; log: run/logs/stage-3\.log; (there is no|its last complete) checkpoint", message)
     assert "SIGKILL" in beside  # the host's own torchrun knows the signal
+    assert first.returncode == second.returncode == 1
+
+
+def test_a_lost_network_is_named_in_time_and_both_hosts_end(commands, hosts, until):
+    options = ["--set", "train.epochs=5000", "--set", "health.timeout=6", "--out", "run", "--quiet"]
+    first, second = start_on(commands, hosts, *options)
+    reached = commands.folder / "run" / "logs" / "reached"
+    until(lambda: reached.exists() and "train packet" in reached.read_text())
+    name, wire = hosts[1]
+    subprocess.run(["ip", "-n", name, "link", "set", wire, "down"], check=True, timeout=20)
+    lost = time.monotonic()
+    message = next(line for line in first.stderr if line.startswith("alrpc: "))
+    assert time.monotonic() - lost < 6 + 3  # a test's machine may be busy
+    assert (
+        f"alrpc: stage 2 (rank 2, host {socket.gethostname()}) has not answered for 5 s: it is frozen, or its host" in message
+    )
+    assert "last packet: " in message
+    _, beside = second.communicate(timeout=60)
+    assert f"the coordinator (rank 0, host {socket.gethostname()}) has not been heard of for 5 s" in beside
+    first.communicate(timeout=60)
     assert first.returncode == second.returncode == 1

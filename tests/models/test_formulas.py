@@ -117,7 +117,7 @@ def test_thirty_updates_with_adam_learn_what_a_plain_loop_learns(name):
     losses = []
     for step in range(30):
         of_components = train_micro_batch(learners, tensors, one_hot, step)
-        losses.append([loss.item() for both in of_components for loss in both])
+        losses.append([loss.item() for *both, _ in of_components for loss in both])
 
     optimizers = [
         (
