@@ -11,6 +11,7 @@ from typing import Any
 
 from torch.distributed import rpc
 
+SILENT = "has not answered"
 GATHERING = 180.0  # seconds that a process waits for the others to start
 
 
@@ -101,7 +102,7 @@ def _lost(error: RuntimeError, patience: float) -> str:
     """For a message that begins with the name of a stage."""
     reason = _reason(error)
     if "set timeout" in reason:
-        return f"has not answered for {patience:.0f} s: it is frozen, or its host or the network is lost"
+        return f"{SILENT} for {patience:.0f} s: it is frozen, or its host or the network is lost"
     return f"is gone: connection lost ({reason})"
 
 

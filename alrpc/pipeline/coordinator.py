@@ -260,7 +260,10 @@ def listen(fed: Future, report: Callable[[dict], None], health: Health) -> None:
         suspects = lost or ({1: severed} if severed else {})
         if suspects:
             stage, (since, reason) = min(suspects.items(), key=lambda item: item[1][0])
-            if time.monotonic() - since > GRACE:
+            is_silent = reason.startswith(control.SILENT)  # then nobody knows more, and all of a host fall silent at once
+            if is_silent:
+                stage = min(number for number, (_, other) in suspects.items() if other.startswith(control.SILENT))
+            if time.monotonic() - since > (COMPARE if is_silent else GRACE):
                 raise failure_of(health, stage, reason)
         elif not failed:
             check_movement(health, report)
