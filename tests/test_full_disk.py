@@ -7,7 +7,7 @@ import subprocess
 import pytest
 from conftest import ALRPC, read_summary
 
-FIELDS = ("--set", "train.epochs=40", "--set", "checkpoint.every=10")
+FIELDS = ("--set", "train.epochs=25", "--set", "checkpoint.every=10")
 pytestmark = pytest.mark.timeout(180)
 
 
@@ -52,11 +52,14 @@ def make_read_only(disk):
     return lambda: mount("-o", "remount,bind,rw", places)
 
 
-@pytest.mark.parametrize("command", [["launch", "--stages", "2"], ["train"]], ids=["launch", "train"])
 @pytest.mark.parametrize(
-    ("deny", "reason"),
-    [(fill, "No space left on device"), (make_read_only, "Read-only file system")],
-    ids=["full", "read-only"],
+    ("command", "deny", "reason"),
+    [
+        (["launch", "--stages", "2"], fill, "No space left on device"),
+        (["launch", "--stages", "2"], make_read_only, "Read-only file system"),
+        (["train"], fill, "No space left on device"),
+    ],
+    ids=["full", "read-only", "full-in-one-process"],
 )
 def test_training_goes_on_and_the_last_whole_checkpoint_stays(commands, until, undisturbed, disk, command, deny, reason):
     process = commands.start(ALRPC, *command, *FIELDS, "--out", "disk/run")
