@@ -25,12 +25,16 @@ def undisturbed(tmp_path_factory):
     return read_summary(commands.folder / "run")
 
 
+def pytest_generate_tests(metafunc):
+    if "turn" in metafunc.fixturenames:
+        metafunc.parametrize("turn", range(1, metafunc.config.getoption("--chaos") + 1))
+
+
 @pytest.fixture
-def turns(request):
-    """Number and dice of each turn."""
-    count, seed = request.config.getoption("--chaos"), request.config.getoption("--chaos-seed")
-    print(f"{count} turns of {request.node.name}, seed {seed}")
-    return [(number, random.Random(f"{seed} {number} {request.node.name}")) for number in range(count)]
+def dice(request, turn):
+    seed = request.config.getoption("--chaos-seed")
+    print(f"seed {seed}")
+    return random.Random(f"{seed} {request.node.name}")
 
 
 def wait_for(condition, pause=0.02, seconds=60):
@@ -66,83 +70,75 @@ def wait_for_a_checkpoint_half_written(run, dice, undisturbed):
 @pytest.mark.parametrize(
     "wait", [wait_for_some_moment, wait_for_a_checkpoint_half_written], ids=["any-moment", "in-checkpoint"]
 )
-def test_whichever_process_is_killed_whenever_the_result_is_the_same(undisturbed, commands, turns, wait):
-    for number, dice in turns:
-        out = f"run-{number}"
-        launched = commands.start(ALRPC, *FIELDS, "--max-restarts", "1", "--out", out)
-        rank = dice.randrange(3)
-        assert wait_for(lambda rank=rank: rank in commands.workers())
-        victim = commands.workers()[rank]
-        wait(commands.folder / out, dice, undisturbed)
-        victim.send_signal(signal.SIGKILL)
-        _, errors = launched.communicate(timeout=90)
-        assert launched.returncode == 0, errors
-        who = f"stage {rank} (rank {rank}, " if rank else "the coordinator (rank 0, "
-        assert f"{who}" in errors and "was killed by SIGKILL" in errors and "restart 1 of 1, from " in errors, errors
-        summary = read_summary(commands.folder / out)
-        assert summary["parameters_sha256"] == undisturbed["parameters_sha256"]
-        (restart,) = summary["restarts"]
-        assert "was killed by SIGKILL" in restart["cause"] and restart["step"] == summary["resumed_at_step"]
-        assert 0 <= restart["repeated_steps"] <= summary["steps"]
+def test_whichever_process_is_killed_whenever_the_result_is_the_same(undisturbed, commands, dice, wait):
+    launched = commands.start(ALRPC, *FIELDS, "--max-restarts", "1", "--out", "run")
+    rank = dice.randrange(3)
+    assert wait_for(lambda rank=rank: rank in commands.workers())
+    victim = commands.workers()[rank]
+    wait(commands.folder / "run", dice, undisturbed)
+    victim.send_signal(signal.SIGKILL)
+    _, errors = launched.communicate(timeout=90)
+    assert launched.returncode == 0, errors
+    who = f"stage {rank} (rank {rank}, " if rank else "the coordinator (rank 0, "
+    assert f"{who}" in errors and "was killed by SIGKILL" in errors and "restart 1 of 1, from " in errors, errors
+    summary = read_summary(commands.folder / "run")
+    assert summary["parameters_sha256"] == undisturbed["parameters_sha256"]
+    (restart,) = summary["restarts"]
+    assert "was killed by SIGKILL" in restart["cause"] and restart["step"] == summary["resumed_at_step"]
+    assert 0 <= restart["repeated_steps"] <= summary["steps"]
 
 
 @pytest.mark.parametrize("seconds", [TIMEOUT / 3, None], ids=["for-a-while", "for-good"])
-def test_whichever_process_is_frozen_whenever_the_result_is_the_same(undisturbed, commands, turns, seconds):
-    for number, dice in turns:
-        out = f"run-{number}"
-        launched = commands.start(ALRPC, *FIELDS, "--max-restarts", "1", "--out", out)
-        wait_for_some_moment(commands.folder / out, dice, undisturbed)
-        rank = dice.randrange(3)
-        victim = commands.workers()[rank]
-        victim.send_signal(signal.SIGSTOP)
-        if seconds is not None:
-            time.sleep(seconds)
-            victim.send_signal(signal.SIGCONT)
-        _, errors = launched.communicate(timeout=90)
-        assert launched.returncode == 0, errors
-        if seconds is None:
-            assert "frozen" in errors and f"(rank {rank}, host " in errors and "restart 1 of 1" in errors, errors
-        else:
-            assert errors == ""
-        assert read_summary(commands.folder / out)["parameters_sha256"] == undisturbed["parameters_sha256"]
+def test_whichever_process_is_frozen_whenever_the_result_is_the_same(undisturbed, commands, dice, seconds):
+    launched = commands.start(ALRPC, *FIELDS, "--max-restarts", "1", "--out", "run")
+    wait_for_some_moment(commands.folder / "run", dice, undisturbed)
+    rank = dice.randrange(3)
+    victim = commands.workers()[rank]
+    victim.send_signal(signal.SIGSTOP)
+    if seconds is not None:
+        time.sleep(seconds)
+        victim.send_signal(signal.SIGCONT)
+    _, errors = launched.communicate(timeout=90)
+    assert launched.returncode == 0, errors
+    if seconds is None:
+        assert "frozen" in errors and f"(rank {rank}, host " in errors and "restart 1 of 1" in errors, errors
+    else:
+        assert errors == ""
+    assert read_summary(commands.folder / "run")["parameters_sha256"] == undisturbed["parameters_sha256"]
 
 
-def test_whichever_process_is_denied_its_disk_the_result_is_the_same(undisturbed, commands, turns):
-    for number, dice in turns:
-        out = f"run-{number}"
-        launched = commands.start(ALRPC, *FIELDS, "--out", out)
-        wait_for_some_moment(commands.folder / out, dice, undisturbed)
-        victim = commands.workers()[dice.randrange(3)].pid
-        resource.prlimit(victim, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))  # no file may have more than no bytes
-        time.sleep(dice.uniform(0.2, 1))
-        resource.prlimit(victim, resource.RLIMIT_FSIZE, UNLIMITED)
-        _, errors = launched.communicate(timeout=90)
-        assert launched.returncode == 0, errors
-        assert read_summary(commands.folder / out)["parameters_sha256"] == undisturbed["parameters_sha256"]
+def test_whichever_process_is_denied_its_disk_the_result_is_the_same(undisturbed, commands, dice):
+    launched = commands.start(ALRPC, *FIELDS, "--out", "run")
+    wait_for_some_moment(commands.folder / "run", dice, undisturbed)
+    victim = commands.workers()[dice.randrange(3)].pid
+    resource.prlimit(victim, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))  # no file may have more than no bytes
+    time.sleep(dice.uniform(0.2, 1))
+    resource.prlimit(victim, resource.RLIMIT_FSIZE, UNLIMITED)
+    _, errors = launched.communicate(timeout=90)
+    assert launched.returncode == 0, errors
+    assert read_summary(commands.folder / "run")["parameters_sha256"] == undisturbed["parameters_sha256"]
 
 
-def test_a_run_killed_on_every_number_of_stages_goes_on_on_another(undisturbed, commands, turns):
+def test_a_run_killed_on_every_number_of_stages_goes_on_on_another(undisturbed, commands, dice):
     """From four stages to two, to three, to one process."""
-    for number, dice in turns:
-        out = f"run-{number}"
-        run = commands.folder / out
-        start = ["launch", "--stages", "4", *EPOCHS, "--out", out]
-        for stages, step in ((4, 10), (2, 80), (3, 150)):
-            launched = commands.start(ALRPC, *start)
-            reached = step + dice.randrange(40)
-            wait_for(lambda run=run, reached=reached: last_step(run) >= reached, 0)
-            commands.workers()[dice.randrange(stages + 1)].send_signal(signal.SIGKILL)
-            launched.communicate(timeout=60)
-            assert launched.returncode == 1
-            after = {4: 2, 2: 3}.get(stages)
-            start = ["launch", "--stages", str(after), "--resume", out, "--quiet"]
-        alone = commands.start(ALRPC, "train", "--resume", out, "--quiet")
-        wait_for(lambda run=run, reached=reached: last_step(run) >= reached + 20, 0)
-        alone.kill()
-        alone.communicate(timeout=20)
-        done = commands.alrpc("train", "--resume", out, "--quiet")
-        assert done.returncode == 0, done.stderr
-        assert read_summary(run)["parameters_sha256"] == undisturbed["parameters_sha256"]
+    run = commands.folder / "run"
+    start = ["launch", "--stages", "4", *EPOCHS, "--out", "run"]
+    for stages, step in ((4, 10), (2, 80), (3, 150)):
+        launched = commands.start(ALRPC, *start)
+        reached = step + dice.randrange(40)
+        wait_for(lambda run=run, reached=reached: last_step(run) >= reached, 0)
+        commands.workers()[dice.randrange(stages + 1)].send_signal(signal.SIGKILL)
+        launched.communicate(timeout=60)
+        assert launched.returncode == 1
+        after = {4: 2, 2: 3}.get(stages)
+        start = ["launch", "--stages", str(after), "--resume", "run", "--quiet"]
+    alone = commands.start(ALRPC, "train", "--resume", "run", "--quiet")
+    wait_for(lambda run=run, reached=reached: last_step(run) >= reached + 20, 0)
+    alone.kill()
+    alone.communicate(timeout=20)
+    done = commands.alrpc("train", "--resume", "run", "--quiet")
+    assert done.returncode == 0, done.stderr
+    assert read_summary(run)["parameters_sha256"] == undisturbed["parameters_sha256"]
 
 
 def last_step(run):
