@@ -313,7 +313,8 @@ def asking_to_end(request: Path, grace: float) -> Iterator[None]:
     def ask(*_) -> None:
         signal.signal(signal.SIGTERM, end)
         signal.setitimer(signal.ITIMER_REAL, grace)
-        request.touch()
+        with suppress(OSError):  # a full disk; then the grace period ends it
+            request.touch()
 
     if not grace or threading.current_thread() is not threading.main_thread():
         yield

@@ -105,7 +105,7 @@ def log_to(directory: Path, name: str) -> tuple[TextIO, TextIO, str]:
     return terminal, errors, str(path)
 
 
-def tell_agent(message: str, code: int = 1) -> None:
+def tell_agent(message: str, code: int) -> None:
     """Leave the cause of a failure, and the exit code that follows, where torch's elastic agent and the launcher look for it."""
     if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         told = {"message": message, "timestamp": int(time.time()), "code": code}

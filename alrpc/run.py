@@ -211,7 +211,7 @@ def train_in_directory(
                 raise NonFinite(f"{error}; {offer(directory)}") from error
         report({"event": "finished", "stage": 1, **describe_components(network.components, True, device)})
     if cause := progress.unwritten():
-        raise UserError(cause)
+        raise UserError(f"{cause}; {offer(directory)}")
     return conclude(directory, progress, started)
 
 

@@ -180,7 +180,7 @@ def test_a_checkpoint_that_cannot_be_written_is_told_and_training_goes_on(comman
     assert "no checkpoint of step 184: run/checkpoints/step-00000184: File exists" in out
     assert launched.returncode == 1 and errors.count("\n") == 1
     assert "the trained parameters could not be written: no checkpoint of step 276" in errors
-    assert "the last complete checkpoint is that of step 253" in errors
+    assert "its last complete checkpoint is that of step 253; --resume run goes on from it" in errors
     assert not (commands.folder / "run" / "summary.json").exists()
     (places / "step-00000276").unlink()
     done = commands.alrpc("launch", "--resume", "run", "--quiet")

@@ -60,8 +60,9 @@ def main(method: str, directory: Path) -> None:
         refused = isinstance(error, UserError) and rank == 0
         cause = " ".join((str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}").split())
         where = f"process {rank + 1} (rank {rank}, host {socket.gethostname()}) failed: "
-        tell_agent(cause if refused else f"{where}{cause}; log: {log_path(directory, name)}")
-        leave(REFUSED if refused else FAILED)
+        code = REFUSED if refused else FAILED
+        tell_agent(cause if refused else f"{where}{cause}; log: {log_path(directory, name)}", code)
+        leave(code)
     leave(0)
 
 

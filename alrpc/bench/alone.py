@@ -55,8 +55,9 @@ def main(directory: Path, steps: int) -> None:
     except Exception as error:
         traceback.print_exc()  # into the log
         refused = isinstance(error, UserError)
-        tell_agent(str(error) if refused else " ".join(f"{type(error).__name__}: {error}".split()))
-        leave(REFUSED if refused else FAILED)
+        code = REFUSED if refused else FAILED
+        tell_agent(str(error) if refused else " ".join(f"{type(error).__name__}: {error}".split()), code)
+        leave(code)
     leave(0)
 
 

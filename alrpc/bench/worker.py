@@ -23,14 +23,12 @@ from alrpc.bench.rounds import Gathered, MeasuredStage, Settings, recipe_of, ste
 from alrpc.config import load_config
 from alrpc.data import read_data
 from alrpc.data.dataset import Dataset
-from alrpc.errors import UserError
-from alrpc.pipeline.coordinator import StageFailed, coordinate
+from alrpc.pipeline.coordinator import coordinate
 from alrpc.pipeline.stage import run_stage
 from alrpc.pipeline.topology import place_here
 from alrpc.planning import choose_split
-from alrpc.run import FAILED, REFUSED
 from alrpc.training.optimizer import Recipe
-from alrpc.worker import explain
+from alrpc.worker import code_for, explain
 
 
 def main(directory: Path, settings: Settings) -> None:
@@ -48,8 +46,9 @@ def main(directory: Path, settings: Settings) -> None:
         measure(directory, settings)
     except Exception as error:
         traceback.print_exc()  # into the log
-        tell_agent(explain(error, directory))
-        leave(REFUSED if isinstance(error, UserError) and not isinstance(error, StageFailed) else FAILED)
+        code = code_for(error)
+        tell_agent(explain(error, directory), code)
+        leave(code)
     leave(0)
 
 

@@ -98,10 +98,8 @@ class Progress:
         """Why the trained parameters are not on the disk, if they are not."""
         if self.checkpoint == self.step:
             return None
-        last = (
-            f"the last complete checkpoint is that of step {self.checkpoint}" if self.checkpoint else "there is no checkpoint"
-        )
-        return f"the trained parameters could not be written: {self.failures[-1]}; {last}"
+        reasons = [failure for failure in self.failures if failure.startswith("no checkpoint")]
+        return f"the trained parameters could not be written: {reasons[-1]}"
 
     def note_failure(self, what: str) -> None:
         """Something could not be written; once of each kind."""

@@ -136,7 +136,7 @@ def watch_coordinator() -> None:
             f"network is lost; last packet of stage {status.place.stage}: {describe_packet(status.packet)}; log: {status.place.log}"
         )
         print(message, flush=True)
-        tell_agent(message)
+        tell_agent(message, 1)
         if status.coordinator:
             kill_beside(status.coordinator[1])
         leave(1)
