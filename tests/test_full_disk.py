@@ -7,7 +7,7 @@ import subprocess
 import pytest
 from conftest import ALRPC, read_summary
 
-FIELDS = ("--set", "train.epochs=25", "--set", "checkpoint.every=10")
+FIELDS = ("--set", "train.epochs=18", "--set", "checkpoint.every=10")
 pytestmark = pytest.mark.timeout(180)
 
 

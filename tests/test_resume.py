@@ -39,8 +39,8 @@ def test_checkpoints_are_taken_by_steps_and_after_each_epoch(whole):
 
 @pytest.mark.parametrize(
     ("step", "command"),
-    [(10, ["launch", "--stages", "4"]), (46, ["launch", "--stages", "3"]), (60, ["train"]), (20, ["launch", "--stages", "2"])],
-    ids=["four-stages", "three-stages-at-an-epochs-end", "sequential", "two-stages"],
+    [(10, ["launch", "--stages", "4"]), (46, ["launch", "--stages", "3"]), (60, ["train"])],
+    ids=["four-stages", "three-stages-at-an-epochs-end", "sequential"],
 )
 def test_a_stopped_run_goes_on_to_the_same_bits(whole, commands, step, command):
     run = stopped_at(whole, step, commands.folder)

@@ -12,7 +12,7 @@ import pytest
 from conftest import ALRPC, Commands, read_summary
 
 TIMEOUT = 6  # of health
-EPOCHS = ("--set", "train.epochs=12", "--set", "checkpoint.every=10", "--quiet")
+EPOCHS = ("--set", "train.epochs=8", "--set", "checkpoint.every=10", "--quiet")
 FIELDS = ("launch", "--stages", "2", *EPOCHS, "--set", f"health.timeout={TIMEOUT}")
 UNLIMITED = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
 
@@ -55,7 +55,7 @@ def wait_for_some_moment(run, dice, undisturbed):
 
 
 def wait_for_a_checkpoint_half_written(run, dice, undisturbed):
-    number = dice.randrange(1, 20)
+    number = dice.randrange(1, 14)
 
     def half_written():
         directories = sorted(run.glob("checkpoints/step-*"))
@@ -123,9 +123,9 @@ def test_a_run_killed_on_every_number_of_stages_goes_on_on_another(undisturbed, 
     """From four stages to two, to three, to one process."""
     run = commands.folder / "run"
     start = ["launch", "--stages", "4", *EPOCHS, "--out", "run"]
-    for stages, step in ((4, 10), (2, 80), (3, 150)):
+    for stages, step in ((4, 10), (2, 50), (3, 95)):
         launched = commands.start(ALRPC, *start)
-        reached = step + dice.randrange(40)
+        reached = step + dice.randrange(30)
         wait_for(lambda run=run, reached=reached: last_step(run) >= reached, 0)
         commands.workers()[dice.randrange(stages + 1)].send_signal(signal.SIGKILL)
         launched.communicate(timeout=60)
@@ -133,7 +133,7 @@ def test_a_run_killed_on_every_number_of_stages_goes_on_on_another(undisturbed, 
         after = {4: 2, 2: 3}.get(stages)
         start = ["launch", "--stages", str(after), "--resume", "run", "--quiet"]
     alone = commands.start(ALRPC, "train", "--resume", "run", "--quiet")
-    wait_for(lambda run=run, reached=reached: last_step(run) >= reached + 20, 0)
+    wait_for(lambda run=run, reached=reached: last_step(run) >= reached + 15, 0)
     alone.kill()
     alone.communicate(timeout=20)
     done = commands.alrpc("train", "--resume", "run", "--quiet")
