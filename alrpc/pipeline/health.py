@@ -1,6 +1,6 @@
 """Whether a run still moves: what each process was last heard to do, and which of them holds it up.
 
-Death shows by itself: the agent sees it, or the connection breaks. What is frozen, cut off or hung only falls silent:
+Death shows by itself: the launcher sees it, or the connection breaks. What is frozen, cut off or hung only falls silent:
 
 who                     how it shows                                                what follows
 a stage                 a question to it is not answered                            the run ends
