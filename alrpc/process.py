@@ -106,11 +106,24 @@ def log_to(directory: Path, name: str) -> tuple[TextIO, TextIO, str]:
 
 
 def tell_agent(message: str, code: int) -> None:
-    """Leave the cause of a failure, and the exit code that follows, where torch's elastic agent and the launcher look for it."""
+    """Leave the cause of a failure, and the exit code that follows, where torch's elastic agent and the launcher look for it.
+
+    Without a disk to leave it on, it goes to the terminal.
+    """
     if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
         told = {"message": message, "timestamp": int(time.time()), "code": code}
-        with contextlib.suppress(OSError):
+        try:
             Path(path).write_text(json.dumps(told), encoding="utf-8")
+        except OSError:
+            with contextlib.suppress(OSError):
+                Path(path).unlink()  # what is half written
+            os.write(TERMINAL, f"alrpc: {message}\n".encode())
+
+
+def log_line(text: str) -> None:
+    """Put a line into the log, if there is room."""
+    with contextlib.suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def kill_beside(pid: int) -> None:
@@ -122,6 +135,7 @@ def kill_beside(pid: int) -> None:
 
 def leave(code: int) -> None:
     """End at once: a broken connection must not keep a library's destructors waiting."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):  # no room in the log
+        sys.stdout.flush()
+        sys.stderr.flush()
     os._exit(code)

@@ -19,6 +19,7 @@ from alrpc.process import (
     keep_memory,
     kill_beside,
     leave,
+    log_line,
     log_path,
     log_to,
     tell_agent,
@@ -138,7 +139,7 @@ def be_coordinator(
             if is_new:
                 discard_run_directory(directory)
         elif code != STOPPED:
-            traceback.print_exc()  # into the log
+            log_line(traceback.format_exc())
         message = explain(error, directory)
         tell_agent(message, code)
         for place in getattr(error, "places", ()):

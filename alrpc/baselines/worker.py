@@ -11,7 +11,7 @@ import traceback
 import warnings
 from pathlib import Path
 
-from alrpc.process import keep_memory, leave, log_path, log_to, tell_agent, watch_parent
+from alrpc.process import keep_memory, leave, log_line, log_path, log_to, tell_agent, watch_parent
 
 STARTED = float(os.environ.get("ALRPC_STARTED", time.time()))
 warnings.filterwarnings("ignore", module="torch.distributed")
@@ -56,7 +56,7 @@ def main(method: str, directory: Path) -> None:
         else:
             run(method, config, directory, rank, int(os.environ["WORLD_SIZE"]))
     except Exception as error:
-        traceback.print_exc()  # into the log
+        log_line(traceback.format_exc())
         refused = isinstance(error, UserError) and rank == 0
         cause = " ".join((str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}").split())
         where = f"process {rank + 1} (rank {rank}, host {socket.gethostname()}) failed: "

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 
 from alrpc.launch import listening_socket, process_role, run_processes
-from alrpc.process import keep_memory, leave, log_to, tell_agent, watch_parent
+from alrpc.process import keep_memory, leave, log_line, log_to, tell_agent, watch_parent
 
 if __name__ == "__main__":
     keep_memory()
@@ -53,7 +53,7 @@ def main(directory: Path, steps: int) -> None:
         seconds = train(load_config(directory / "config.yaml"), steps)
         (directory / RESULT).write_text(json.dumps(seconds), encoding="utf-8")
     except Exception as error:
-        traceback.print_exc()  # into the log
+        log_line(traceback.format_exc())
         refused = isinstance(error, UserError)
         code = REFUSED if refused else FAILED
         tell_agent(str(error) if refused else " ".join(f"{type(error).__name__}: {error}".split()), code)

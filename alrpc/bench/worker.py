@@ -10,7 +10,7 @@ import sys
 import traceback
 from pathlib import Path
 
-from alrpc.process import keep_memory, leave, log_to, tell_agent, watch_parent
+from alrpc.process import keep_memory, leave, log_line, log_to, tell_agent, watch_parent
 
 if __name__ == "__main__":
     keep_memory()
@@ -45,7 +45,7 @@ def main(directory: Path, settings: Settings) -> None:
     try:
         measure(directory, settings)
     except Exception as error:
-        traceback.print_exc()  # into the log
+        log_line(traceback.format_exc())
         code = code_for(error)
         tell_agent(explain(error, directory), code)
         leave(code)

@@ -274,8 +274,7 @@ def check_movement(health: Health, report: Callable[[dict], None]) -> None:
     """Name slow stages; raises StageFailed when the run waits for what does not come."""
     for event in health.slow_stages():
         report(event)
-    now = time.monotonic()
-    if trouble := health.loader_trouble(now):
+    if trouble := health.loader_trouble(time.monotonic()):
         raise StageFailed(f"the coordinator (rank 0, host {socket.gethostname()}) hangs: {trouble}")
-    if broken := health.link_trouble(now):
+    if broken := health.link_trouble():
         raise failure_of(health, *broken)

@@ -60,8 +60,8 @@ class Health:
         self.places = places
         self.statuses: dict[int, dict] = {}
         """The last one of each stage."""
-        self.missing: dict[int, tuple[int, float]] = {}
-        """Of each stage: packets received, and since when more have been sent to it."""
+        self.missing: dict[int, tuple[int, float, float]] = {}
+        """Of each stage that waits: packets received, since when more have been sent to it, and when it last said that it waits."""
         self.named: dict[int, int] = {}
         """Of each stage: packets received when it was last named as slow."""
 
@@ -74,8 +74,9 @@ class Health:
         received = status["received"]
         if status["state"] != "waiting_to_receive" or sent <= received:
             self.missing.pop(stage, None)
-        elif self.missing.get(stage, (None, 0))[0] != received:
-            self.missing[stage] = (received, now)
+        else:
+            known, since, _ = self.missing.get(stage, (None, now, now))
+            self.missing[stage] = (received, since if known == received else now, now)
 
     def last_packet(self, stage: int) -> str:
         """The last packet that a stage was heard to work on."""
@@ -88,15 +89,15 @@ class Health:
             return None
         return f"the loader of data has given nothing for {now - since:.0f} s, after {self.feeding.read} micro-batches"
 
-    def link_trouble(self, now: float) -> tuple[int, str] | None:
-        """A stage that waits for what was sent to it long ago, and what to say of it."""
-        for stage, (received, since) in sorted(self.missing.items()):
-            if now - since > self.limit:
+    def link_trouble(self) -> tuple[int, str] | None:
+        """A stage that says that it waits for what was sent to it long ago, and what to say of it; one that is frozen says nothing."""
+        for stage, (received, since, heard) in sorted(self.missing.items()):
+            if heard - since > self.limit:
                 host = self.places[stage - 2].host if stage > 1 else "the coordinator's"
                 sender = f"stage {stage - 1} (host {host})" if stage > 1 else "the coordinator"
                 return (
                     stage,
-                    f"has waited {now - since:.0f} s for packet {received + 1}, which {sender} has sent: the network is lost",
+                    f"has waited {heard - since:.0f} s for packet {received + 1}, which {sender} has sent: the network is lost",
                 )
         return None
 

@@ -18,7 +18,7 @@ from alrpc.data.dataset import WordVectors
 from alrpc.pipeline.health import patience
 from alrpc.pipeline.packet import describe_packet
 from alrpc.pipeline.topology import Place
-from alrpc.process import kill_beside, leave, tell_agent
+from alrpc.process import kill_beside, leave, log_line, tell_agent
 from alrpc.timing import Timing
 from alrpc.training.optimizer import Recipe
 
@@ -135,7 +135,7 @@ def watch_coordinator() -> None:
             f"the coordinator (rank 0{host}) has not been heard of for {status.patience:.0f} s: it is frozen, or its host or the "
             f"network is lost; last packet of stage {status.place.stage}: {describe_packet(status.packet)}; log: {status.place.log}"
         )
-        print(message, flush=True)
+        log_line(message)
         tell_agent(message, 1)
         if status.coordinator:
             kill_beside(status.coordinator[1])

@@ -25,7 +25,7 @@ from alrpc.pipeline.mailbox import Plan, status, tell
 from alrpc.pipeline.packet import Packet
 from alrpc.pipeline.topology import Place, choose_cores, settle
 from alrpc.precision import computing
-from alrpc.process import ending
+from alrpc.process import ending, log_line
 from alrpc.timing import peak_memory
 from alrpc.training.evaluation import ExitScores
 from alrpc.training.losses import LossMeter
@@ -60,12 +60,12 @@ def run_stage(place: Place, world_size: int, build: Build, make: MakeStage | Non
         close_data_plane()
         control.leave(status.patience)
     except (PeerLost, control.Disconnected) as error:
-        print(f"stage {place.stage}: {error}", flush=True)
+        log_line(f"stage {place.stage}: {error}")
         if not status.told_to_end:
             time.sleep(AFTERMATH)  # whoever failed is named by the coordinator or the launcher, which then end this process
         return 1
     except Exception as error:
-        traceback.print_exc()
+        log_line(traceback.format_exc())
         cause = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         tell("failure", cause=" ".join(cause.split()), again=not isinstance(error, UserError))
         time.sleep(LAST_WORDS)

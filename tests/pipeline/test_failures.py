@@ -4,9 +4,12 @@ import re
 import signal
 import socket
 import time
+from pathlib import Path
 
 import pytest
 from conftest import ALRPC
+
+from alrpc.observe.record import read_reached
 
 HOST = re.escape(socket.gethostname())
 LONG = ["launch", "--stages", "3", "--set", "train.epochs=5000", "--out", "run", "--quiet"]
@@ -21,8 +24,9 @@ def start(commands, *arguments):
 
 
 def has_trained(commands):
-    reached = commands.folder / "run" / "logs" / "reached"
-    return reached.exists() and "train packet" in reached.read_text()
+    """Whether every stage was heard to train; it is what a message can tell of one that is dead."""
+    packets = read_reached(commands.folder / "run")["packets"].values()
+    return len(packets) == 3 and all("train packet" in packet for packet in packets)
 
 
 def ending(process, seconds: float = 10) -> tuple[int, str]:
@@ -46,6 +50,28 @@ def test_a_killed_process_is_named_with_signal_rank_host_and_log(commands, until
     assert re.fullmatch(f"alrpc: {who}, host {HOST}\\) was killed by SIGKILL; {last}log: {log}; {OFFER}", message)
     assert code == 1 and (commands.folder / log).exists()
     assert not (commands.folder / "run" / "summary.json").exists()
+
+
+@pytest.fixture
+def no_memory():
+    """A control group whose processes may hold no more memory."""
+    group = Path("/sys/fs/cgroup/memory/alrpc-test")
+    try:
+        group.mkdir()
+        (group / "memory.limit_in_bytes").write_text(str(1 << 20))
+    except OSError:
+        pytest.skip("needs root, and Linux' control group of memory, version 1")
+    yield group
+    group.rmdir()
+
+
+def test_a_process_that_linux_kills_for_want_of_memory_is_told_apart(commands, until, no_memory):
+    process = start(commands, *LONG)
+    until(lambda: has_trained(commands))
+    (no_memory / "cgroup.procs").write_text(str(commands.workers()[3].pid))
+    code, message = ending(process)
+    assert "stage 3 (rank 3, " in message and "was killed by SIGKILL, as Linux does when there is no memory left; " in message
+    assert code == 1
 
 
 def test_a_process_killed_while_it_starts_is_named(commands, until):
