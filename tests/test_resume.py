@@ -1,12 +1,14 @@
 """A run that was stopped goes on from its checkpoint and ends with the bits that it would have had anyway."""
 
 import json
+import re
 import shutil
 import signal
 import time
 
 import pytest
 from conftest import ALRPC, Commands, read_summary
+from small_data import write_texts
 
 FIELDS = ("--set", "train.epochs=3", "--set", "checkpoint.every=10", "--set", "checkpoint.keep=100", "--quiet")
 
@@ -165,6 +167,25 @@ def test_what_cannot_go_on_is_refused_and_nothing_is_changed(whole, commands, op
     refused = commands.alrpc("launch", "--resume", "run", *options)
     assert refused.returncode == 1 and refused.stderr.startswith(f"alrpc: {message}"), refused.stderr
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_does_not_go_on_with_other_data_than_it_began_with(commands):
+    write_texts(commands.folder / "texts.jsonl")
+    fields = ["model.name=lstm", "model.width=8", "model.hidden=8", "data.name=text-file", "data.file=texts.jsonl"]
+    options = [part for field in (*fields, "data.batch_size=16", "train.epochs=1") for part in ("--set", field)]
+    done = commands.alrpc("train", *options, "--out", "run", XDG_CACHE_HOME=str(commands.folder / "cache"))
+    assert done.returncode == 0, done.stderr
+    with (commands.folder / "texts.jsonl").open("a") as file:
+        file.writelines('{"text": "good", "label": "good"}\n' for _ in range(40))
+    before = {path: path.read_bytes() for path in (commands.folder / "run").rglob("*") if path.is_file()}
+    for command in (["train"], ["launch", "--stages", "2"]):
+        options = ("--resume", "run", "--set", "train.epochs=2")
+        refused = commands.alrpc(*command, *options, XDG_CACHE_HOME=str(commands.folder / "cache"))
+        assert refused.returncode == 1 and refused.stderr.count("\n") == 1, refused.stderr
+        assert re.search(
+            r"^alrpc: data: \d+ micro-batches an epoch, but the run began with \d+; give it the data", refused.stderr
+        )
+    assert {path: path.read_bytes() for path in before} == before
 
 
 def test_a_checkpoint_that_cannot_be_written_is_told_and_training_goes_on(commands):
