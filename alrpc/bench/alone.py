@@ -9,7 +9,7 @@ import traceback
 from itertools import islice
 from pathlib import Path
 
-from alrpc.launch import listening_socket, process_role, run_processes
+from alrpc.agent import listening_socket, process_role, run_processes
 from alrpc.process import keep_memory, leave, log_line, log_to, tell_agent, watch_parent
 
 if __name__ == "__main__":
@@ -37,7 +37,7 @@ def measure_alone(config: Config, steps: int, directory: Path) -> float:
 
     Raises:
         UserError: for what the user can put right.
-        RunFailed, Interrupted: as `alrpc.launch.run_processes`.
+        RunFailed, Interrupted: as `alrpc.agent.run_processes`.
     """
     config, _ = resolve(config)
     create_run_directory(directory, "bench", config)

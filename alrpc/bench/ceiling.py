@@ -15,7 +15,7 @@ def ceiling(config: Config, rounds: int, steps: int, directory: Path, watch: Wat
 
     Raises:
         UserError: for what the user can put right; nothing is left then.
-        RunFailed, Interrupted: as `alrpc.launch.run_processes`.
+        RunFailed, Interrupted: as `alrpc.agent.run_processes`.
     """
     measured = run_rounds(config, Settings(rounds, steps), directory, watch)
     figures, samples = summarise(measured.rounds), measured.samples_per_step

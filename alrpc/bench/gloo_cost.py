@@ -9,7 +9,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from alrpc.launch import listening_socket, process_role, run_processes
+from alrpc.agent import listening_socket, process_role, run_processes
 from alrpc.process import leave, log_to, watch_parent
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ def hops(stages: int, stage_ms: float, message_mb: float, peers: list[str], roun
     Efficiency is what a stage sleeps of a steady state's time: stage_ms × steps / elapsed, of the slowest stage.
 
     Raises:
-        RunFailed, Interrupted: as `alrpc.launch.run_processes`.
+        RunFailed, Interrupted: as `alrpc.agent.run_processes`.
     """
     config = parse_config(
         {

@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from alrpc.agent import listening_socket, run_processes
 from alrpc.assembly import check_pipeline, local_device, resolve
 from alrpc.bench.rounds import CEILING, PIPELINE, Settings
 from alrpc.config import Config
-from alrpc.launch import listening_socket, run_processes
 from alrpc.run import create_run_directory
 from alrpc.timing import STATES
 
@@ -38,7 +38,7 @@ def run_rounds(config: Config, settings: Settings, directory: Path, watch: Watch
 
     Raises:
         UserError: for what the user can put right; nothing is left then.
-        RunFailed, Interrupted: as `alrpc.launch.run_processes`.
+        RunFailed, Interrupted: as `alrpc.agent.run_processes`.
     """
     config, components = resolve(config)
     check_pipeline(config, components)

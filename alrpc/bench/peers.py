@@ -13,7 +13,7 @@ import time
 import warnings
 from pathlib import Path
 
-from alrpc.launch import listening_socket, process_role, run_processes
+from alrpc.agent import listening_socket, process_role, run_processes
 from alrpc.process import keep_memory, leave, log_to, watch_parent
 
 if __name__ == "__main__":
@@ -63,7 +63,7 @@ def run_peer(name: str, stages: int, stage_ms: float, message_mb: float, steps: 
     """Seconds that a batch takes in a pipeline of so many processes, in a directory made for it.
 
     Raises:
-        RunFailed, Interrupted: as `alrpc.launch.run_processes`.
+        RunFailed, Interrupted: as `alrpc.agent.run_processes`.
     """
     directory.mkdir(parents=True)
     arguments = ["alrpc.bench.peers", name, str(stage_ms), str(message_mb), str(steps), str(directory)]

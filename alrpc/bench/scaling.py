@@ -33,7 +33,7 @@ def scaling(config: Config, rounds: int, steps: int, directory: Path, watch: Wat
 
     Raises:
         UserError: for what the user can put right.
-        RunFailed, Interrupted: as `alrpc.launch.run_processes`.
+        RunFailed, Interrupted: as `alrpc.agent.run_processes`.
     """
     if isinstance(config.pipeline.split, list):
         raise UserError(f"pipeline.split: got {config.pipeline.split}, but the number of stages changes here; use auto or null")

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from alrpc import __version__
+from alrpc.agent import Refused, RunFailed, listening_socket, pipeline_role, process_role, run_processes
 from alrpc.assembly import check_pipeline, local_device, resolve
 from alrpc.baselines import METHODS as BASELINES
 from alrpc.baselines.tuning import cores
@@ -22,7 +23,6 @@ from alrpc.comparison.plots import draw
 from alrpc.config import Config, parse_config
 from alrpc.data import read_data
 from alrpc.errors import UserError
-from alrpc.launch import Refused, RunFailed, listening_socket, pipeline_role, process_role, run_processes
 from alrpc.planning import choose_split
 from alrpc.run import create_run_directory
 
@@ -127,7 +127,7 @@ def run_method(method: str, config: Config, repeat: int, directory: Path) -> dic
     """One run of a method in processes of its own; gives what was chosen for it, unless the method chooses for itself.
 
     Raises:
-        RunFailed, Refused, Interrupted: as `alrpc.launch.run_processes`.
+        RunFailed, Refused, Interrupted: as `alrpc.agent.run_processes`.
     """
     stages = config.pipeline.stages
     train = config.train.model_copy(update={"seed": config.train.seed + repeat})
