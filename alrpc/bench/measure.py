@@ -15,7 +15,7 @@ from alrpc.assembly import check_pipeline, local_device, resolve
 from alrpc.bench.rounds import CEILING, PIPELINE, Settings
 from alrpc.config import Config
 from alrpc.run import create_run_directory
-from alrpc.timing import STATES
+from alrpc.timing import STATES, computing
 
 ROUNDS = "rounds.jsonl"
 Watch = Callable[[Path, int], AbstractContextManager]
@@ -105,6 +105,7 @@ def summarise_stage(rounds: list[dict]) -> dict:
 
     step = median(PIPELINE, lambda told: told["seconds"])
     return {
+        "seconds_computing": median(PIPELINE, lambda told: computing(told["states"])),
         **{f"seconds_{state}": median(PIPELINE, lambda told, state=state: told["states"][state]) for state in STATES},
         "seconds_per_step": step,
         "ceiling_seconds_per_step": median(CEILING, lambda told: told["seconds"]),

@@ -22,6 +22,8 @@ class StageProgress:
     peak_memory: int = 0
     packet: tuple[str, int, int] | None = None
     """Kind, epoch and step of the last one that it was heard to work on."""
+    in_flight: int | None = None
+    """Packets that were sent to it and that it has not begun with; None where nothing is sent."""
     in_state: float = 0.0
     """Seconds that it had been doing what it did when it was last heard."""
 
@@ -94,6 +96,13 @@ class Progress:
         (first, before), (last, now) = self.recent[0], self.recent[-1]
         return (now - before) * self.samples / self.micro_batches / max(last - first, 1e-9)
 
+    def work(self) -> tuple[dict[int, dict[str, float]], dict[int, list[int]]]:
+        """Of each stage, its seconds in every state, and its components; nothing before all have told."""
+        if not all(stage.seconds for stage in self.stages.values()):
+            return {}, {}
+        stages = self.stages.items()
+        return {number: stage.seconds for number, stage in stages}, {number: stage.components for number, stage in stages}
+
     def unwritten(self) -> str | None:
         """Why the trained parameters are not on the disk, if they are not."""
         if self.checkpoint == self.step:
@@ -124,6 +133,7 @@ class Progress:
             stage.peak_memory = event.get("peak_memory", stage.peak_memory)
             stage.epoch = event.get("epoch", stage.epoch)
             stage.packet = event.get("packet", stage.packet)
+            stage.in_flight = event.get("in_flight", stage.in_flight)
             if event.get("in_state", 0) < stage.in_state:
                 self.slow.pop(event["stage"], None)
             stage.in_state = event.get("in_state", 0)

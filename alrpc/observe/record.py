@@ -20,8 +20,11 @@ from alrpc.network import combine_digests
 from alrpc.observe.progress import Progress, StageProgress
 from alrpc.observe.terminal import show
 from alrpc.pipeline.packet import describe_packet
+from alrpc.timing import computing
 
 RECORDED = ("start", "losses", "evaluation", "stage", "coordinator", "chosen", "checkpoint", "unwritten", "slow")
+TIMED = ("moments", "clock")
+TIMINGS = "timings.jsonl"
 RESTARTS, REACHED = Path("logs") / "restarts.jsonl", Path("logs") / "reached"
 NOTE_EVERY = 0.2  # seconds between two notes of where the stages are
 Report = Callable[[dict], None]
@@ -52,6 +55,7 @@ def recorded(
     lock = threading.Lock()  # the threads that feed and that commit checkpoints report too
     with (
         (directory / "metrics.jsonl").open("ab" if appending else "wb", buffering=0) as metrics,
+        (directory / TIMINGS).open("wb", buffering=0) as timings,
         show(progress, quiet, Console(file=stdout or sys.stdout)) as refresh,
     ):
         noted = 0.0
@@ -73,6 +77,8 @@ def recorded(
                         (directory / REACHED).write_text(json.dumps(where(progress)))
                     if event["event"] in RECORDED:
                         write(event)
+                    elif event["event"] in TIMED:
+                        timings.write((json.dumps(event) + "\n").encode())
                 except OSError as error:  # a full disk is no reason to stop learning
                     progress.note_failure(f"metrics.jsonl lacks lines: {error.strerror}")
                 refresh(event)
@@ -126,6 +132,7 @@ def write_summary(directory: Path, progress: Progress, wall_seconds: float) -> d
                 "components": stage.components,
                 "host": stage.host,
                 "device": stage.device,
+                "seconds_computing": computing(stage.seconds),
                 **{f"seconds_{state}": seconds for state, seconds in stage.seconds.items()},
                 "peak_memory_bytes": stage.peak_memory,
             }

@@ -12,12 +12,22 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from alrpc.observe.bottleneck import find_bottleneck, share
 from alrpc.observe.progress import Progress, StageProgress
-from alrpc.timing import STATES
+from alrpc.timing import STATES, WORKING
 
 FRAME = 0.15  # seconds
-BAR = 30  # characters
-LOOKS = dict(zip(STATES, (("█", "green"), ("░", "bright_black"), ("▒", "yellow"), ("▓", "blue")), strict=True))
+BAR = 40  # characters
+LOOKS = {
+    "forward": ("█", "green"),
+    "backward": ("▓", "cyan"),
+    "update": ("█", "blue"),
+    "handling": ("▒", "white"),
+    "checkpoint": ("▓", "magenta"),
+    "waiting_to_receive": ("░", "bright_black"),
+    "waiting_to_send": ("▒", "yellow"),
+    "testing": ("▓", "bright_blue"),
+}
 
 
 @contextmanager
@@ -81,7 +91,9 @@ def _view(progress: Progress) -> Group:
     components = [_component_table(progress)] if progress.losses else []
     slow = [Text(what, style="yellow") for what in progress.slow.values()]
     failures = [Text(progress.failures[-1], style="red")] if progress.failures else []
-    return Group(_headline(progress), _stage_table(progress), *packets, *components, *slow, *failures)
+    _, what = find_bottleneck(*progress.work())
+    bottleneck = [Text(what, style="yellow" if what.startswith("bottleneck") else "dim")] if what else []
+    return Group(_headline(progress), _stage_table(progress), *bottleneck, *packets, *components, *slow, *failures)
 
 
 def _headline(progress: Progress) -> Table:
@@ -95,7 +107,7 @@ def _headline(progress: Progress) -> Table:
     line.add_row(
         Text(progress.title, style="bold"),
         Text(f"epoch {min(progress.step // progress.micro_batches + 1, progress.epochs)}/{progress.epochs}"),
-        ProgressBar(total=progress.steps, completed=progress.step, width=BAR),
+        ProgressBar(total=progress.steps, completed=progress.step, width=30),
         Text(f"{progress.step:,}/{progress.steps:,} steps"),
         Text(f"{rate:,.0f} samples/s"),
         Text(f"{int(left) // 60}:{int(left) % 60:02d} left"),
@@ -107,10 +119,15 @@ def _stage_table(progress: Progress) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     for name in ("stage", "components", "device"):
         table.add_column(name)
+    for name in ("works", "in flight", "memory"):
+        table.add_column(name, justify="right")
     legend = Text(" ").join(Text(f"{mark} {state.replace('_', ' ')}", style=colour) for state, (mark, colour) in LOOKS.items())
-    table.add_column(legend, no_wrap=True)
+    table.add_column(legend)
     for number, stage in progress.stages.items():
-        table.add_row(str(number), _components(stage), stage.device, _time_bar(stage))
+        busy = f"{share(stage.seconds, *WORKING):.0%}" if any(stage.seconds.values()) else ""
+        memory = f"{stage.peak_memory / (1 << 20):,.0f} MiB" if stage.peak_memory else ""
+        in_flight = "" if stage.in_flight is None else str(stage.in_flight)
+        table.add_row(str(number), _components(stage), stage.device, busy, in_flight, memory, _time_bar(stage))
     return table
 
 
@@ -121,13 +138,13 @@ def _time_bar(stage: StageProgress) -> Text:
     bar, filled = Text(), 0
     shares = {state: stage.seconds[state] / total for state in STATES}
     reached = 0.0
-    for state, share in shares.items():
-        reached += share
+    for state, part in shares.items():
+        reached += part
         width = round(reached * BAR) - filled
         mark, colour = LOOKS[state]
         bar.append(mark * width, style=colour)
         filled += width
-    return bar.append("  " + " ".join(f"{share:4.0%}" for share in shares.values()))
+    return bar
 
 
 def _component_table(progress: Progress) -> Table:

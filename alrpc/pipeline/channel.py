@@ -10,6 +10,7 @@ import datetime
 import os
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -184,14 +185,15 @@ class Receiver:
             arrival = self._arriving.get()
             if isinstance(arrival, Exception):
                 raise PeerLost(f"receiving from rank {self._link.rank}: {arrival}") from arrival
-            header, tensors, works = arrival
+            header, tensors, works, ready = arrival
             try:
                 for work in works:
                     work.wait()
             except RuntimeError as error:
                 raise PeerLost(f"receiving from rank {self._link.rank}: {error}") from error
             self._taken.put(None)
-            self._timing.enter("computing")
+            # What came apart from the header may have come while it was waited for.
+            self._timing.begin_packet(header.kind, header.epoch, header.step, time.perf_counter() if works else ready)
             placed = {name: move(tensor, self._device) for name, tensor in tensors.items()}
             yield Packet(header.kind, header.epoch, header.step, placed)
             if header.kind == "end":
@@ -209,7 +211,7 @@ class Receiver:
                 header = self._read_header(*asked.popleft(), first_messages)
                 tensors, coming = header.place(pinned, wire)
                 works = [distributed.irecv(tensor, rank, group, NEXT if group is None else 0) for tensor in coming]
-                self._arriving.put((header, tensors, works))
+                self._arriving.put((header, tensors, works, time.perf_counter()))
                 if header.kind == "end":
                     return
                 self._taken.get()

@@ -72,7 +72,7 @@ class Call:
         self.stage = stage
         self.patience = patience
         self.ended: float | None = None
-        """When it was answered or broke, on the monotonic clock."""
+        """When it was answered or broke, on the monotonic clock (that of time.perf_counter too)."""
         try:
             self._future = rpc.rpc_async(_name(stage), function, args=args, timeout=patience)
         except RuntimeError as error:

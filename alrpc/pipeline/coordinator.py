@@ -19,11 +19,12 @@ from alrpc.data.loader import load_micro_batches, requests
 from alrpc.errors import UserError
 from alrpc.pipeline import control, mailbox
 from alrpc.pipeline.channel import Link, PeerLost, Sender, close_data_plane, open_data_plane
+from alrpc.pipeline.clocks import Clocks
 from alrpc.pipeline.health import Feeding, Health
 from alrpc.pipeline.mailbox import Plan, Resume
 from alrpc.pipeline.packet import Packet
 from alrpc.pipeline.topology import Place, choose_devices, describe_transport, split_components
-from alrpc.timing import peak_memory
+from alrpc.timing import Timing, peak_memory
 from alrpc.training.optimizer import Recipe
 
 PATIENCE = 0.2  # seconds that a stage may wait for something to tell: a question is always under way, so a death shows at once
@@ -200,14 +201,26 @@ def feed(
     cpu = torch.device("cpu")
     open_data_plane(0, len(places), transport, cpu)
     report({"event": "start"})
-    sender = Sender(Link(1, cpu), config.pipeline.window)
+    timing = feeding.timing
+    sender = Sender(Link(1, cpu), config.pipeline.window, timing)
+    timing.enter("waiting_to_receive")  # for the loader
     try:
         for packet in stream(config, dataset, recipe):
+            timing.begin_packet(packet.kind, packet.epoch, packet.step)
             sender.send(packet)
             feeding.sent += 1
+            timing.enter("waiting_to_receive")
+            tell_moments(timing, report)
         sender.drain()
+        tell_moments(timing, report, last=True)
     except UserError as error:  # in the middle of a run, of which everything stays
         raise StageFailed(f"the coordinator (rank 0, host {host}) cannot go on: {error}", again=False) from error
+
+
+def tell_moments(timing: Timing, report: Callable[[dict], None], last: bool = False) -> None:
+    """Report the coordinator's own blocks of moments."""
+    for block in timing.moments.take(last):
+        report({"event": "moments", "stage": 0, **block})
 
 
 def listen(fed: Future, report: Callable[[dict], None], health: Health) -> None:
@@ -222,6 +235,7 @@ def listen(fed: Future, report: Callable[[dict], None], health: Health) -> None:
     lost: dict[int, tuple[float, str]] = {}
     failed: dict[int, tuple[float, dict]] = {}
     severed: tuple[float, str] | None = None
+    clocks = Clocks(len(health.places))
     while len(finished) < len(stages):
         for stage in stages:  # those that have finished too: a stage that is not called takes the coordinator for lost
             if stage in lost:
@@ -241,9 +255,12 @@ def listen(fed: Future, report: Callable[[dict], None], health: Health) -> None:
                     continue
                 if event["event"] == "status":
                     health.hear(event, time.monotonic())
+                    event["in_flight"] = max(0, health.sent_to(stage) - event["received"])
                 if event["event"] == "finished":
                     finished.add(stage)
                 report(event)
+        for event in clocks.listen(health.limit):
+            report(event)
         # Values that are not finite are seen by later stages too: the earliest stage is the one to name.
         if failed and time.monotonic() - min(since for since, _ in failed.values()) > COMPARE:
             stage = min(failed)

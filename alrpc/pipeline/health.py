@@ -18,6 +18,7 @@ from typing import TypeVar
 
 from alrpc.pipeline.packet import describe_packet
 from alrpc.pipeline.topology import Place
+from alrpc.timing import WAITING, Timing
 
 T = TypeVar("T")
 SHARE = 0.8  # of health.timeout, after which silence counts: the rest is for ending the others and for saying so
@@ -38,6 +39,7 @@ class Feeding:
         """Micro-batches that it has given."""
         self.sent = 0
         """Packets that were sent to stage 1."""
+        self.timing = Timing()
 
     def watch(self, micro_batches: Iterator[T]) -> Iterator[T]:
         """The same micro-batches, noting when the loader is waited for."""
@@ -69,14 +71,16 @@ class Health:
         """Take a stage's status in."""
         stage = status["stage"]
         self.statuses[stage] = status
-        before = self.statuses.get(stage - 1)
-        sent = self.feeding.sent if stage == 1 else before["sent"] if before else 0
-        received = status["received"]
+        sent, received = self.sent_to(stage), status["received"]
         if status["state"] != "waiting_to_receive" or sent <= received:
             self.missing.pop(stage, None)
         else:
             known, since, _ = self.missing.get(stage, (None, now, now))
             self.missing[stage] = (received, since if known == received else now, now)
+
+    def sent_to(self, stage: int) -> int:
+        """Packets that the process before a stage has sent, as far as it was heard."""
+        return self.feeding.sent if stage == 1 else self.statuses.get(stage - 1, {}).get("sent", 0)
 
     def last_packet(self, stage: int) -> str:
         """The last packet that a stage was heard to work on."""
@@ -104,7 +108,7 @@ class Health:
     def slow_stages(self) -> Iterator[dict]:
         """An event for each stage that has begun to compute for longer than others would be waited for."""
         for stage, status in self.statuses.items():
-            is_long = status["state"] == "computing" and status["in_state"] > self.limit
+            is_long = status["state"] not in (None, *WAITING) and status["in_state"] > self.limit
             if is_long and self.named.get(stage) != status["received"]:
                 self.named[stage] = status["received"]
                 yield {

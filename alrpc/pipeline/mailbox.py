@@ -9,6 +9,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from alrpc.checkpoint import Files
@@ -19,7 +20,7 @@ from alrpc.pipeline.health import patience
 from alrpc.pipeline.packet import describe_packet
 from alrpc.pipeline.topology import Place
 from alrpc.process import kill_beside, leave, log_line, tell_agent
-from alrpc.timing import Timing
+from alrpc.timing import Timing, peak_memory
 from alrpc.training.optimizer import Recipe
 
 NAP = 1.0  # seconds
@@ -73,6 +74,7 @@ class Status:
     sent = 0
     """Packets."""
     timing = Timing()
+    device = torch.device("cpu")
     patience = patience(Health().timeout)
     """Seconds without a word from the coordinator after which it counts as lost."""
     heard = time.monotonic()
@@ -91,6 +93,7 @@ class Status:
             "state": state,
             "in_state": in_state,
             "seconds": self.timing.read(),
+            "peak_memory": peak_memory(self.device),
         }
 
 
@@ -164,6 +167,11 @@ def poll(patience: float) -> list[dict]:
         while True:
             events.append(_events.get_nowait())
     return [*events, {"event": "status", **status.read()}]
+
+
+def read_clock() -> float:
+    """Seconds on the clock that this stage's moments are taken from."""
+    return time.perf_counter()
 
 
 def dismiss() -> None:

@@ -90,6 +90,8 @@ class Stage:
         self.writing: Future | None = None
         self.meters = [LossMeter(learner.number, plan.recipe.nonfinite) for learner in self.learners]
         self.sender: Sender | None = None
+        status.device = device
+        status.timing.moments.watch(device)
         self.modes = ExitStack()  # holds the components in evaluation mode between two markers
         # The last stage decodes every exit, so it keeps a copy of each decoder. A marker brings the parameters.
         self.is_last = number == plan.stages
@@ -127,7 +129,12 @@ class Stage:
             status.received += 1
             status.packet = packet.kind, packet.epoch, packet.step
             self.actions[packet.kind](packet)
+            self.tell_moments()
         status.timing.enter(None)
+
+    def tell_moments(self, last: bool = False) -> None:
+        for block in status.timing.moments.take(last):
+            tell("moments", **block)
 
     def hand_on(self, packet: Packet, tensors: dict[str, Tensor]) -> None:
         if self.sender is not None:
@@ -153,7 +160,7 @@ class Stage:
                 if is_own_last:
                     self.hand_on(packet, {**step.tensors, "target": step.target})
 
-            meter.add(packet.step, *update(learner, tensors, target, packet.step, receive))
+            meter.add(packet.step, *update(learner, tensors, target, packet.step, receive, status.timing.enter))
             tensors, target = made[0].tensors, made[0].target
 
     def end_epoch(self, packet: Packet) -> None:
@@ -184,6 +191,7 @@ class Stage:
             self.scores = ExitScores(self.target, self.decoders)
 
     def test(self, packet: Packet) -> None:
+        status.timing.enter("testing")
         beside = {name: tensor for name, tensor in packet.tensors.items() if name == "label" or name.startswith("exit.")}
         tensors = {name: tensor for name, tensor in packet.tensors.items() if name not in beside}
         with computing(self.device, self.plan.recipe.precision):
@@ -205,6 +213,7 @@ class Stage:
     def take_checkpoint(self, packet: Packet) -> None:
         """Copy all state and go on; a thread writes it. Waits for its own last checkpoint, for no other stage's."""
         self.hand_on(packet, {})
+        status.timing.enter("checkpoint")
         if self.writing is not None:
             self.writing.result()
         states = {component_file(learner.number): snapshot(learner) for learner in self.learners}
@@ -216,6 +225,7 @@ class Stage:
             self.writing.result()
         if self.sender is not None:
             self.sender.drain()
+        self.tell_moments(last=True)
         components = [learner.component for learner in self.learners]
         tell("finished", **describe_components(components, self.is_last, self.device))
 

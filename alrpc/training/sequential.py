@@ -52,6 +52,7 @@ def train_sequentially(
     ask_for_determinism(device)
     meters = [LossMeter(learner.number, recipe.nonfinite) for learner in learners]
     timing = Timing()
+    timing.moments.watch(device)
     wanted = requests(dataset, batch_size, recipe.seed, recipe.epochs, start)
     micro_batches = load_micro_batches(dataset, wanted, recipe.seed, workers)
     tests = count_micro_batches(dataset.test, batch_size)
@@ -60,9 +61,9 @@ def train_sequentially(
     for epoch in range(start // recipe.micro_batches, recipe.epochs):
         began = time.perf_counter()
         for tensors, labels in islice(micro_batches, (epoch + 1) * recipe.micro_batches - step):
-            timing.enter("computing")
+            timing.begin_packet("train", epoch + 1, step)
             target = network.target.represent(labels)
-            for meter, losses in zip(meters, train_micro_batch(learners, tensors, target, step), strict=True):
+            for meter, losses in zip(meters, train_micro_batch(learners, tensors, target, step, timing.enter), strict=True):
                 meter.add(step, *losses)
             timing.enter("waiting_to_receive")  # for the loader
             step += 1
@@ -75,6 +76,7 @@ def train_sequentially(
                 report({"event": "status", "stage": 1, "step": step, "seconds": timing.read()})
                 return
         _report_losses(meters, epoch, step, report)
+        tell_moments(timing, report, last=epoch + 1 == recipe.epochs)
         report(
             {
                 "event": "stage",
@@ -87,6 +89,7 @@ def train_sequentially(
             }
         )
         timing.test(True)
+        timing.enter("testing")
         report(evaluate(network, islice(micro_batches, tests), device, recipe.precision, epoch + 1))
         timing.test(False)
         timing.enter("waiting_to_receive")
@@ -95,21 +98,31 @@ def train_sequentially(
     report({"event": "status", "stage": 1, "step": step, "seconds": timing.read()})
 
 
+def tell_moments(timing: Timing, report: Callable[[dict], None], last: bool = False) -> None:
+    """Report the blocks of moments that have come together."""
+    for block in timing.moments.take(last):
+        report({"event": "moments", "stage": 1, **block})
+
+
 def make_learners(network: Network, recipe: Recipe, device: torch.device) -> list[Learner]:
     """Learners of all a network's components."""
     return [make_learner(number, component, recipe, device) for number, component in enumerate(network.components, 1)]
 
 
 def train_micro_batch(
-    learners: list[Learner], tensors: Tensors, target: Tensor, step: int
+    learners: list[Learner],
+    tensors: Tensors,
+    target: Tensor,
+    step: int,
+    enter: Callable[[str, int], object] = lambda state, component: None,
 ) -> Iterator[tuple[Tensor, Tensor, bool]]:
-    """Update all components on one micro-batch; gives what `update` returns for each in turn."""
+    """Update all components on one micro-batch; gives what `update` returns for each in turn, and takes what it takes."""
     device = learners[0].device
     target = target.to(device)
     tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
     for learner in learners:
         handed_on: list[Step] = []
-        yield update(learner, tensors, target, step, handed_on.append)
+        yield update(learner, tensors, target, step, handed_on.append, enter)
         tensors, target = handed_on[0].tensors, handed_on[0].target
 
 

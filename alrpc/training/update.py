@@ -35,7 +35,12 @@ def make_learner(number: int, component: Component, recipe: Recipe, device: torc
 
 
 def update(
-    learner: Learner, tensors: Tensors, target: Tensor, step: int, hand_on: Callable[[Step], None]
+    learner: Learner,
+    tensors: Tensors,
+    target: Tensor,
+    step: int,
+    hand_on: Callable[[Step], None],
+    enter: Callable[[str, int], object] = lambda state, component: None,
 ) -> tuple[Tensor, Tensor, bool]:
     """Train one component on one micro-batch: forward, hand on, backward, optimizer step.
 
@@ -51,21 +56,26 @@ def update(
         tensors: s_{l-1} and whatever else travels with it.
         target: t_{l-1}, (N, width).
         step: the micro-batch's number in the run, from 0.
+        enter: told of forward, handling (the hand-over), backward and update as they begin; see `alrpc.timing.Timing.enter`.
 
     Returns:
         The associated loss and the autoencoder loss, scalars without graph; and whether the update was skipped.
     """
-    recipe = learner.recipe
+    recipe, number = learner.recipe, learner.number
+    enter("forward", number)
     may_skip = recipe.nonfinite == "skip"
     buffers = [(buffer, buffer.clone()) for buffer in learner.component.buffers()] if may_skip else []
-    begin_stream(learner.device, recipe.seed, learner.number, step)
+    begin_stream(learner.device, recipe.seed, number, step)
     with computing(learner.device, recipe.precision):
         result = learner.component(tensors, target)
+    enter("handling", number)
     hand_on(result)
 
+    enter("backward", number)
     turn = turn_of(step, recipe)
     losses = [loss for loss in (result.associated_loss, result.autoencoder_loss) if loss.requires_grad]
     torch.autograd.backward([loss / turn.size for loss in losses] if turn.size > 1 else losses)
+    enter("update", number)
     # Clips the gradient of each of the two losses by itself.
     skipped = turn.last and not take_step(learner.optimizer, recipe, turn.number)
     associated, autoencoder = result.associated_loss.detach(), result.autoencoder_loss.detach()
@@ -73,4 +83,5 @@ def update(
         with torch.no_grad():
             for buffer, before in buffers:
                 buffer.copy_(before)  # running means that have seen a value which is not finite never recover
+    enter("handling", number)
     return associated, autoencoder, skipped

@@ -1,0 +1,177 @@
+"""The moments that a run left in timings.jsonl, of all its processes on the coordinator's clock."""
+
+from __future__ import annotations
+
+import bisect
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+from alrpc.errors import UserError
+from alrpc.moments import BLOCK
+from alrpc.observe.record import TIMINGS
+
+
+@dataclass(frozen=True)
+class Span:
+    """A time that a process spent in one state."""
+
+    state: str
+    part: int
+    """The component, or the schedule's micro-batch; 0 for none."""
+    packet: int
+    """Its place in the stream, from 0; the wait for a packet is the packet's."""
+    begin: float
+    end: float
+    """Seconds on the coordinator's clock."""
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A packet in one process."""
+
+    number: int
+    """Its place in the stream, from 0."""
+    kind: str
+    epoch: int
+    step: int
+    ready: float
+    """When it was there."""
+    begin: float
+    """When it was begun with."""
+    sent: float | None
+    """When it was handed to the next stage; None in the last one."""
+    end: float
+
+
+@dataclass(frozen=True)
+class Block:
+    """Consecutive packets in one process."""
+
+    stage: int
+    """0 for the coordinator."""
+    number: int
+    passages: list[Passage]
+    spans: list[Span]
+    """Without gaps."""
+    device: list[Span]
+    """What its GPU did; empty without one. They belong to no packet."""
+
+    @property
+    def begin(self) -> float:
+        return self.spans[0].begin
+
+    @property
+    def end(self) -> float:
+        return self.spans[-1].end
+
+
+def read_blocks(run: Path) -> list[Block]:
+    """All blocks that a run has left, by number and stage.
+
+    Raises:
+        UserError: when it has left none.
+    """
+    path = run / TIMINGS
+    if not path.is_file():
+        raise UserError(f"{run}: no {TIMINGS} in it; give the directory of a run")
+    blocks, clocks = [], {}
+    for event in _whole_lines(path):
+        if event["event"] == "clock":
+            clocks.setdefault(event["stage"], []).append((event["at"], event["offset"]))
+        else:
+            blocks.append(event)
+    if not blocks:
+        raise UserError(f"{path}: no moments in it; a run leaves them after {BLOCK} packets, and at its end")
+    read = [_read_block(event, clocks.get(event["stage"], [])) for event in blocks]
+    return _let_packets_arrive(sorted(read, key=lambda block: (block.number, block.stage)))
+
+
+def _whole_lines(path: Path) -> Iterator[dict]:
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            yield json.loads(line)
+        except ValueError:  # cut off by whatever ended the run
+            continue
+
+
+def _read_block(event: dict, clock: list[tuple[float, float]]) -> Block:
+    origin = event["origin"] - offset_at(event["origin"], clock)
+
+    def at(microseconds: int) -> float:
+        return origin + microseconds / 1e6
+
+    first = event["block"] * BLOCK
+    starts = [index for *_, index in event["packets"]]
+    times = [at(moment) for *_, moment in event["entries"]] + [at(event["end"])]
+    spans = []
+    for index, (state, part, _) in enumerate(event["entries"]):
+        if state is not None and times[index + 1] > times[index]:
+            # An entry before a packet's first one is the wait for it.
+            packet = min(bisect.bisect_right(starts, index + 1) - 1, len(starts) - 1)
+            spans.append(Span(state, part, first + max(packet, 0), times[index], times[index + 1]))
+    passages = []
+    for place, (kind, epoch, step, ready, index) in enumerate(event["packets"]):
+        after = starts[place + 1] - 1 if place + 1 < len(starts) else len(event["entries"])
+        sends = [i for i in range(index, after) if event["entries"][i][0] == "waiting_to_send"]
+        sent = times[sends[0] + 1] if sends else None
+        passages.append(Passage(first + place, kind, epoch, step, at(ready), times[index], sent, times[after]))
+    device = [Span(state, part, -1, at(begin), at(end)) for state, part, begin, end in event.get("device", [])]
+    return Block(event["stage"], event["block"], passages, spans, device)
+
+
+def offset_at(moment: float, clock: list[tuple[float, float]]) -> float:
+    """A clock's offset at a moment of its own, linear between the estimates around it.
+
+    Args:
+        clock: estimates, each a moment of the coordinator's clock and the offset then, seconds.
+    """
+    if not clock:
+        return 0.0
+    points = [(at + offset, offset) for at, offset in clock]
+    index = bisect.bisect(points, (moment,))
+    if index in (0, len(points)):
+        return points[min(index, len(points) - 1)][1]
+    (before, one), (after, other) = points[index - 1], points[index]
+    return one + (other - one) * (moment - before) / (after - before)
+
+
+def _let_packets_arrive(blocks: list[Block]) -> list[Block]:
+    """Set clocks forward by which a packet was there before it was sent: estimates of offsets are not exact."""
+    sent = {(block.stage, each.number): each.sent for block in blocks for each in block.passages if each.sent is not None}
+    behind: dict[int, float] = {}
+    for block in blocks:
+        early = [sent[key] - each.ready for each in block.passages if (key := (block.stage - 1, each.number)) in sent]
+        behind[block.stage] = max([behind.get(block.stage, 0.0), *early])
+    shifts, total = {}, 0.0
+    for stage in sorted(behind):  # each clock by what those before it were set forward, at least
+        total += behind[stage]
+        shifts[stage] = total
+    return [_shifted(block, shifts[block.stage]) if shifts[block.stage] else block for block in blocks]
+
+
+def _shifted(block: Block, seconds: float) -> Block:
+    def shifted(span: Span) -> Span:
+        return replace(span, begin=span.begin + seconds, end=span.end + seconds)
+
+    passages = [
+        replace(
+            each,
+            ready=each.ready + seconds,
+            begin=each.begin + seconds,
+            sent=each.sent + seconds if each.sent is not None else None,
+            end=each.end + seconds,
+        )
+        for each in block.passages
+    ]
+    return replace(block, passages=passages, spans=[*map(shifted, block.spans)], device=[*map(shifted, block.device)])
+
+
+def step_seconds(block: Block) -> float:
+    """The median time from one training micro-batch's begin to the next one's; 0 where there are not two in a row."""
+    gaps = sorted(
+        after.begin - before.begin for before, after in pairwise(block.passages) if before.kind == after.kind == "train"
+    )
+    return gaps[len(gaps) // 2] if gaps else 0.0
