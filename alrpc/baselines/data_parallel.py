@@ -38,6 +38,7 @@ class DataParallel:
         self.wrapped: nn.Module = self.module
         self.optimizer = make_optimizer([(list(self.module.parameters()), recipe.lr)], recipe)
         self.timing = Timing()
+        self.timing.moments.watch(device)
 
     def read(self, dataset: Dataset, batch_size: int, workers: int) -> Iterator[Batch]:
         """This process' share of every micro-batch of the run; a sample that does not count where there is none left."""
@@ -77,23 +78,25 @@ class DataParallel:
         inputs = [tensors[name].to(self.device) for name in self.module.takes]
         quiet = contextlib.nullcontext() if synchronise or self.world == 1 else self.wrapped.no_sync()
         with quiet:
+            self.timing.enter("forward")
             with computing(self.device, self.recipe.precision):
                 output = self.wrapped(*inputs)[: len(labels)]
                 value = loss(self.target, output, labels.to(self.device), samples)
+            self.timing.enter("backward")
             # DistributedDataParallel averages over processes, the loss over samples
             (value * (self.world / share)).backward()
 
     def learn(self, batch: Batch, step: int) -> None:
         """One micro-batch of training."""
-        self.timing.enter("computing")
         busy, began = time.thread_time(), time.perf_counter()
         turn = turn_of(step, self.recipe)
         self.rehearse(batch, step, synchronise=turn.last, share=turn.size)
+        self.timing.enter("update")
         if turn.last:
             take_step(self.optimizer, self.recipe, turn.number)
         if self.world > 1 and self.device.type == "cpu":  # this thread sleeps while it waits for gradients
             idle = (time.perf_counter() - began) - (time.thread_time() - busy)
-            self.timing.move("computing", "waiting_to_receive", max(idle, 0.0))
+            self.timing.move("backward", "waiting_to_receive", max(idle, 0.0))
         self.timing.enter("waiting_to_receive")
 
     def agree(self) -> None:

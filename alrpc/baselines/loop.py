@@ -48,7 +48,9 @@ def run(
         timing.enter("waiting_to_receive")
         engine.module.train()
         for batch in islice(batches, recipe.micro_batches):
+            timing.begin_packet("train", epoch, step)
             engine.learn(batch, step)
+            timing.enter("waiting_to_receive")
             step += 1
         timing.test(True)
         stage = {
@@ -58,7 +60,10 @@ def run(
             "seconds": timing.read(),
             "peak_memory": peak_memory(engine.device),
         }
-        for rank, event in enumerate(gather(stage), 1):
+        blocks = timing.moments.take(last=epoch == recipe.epochs)
+        for rank, event in enumerate(gather({**stage, "blocks": blocks}), 1):
+            for block in event.pop("blocks"):
+                report({"event": "moments", "stage": rank, **block})
             report({"event": "stage", "stage": rank, **event})
         engine.module.eval()
         engine.agree()

@@ -33,18 +33,18 @@ class TimedStage(PipelineStage):
     timing: Timing
     precision: str
 
-    def forward_one_chunk(self, *args, **kwargs):
-        self.timing.enter("computing")
+    def forward_one_chunk(self, chunk: int, *args, **kwargs):
+        self.timing.enter("forward", chunk + 1)
         try:
             with computing(self.device, self.precision):
-                return super().forward_one_chunk(*args, **kwargs)
+                return super().forward_one_chunk(chunk, *args, **kwargs)
         finally:
             self.timing.enter("waiting_to_receive")
 
-    def backward_one_chunk(self, *args, **kwargs):
-        self.timing.enter("computing")
+    def backward_one_chunk(self, chunk: int, *args, **kwargs):
+        self.timing.enter("backward", chunk + 1)
         try:
-            return super().backward_one_chunk(*args, **kwargs)
+            return super().backward_one_chunk(chunk, *args, **kwargs)
         finally:
             self.timing.enter("waiting_to_receive")
 
@@ -73,6 +73,7 @@ class Pipelined:
         self.is_last = rank == world - 1
         self.optimizer = make_optimizer([(list(self.module.parameters()), recipe.lr)], recipe)
         self.timing = Timing()
+        self.timing.moments.watch(device)
         self.micro_batches = 1
         self.schedules: dict[tuple, ScheduleGPipe | Schedule1F1B] = {}
         self.samples = 1  # of the micro-batch under way
@@ -116,12 +117,13 @@ class Pipelined:
 
     def learn(self, batch: Batch, step: int) -> None:
         """One micro-batch of training."""
+        self.timing.enter("waiting_to_receive")  # for what the first process announces, then for each neighbour
         turn = turn_of(step, self.recipe)
         self.rehearse(batch, step, share=turn.size)
         if turn.last:
             if self.recipe.clip_norm is not None:
                 self._clip()
-            self.timing.enter("computing")
+            self.timing.enter("update")
             take_step(self.optimizer, replace(self.recipe, clip_norm=None), turn.number)
             self.timing.enter("waiting_to_receive")
 

@@ -68,8 +68,21 @@ class Block:
         return self.spans[-1].end
 
 
-def read_blocks(run: Path) -> list[Block]:
-    """All blocks that a run has left, by number and stage.
+@dataclass(frozen=True)
+class Record:
+    """What timings.jsonl holds."""
+
+    title: str
+    engine: str
+    """pipeline, sequential, or a baseline's name."""
+    stages: dict[int, dict]
+    """By number, from 1: components, device and host."""
+    blocks: list[Block]
+    """By number and stage."""
+
+
+def read_record(run: Path) -> Record:
+    """The moments that a run has left.
 
     Raises:
         UserError: when it has left none.
@@ -77,16 +90,17 @@ def read_blocks(run: Path) -> list[Block]:
     path = run / TIMINGS
     if not path.is_file():
         raise UserError(f"{run}: no {TIMINGS} in it; give the directory of a run")
-    blocks, clocks = [], {}
-    for event in _whole_lines(path):
-        if event["event"] == "clock":
-            clocks.setdefault(event["stage"], []).append((event["at"], event["offset"]))
-        else:
-            blocks.append(event)
-    if not blocks:
+    events = list(_whole_lines(path))
+    head = next((event for event in events if event["event"] == "run"), None)
+    of_kind = {kind: [event for event in events if event["event"] == kind] for kind in ("ready", "clock", "moments")}
+    if head is None or not of_kind["moments"]:
         raise UserError(f"{path}: no moments in it; a run leaves them after {BLOCK} packets, and at its end")
-    read = [_read_block(event, clocks.get(event["stage"], [])) for event in blocks]
-    return _let_packets_arrive(sorted(read, key=lambda block: (block.number, block.stage)))
+    clocks: dict[int, list[tuple[float, float]]] = {}
+    for event in of_kind["clock"]:
+        clocks.setdefault(event["stage"], []).append((event["at"], event["offset"]))
+    blocks = [_read_block(event, clocks.get(event["stage"], [])) for event in of_kind["moments"]]
+    blocks = _let_packets_arrive(sorted(blocks, key=lambda block: (block.number, block.stage)))
+    return Record(head["title"], head["engine"], {event["stage"]: event for event in of_kind["ready"]}, blocks)
 
 
 def _whole_lines(path: Path) -> Iterator[dict]:

@@ -1,0 +1,47 @@
+"""`alrpc timeline`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from alrpc.cli.options import plain_endings
+
+
+@click.command()
+@click.argument("runs", metavar="RUN [OTHER]", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.option("--step", type=click.IntRange(min=0), help="The micro-batch to begin with.  [default: one in mid-training]")
+@click.option("--steps", type=click.IntRange(min=1), help="Training micro-batches to show.  [default: 6]")
+def timeline(runs: tuple[Path, ...], step: int | None, steps: int | None) -> None:
+    """Draw what each process of a run did over time: forward, backward, update, waits, checkpoints.
+
+    Writes timeline.png and timeline.svg into the run's directory, and prints what each stage's time went into, the bubble (the
+    share of the stages' time in which they do not work) and the bottleneck. Two runs are drawn on one time axis.
+
+    Every run keeps the moments of its packets 0 to 63, of those whose number divided by 64 is a power of two, and of the last ones.
+
+    \b
+    Examples:
+        alrpc timeline runs/mnist
+        alrpc timeline runs/mnist --step 4096 --steps 3
+        alrpc timeline runs/compare/al-1 runs/compare/1f1b-1
+    """
+    with plain_endings():
+        from rich.console import Console
+
+        from alrpc.observe.show import share_table
+        from alrpc.observe.spans import read_record
+        from alrpc.observe.timeline import STEPS, choose_window, describe, draw
+
+        windows = []
+        for run in runs:
+            seconds = windows[0].seconds if windows else None
+            windows.append(choose_window(read_record(run), step, steps or STEPS, seconds))
+        paths = [runs[0] / "timeline.png", runs[0] / "timeline.svg"]
+        draw(windows, paths)
+        console = Console()
+        for run, window in zip(runs, windows, strict=True):
+            console.print(share_table(str(run), window))
+            console.print(describe(window), soft_wrap=True, highlight=False)
+        console.print(f"{' and '.join(map(str, paths))}", soft_wrap=True, highlight=False)
