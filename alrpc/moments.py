@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import torch
 
@@ -19,7 +20,9 @@ class Moments:
     on its stream.
     """
 
-    def __init__(self):
+    def __init__(self, keep: Callable[[int], bool] | None = None):
+        """`keep`: whether a block of this number is kept; None for the choice above."""
+        self._keep = keep or is_kept
         self._packets: list[tuple] = []
         self._entries: list[tuple] = []
         self._begun = 0
@@ -49,7 +52,7 @@ class Moments:
         """The next packet has been there since a moment of this process' clock; the last state entered is the wait for it."""
         if self._begun % BLOCK == 0:
             self._end_block()
-            self._origin = self._begin_on_gpu() if is_kept(self._begun // BLOCK) and self._device is not None else None
+            self._origin = self._begin_on_gpu() if self._keep(self._begun // BLOCK) and self._device is not None else None
         self._packets.append((kind, epoch, step, ready, len(self._entries)))
         self._begun += 1
 
@@ -90,9 +93,9 @@ class Moments:
         }
         if self._origin is not None:
             block["device"] = self._on_gpu(self._entries, at)
-        if is_kept(number):
+        if self._keep(number):
             self._kept += [block]
-        self._last = None if is_kept(number) else block
+        self._last = None if self._keep(number) else block
         self._packets, self._entries = [], [begins_next]
 
     def _begin_on_gpu(self) -> tuple[torch.cuda.Event, float]:

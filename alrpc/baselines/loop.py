@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator
-from itertools import chain, islice, repeat
+from itertools import chain, compress, cycle, islice, repeat
+from pathlib import Path
 
 import torch
 from torch import distributed
@@ -13,8 +14,10 @@ from torch import distributed
 from alrpc.baselines.data_parallel import DataParallel
 from alrpc.baselines.pipelined import Pipelined
 from alrpc.network import component_digest
+from alrpc.profiling.recorder import Recorder, trace_file
 from alrpc.timing import peak_memory, reset_peak_memory
 
+LEAD = 2  # steps that are recorded before and after those that count: to begin takes each process another while
 Report = Callable[[dict], None]
 
 
@@ -87,6 +90,41 @@ def run(
     ends = gather(finished)
     for rank, event in enumerate(ends if isinstance(engine, Pipelined) else ends[:1], 1):  # ddp: all the same
         report({"event": "finished", "stage": rank, **event})
+
+
+def record(
+    engine: DataParallel | Pipelined,
+    batches: Iterator | None,
+    tests: int,
+    here: int,
+    warm_up: int,
+    steps: int,
+    directory: Path,
+    report: Report,
+) -> None:
+    """Train for some steps and record so many more with torch.profiler, in every process of the run; arguments as of `run`."""
+    report({"event": "profile", "first": warm_up + LEAD, "steps": steps})
+    timing, rank = engine.timing, distributed.get_rank() if distributed.is_initialized() else 0
+    batches = iter(batches) if batches is not None else repeat(None)
+    first = next(batches)
+    report({"event": "chosen", **engine.choose(first, here), "device": str(engine.device)})
+    recorder = Recorder(engine.device)
+    report({"event": "start"})
+    engine.module.train()
+    timing.enter("waiting_to_receive")
+    of_training = compress(chain([first], batches), cycle([True] * engine.recipe.micro_batches + [False] * tests))
+    for step, batch in enumerate(islice(of_training, warm_up + LEAD + steps + LEAD)):
+        if step == warm_up:
+            recorder.begin(timing)
+        timing.begin_packet("train", 1, step)
+        engine.learn(batch, step)
+        timing.enter("waiting_to_receive")
+    told = {"blocks": recorder.end(timing)}
+    told |= {"operators": recorder.write(trace_file(directory, rank + 1))}
+    for number, of_process in enumerate(gather(told), 1):
+        for block in of_process["blocks"]:
+            report({"event": "moments", "stage": number, **block})
+        report({"stage": number, **of_process["operators"]})
 
 
 def gather(value: dict) -> list[dict]:

@@ -9,6 +9,8 @@ import sys
 import time
 import traceback
 import warnings
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from alrpc.process import keep_memory, leave, log_line, log_path, log_to, tell_agent, watch_parent
@@ -42,8 +44,12 @@ from alrpc.training.sequential import train_micro_batch
 from alrpc.training.update import make_learner
 
 
-def main(method: str, directory: Path) -> None:
-    """Do this process' part in a run whose directory holds its configuration; ends the process."""
+def main(method: str, directory: Path, recorded_steps: tuple[int, int] | None = None) -> None:
+    """Do this process' part in a run whose directory holds its configuration; ends the process.
+
+    Args:
+        recorded_steps: to warm up with, and to record with torch.profiler; None for a whole run.
+    """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
     rank = int(os.environ["RANK"])
@@ -54,7 +60,7 @@ def main(method: str, directory: Path) -> None:
         if method == "al-sequential":
             run_sequential(config, directory)
         else:
-            run(method, config, directory, rank, int(os.environ["WORLD_SIZE"]))
+            run(method, config, directory, rank, int(os.environ["WORLD_SIZE"]), recorded_steps)
     except Exception as error:
         log_line(traceback.format_exc())
         refused = isinstance(error, UserError) and rank == 0
@@ -92,8 +98,8 @@ def try_threads(config: Config, dataset: Dataset, device: torch.device) -> tuple
     return fastest(thread_choices(1), trial, device)
 
 
-def run(method: str, config: Config, directory: Path, rank: int, world: int) -> None:
-    """Set the processes up, train and test; the first one records."""
+def run(method: str, config: Config, directory: Path, rank: int, world: int, recorded_steps: tuple[int, int] | None) -> None:
+    """Set the processes up, train and test, or record some steps; the first one writes what is told."""
     device = local_device(config.device)
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
@@ -115,6 +121,8 @@ def run(method: str, config: Config, directory: Path, rank: int, world: int) -> 
         distributed.broadcast_object_list(facts, src=0)
     sample, target, word_vectors, (trains, tests), test_samples = facts[0]
     recipe = recipe_for(config, trains)
+    if recorded_steps is not None:  # more may be recorded than the configuration's epochs have
+        recipe = replace(recipe, epochs=sum(recorded_steps) + 2 * loop.LEAD, schedule="constant")
     network = build_chain(config, sample, target, word_vectors)
     if everywhere:
         engine = DataParallel(network, rank, world, device, target, recipe)
@@ -123,19 +131,25 @@ def run(method: str, config: Config, directory: Path, rank: int, world: int) -> 
     batches = engine.read(dataset, config.data.batch_size, config.data.workers) if dataset is not None else None
     here = int(os.environ["LOCAL_WORLD_SIZE"])
     places = loop.gather({"components": engine.layers, "device": str(device), "host": socket.gethostname()})
+    if recorded_steps is not None:
+        train = partial(loop.record, engine, batches, tests, here, *recorded_steps, directory)
+    else:
+        train = partial(loop.run, engine, batches, tests, test_samples, here)
     if rank > 0:
-        loop.run(engine, batches, tests, test_samples, here, lambda event: None)
+        train(lambda event: None)
     else:
         with recorded(config, directory, method, world, quiet=True) as (progress, report):
             report({"event": "job", "dataset": dataset, "recipe": recipe})
             for number, place in enumerate(places, 1):
                 report({"event": "ready", "stage": number, **place})
-            loop.run(engine, batches, tests, test_samples, here, report)
-        write_summary(directory, progress, time.time() - STARTED)
+            train(report)
+        if recorded_steps is None:
+            write_summary(directory, progress, time.time() - STARTED)
     if world > 1:
         distributed.barrier()
         distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    numbers = tuple(map(int, sys.argv[3:]))
+    main(sys.argv[1], Path(sys.argv[2]), numbers or None)

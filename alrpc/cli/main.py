@@ -9,6 +9,7 @@ from alrpc.cli.bench import bench
 from alrpc.cli.compare import compare
 from alrpc.cli.launch import launch
 from alrpc.cli.plan import plan
+from alrpc.cli.profile import profile
 from alrpc.cli.timeline import timeline
 from alrpc.cli.train import train
 from alrpc.process import keep_memory
@@ -36,5 +37,6 @@ main.add_command(bench)
 main.add_command(compare)
 main.add_command(launch)
 main.add_command(plan)
+main.add_command(profile)
 main.add_command(timeline)
 main.add_command(train)

@@ -72,7 +72,7 @@ def compare(
         split = choose_split(config, read_data(config.data))
         config = config.model_copy(update={"pipeline": config.pipeline.model_copy(update={"split": split})})
         tell(f"components of each stage, by what they take: {', '.join(map(str, split))}")
-    directory = _make_directory(out, name)
+    directory = make_directory(out, f"compare-{name}")
     runs: list[dict] = []
     failures: list[str] = []
     for number in range(repeat):
@@ -148,8 +148,9 @@ def run_method(method: str, config: Config, repeat: int, directory: Path) -> dic
     return chosen
 
 
-def _make_directory(out: Path | None, name: str) -> Path:
-    path = out or Path("runs") / f"compare-{name}-{datetime.now():%Y%m%d-%H%M%S}"
+def make_directory(out: Path | None, name: str) -> Path:
+    """A directory for several runs; None for runs/<name>-<time>. Raises UserError when it holds something already, or cannot be made."""
+    path = out or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UserError(f"--out: {path} is not empty; give a directory that does not exist yet")
     try:

@@ -23,7 +23,7 @@ from alrpc.pipeline.packet import describe_packet
 from alrpc.timing import computing
 
 RECORDED = ("start", "losses", "evaluation", "stage", "coordinator", "chosen", "checkpoint", "unwritten", "slow")
-TIMED = ("run", "ready", "moments", "clock")
+TIMED = ("run", "ready", "moments", "clock", "profile", "operators")
 TIMINGS = "timings.jsonl"
 RESTARTS, REACHED = Path("logs") / "restarts.jsonl", Path("logs") / "reached"
 NOTE_EVERY = 0.2  # seconds between two notes of where the stages are

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import bisect
 import json
-from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -79,6 +79,13 @@ class Record:
     """By number, from 1: components, device and host."""
     blocks: list[Block]
     """By number and stage."""
+    clocks: dict[int, list[tuple[float, float]]]
+    """By stage, the estimates of its clock's offset: moment on the coordinator's clock, offset; seconds."""
+    shifts: dict[int, float]
+    """By stage, by how much more its clock was set forward."""
+
+    def on_coordinators_clock(self, stage: int, moment: float) -> float:
+        return moment - offset_at(moment, self.clocks.get(stage, [])) + self.shifts.get(stage, 0.0)
 
 
 def read_record(run: Path) -> Record:
@@ -90,25 +97,29 @@ def read_record(run: Path) -> Record:
     path = run / TIMINGS
     if not path.is_file():
         raise UserError(f"{run}: no {TIMINGS} in it; give the directory of a run")
-    events = list(_whole_lines(path))
+    events = whole_lines(path)
     head = next((event for event in events if event["event"] == "run"), None)
-    of_kind = {kind: [event for event in events if event["event"] == kind] for kind in ("ready", "clock", "moments")}
+    of_kind = {kind: [event for event in events if event["event"] == kind] for kind in ("ready", "moments", "clock")}
     if head is None or not of_kind["moments"]:
         raise UserError(f"{path}: no moments in it; a run leaves them after {BLOCK} packets, and at its end")
     clocks: dict[int, list[tuple[float, float]]] = {}
     for event in of_kind["clock"]:
         clocks.setdefault(event["stage"], []).append((event["at"], event["offset"]))
     blocks = [_read_block(event, clocks.get(event["stage"], [])) for event in of_kind["moments"]]
-    blocks = _let_packets_arrive(sorted(blocks, key=lambda block: (block.number, block.stage)))
-    return Record(head["title"], head["engine"], {event["stage"]: event for event in of_kind["ready"]}, blocks)
+    blocks.sort(key=lambda block: (block.number, block.stage))
+    shifts = _until_packets_arrive(blocks)
+    blocks = [_shifted(block, shifts[block.stage]) if shifts[block.stage] else block for block in blocks]
+    stages = {event["stage"]: event for event in of_kind["ready"]}
+    return Record(head["title"], head["engine"], stages, blocks, clocks, shifts)
 
 
-def _whole_lines(path: Path) -> Iterator[dict]:
+def whole_lines(path: Path) -> list[dict]:
+    """The events of a file, without a line that was cut off by whatever ended the run."""
+    events = []
     for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            yield json.loads(line)
-        except ValueError:  # cut off by whatever ended the run
-            continue
+        with suppress(ValueError):
+            events.append(json.loads(line))
+    return events
 
 
 def _read_block(event: dict, clock: list[tuple[float, float]]) -> Block:
@@ -152,8 +163,8 @@ def offset_at(moment: float, clock: list[tuple[float, float]]) -> float:
     return one + (other - one) * (moment - before) / (after - before)
 
 
-def _let_packets_arrive(blocks: list[Block]) -> list[Block]:
-    """Set clocks forward by which a packet was there before it was sent: estimates of offsets are not exact."""
+def _until_packets_arrive(blocks: list[Block]) -> dict[int, float]:
+    """By how much to set each stage's clock forward so that no packet is there before it was sent: estimates are not exact."""
     sent = {(block.stage, each.number): each.sent for block in blocks for each in block.passages if each.sent is not None}
     behind: dict[int, float] = {}
     for block in blocks:
@@ -163,7 +174,7 @@ def _let_packets_arrive(blocks: list[Block]) -> list[Block]:
     for stage in sorted(behind):  # each clock by what those before it were set forward, at least
         total += behind[stage]
         shifts[stage] = total
-    return [_shifted(block, shifts[block.stage]) if shifts[block.stage] else block for block in blocks]
+    return shifts
 
 
 def _shifted(block: Block, seconds: float) -> Block:

@@ -29,6 +29,7 @@ LOOKS = {  # colours that colour-blind eyes tell apart too
     "waiting_to_send": "#ee6677",
     "testing": "#66ccee",
 }
+ENGINES = {"pipeline": "associated learning", "sequential": "associated learning, sequential"}
 WIDTH, LANE, AROUND, DOTS = 11.0, 0.42, 1.5, 130  # inches, inches, inches, pixels an inch
 CHARACTER = 0.075  # inches that a character of a label takes
 
@@ -64,7 +65,9 @@ class Window:
         return 1 - work / (len(stages) * self.seconds)
 
     def bottleneck(self) -> tuple[int | None, str]:
-        """The stage that holds the others up, and a sentence on it; see `find_bottleneck`."""
+        """The stage that holds the others up, and a sentence on it; see `find_bottleneck`. A baseline's processes wait by schedule."""
+        if self.record.engine != "pipeline":
+            return None, ""
         stages = [stage for stage in self.lanes if stage]
         components = {stage: self.record.stages.get(stage, {}).get("components", []) for stage in stages}
         return find_bottleneck({stage: self.seconds_of(stage) for stage in stages}, components)
@@ -177,7 +180,7 @@ def draw(windows: list[Window], paths: list[Path]) -> None:
     every = figure.subplots(len(windows), sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     for window, axes in zip(windows, every, strict=True):
         _draw_lanes(window, axes, scale, longest)
-    every[-1].set_xlabel(f"{unit}\n{every[-1].get_xlabel()}")
+    every[-1].xaxis.set_major_formatter(f"{{x:g}} {unit}")
     seen = {span.state for window in windows for spans in window.lanes.values() for span in spans}
     patches = [Patch(facecolor=colour, label=state.replace("_", " ")) for state, colour in LOOKS.items() if state in seen]
     figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), frameon=False, fontsize=8)
@@ -208,7 +211,9 @@ def _draw_lanes(window: Window, axes, scale: float, longest: float) -> None:
             work = sum(seconds[state] for state in WORKING) / window.seconds
             axes.text(1.005, stage, f"works {work:.0%}", transform=axes.get_yaxis_transform(), va="center", fontsize=8)
     axes.set_xlabel(describe(window), fontsize=8, loc="left")
-    axes.set_title(f"{window.record.title} ({window.record.engine})", fontsize=10, loc="left")
+    axes.set_title(
+        f"{window.record.title} · {ENGINES.get(window.record.engine, window.record.engine)}", fontsize=10, loc="left"
+    )
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(left=False)
 

@@ -60,6 +60,7 @@ def coordinate(
     stream: Stream | None = None,
     resume: Resume | None = None,
     stopping: Callable[[], bool] = lambda: False,
+    feeding: Feeding | None = None,
 ) -> None:
     """Run the pipeline from set-up to end.
 
@@ -72,6 +73,7 @@ def coordinate(
         stream: (configuration, data set, recipe) -> the packets to feed, in order; None for those of training.
         resume: the checkpoint to go on from; None to begin.
         stopping: whether the run is to take a checkpoint and end before its end; asked after each micro-batch.
+        feeding: to note in what the feeding thread does; None for one of its own.
 
     Raises:
         StageFailed: naming the process and the cause.
@@ -80,7 +82,7 @@ def coordinate(
     stages = config.pipeline.stages
     control.join(0, stages + 1)
     places = [control.call(stage, mailbox.describe) for stage in range(1, stages + 1)]
-    feeding = Feeding()
+    feeding = feeding or Feeding()
     if stream is None:
 
         def stream(config: Config, dataset: Dataset, recipe: Recipe) -> Iterator[Packet]:

@@ -1,0 +1,1 @@
+"""A few steps of a run, recorded down to every operator."""
