@@ -7,6 +7,7 @@ import click
 from alrpc import __version__
 from alrpc.cli.bench import bench
 from alrpc.cli.compare import compare
+from alrpc.cli.inspect import inspect
 from alrpc.cli.launch import launch
 from alrpc.cli.plan import plan
 from alrpc.cli.profile import profile
@@ -27,14 +28,17 @@ def main() -> None:
         alrpc train
     Both beside back-propagation on the same blocks:
         alrpc compare --stages 2
+    How good the network of a run is, depth by depth:
+        alrpc inspect RUN
     Another configuration, with fields of it changed:
         alrpc launch --config configs/mnist-mlp.yaml --set train.epochs=2 --set data.root=DIR
     """
-    keep_memory()  # `train` and `plan` compute in this process
+    keep_memory()  # `train`, `plan` and `inspect` compute in this process
 
 
 main.add_command(bench)
 main.add_command(compare)
+main.add_command(inspect)
 main.add_command(launch)
 main.add_command(plan)
 main.add_command(profile)

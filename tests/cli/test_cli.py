@@ -7,7 +7,9 @@ import pytest
 from conftest import read_summary
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["launch", "--help"], ["train", "--help"], ["--version"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["launch", "--help"], ["train", "--help"], ["inspect", "--help"], ["--version"]]
+)
 def test_help_answers_without_loading_torch(arguments):
     code = (
         "import sys; from alrpc.cli.main import main; main(sys.argv[1:], standalone_mode=False); print('torch' in sys.modules)"
