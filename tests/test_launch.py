@@ -24,7 +24,8 @@ def test_a_run_leaves_its_record_and_a_network_that_predicts_alike(commands):
     assert [line.split("  ")[0] for line in lines[1:-1]] == [f"epoch {epoch}/3" for epoch in (1, 2, 3)]
     assert lines[-1].startswith(f"test accuracy {summary['test_accuracy']:.4f}") and lines[-1].endswith("run")
 
-    assert {path.name for path in run.iterdir()} == {"config.yaml", "metrics.jsonl", "summary.json", "checkpoints", "logs"}
+    files = {"config.yaml", "metrics.jsonl", "timings.jsonl", "summary.json"}
+    assert {path.name for path in run.iterdir()} == {*files, "checkpoints", "logs"}
     assert {path.name for path in (run / "logs").iterdir()} == {
         f"{n}.log" for n in ("launcher", "coordinator", "stage-1", "stage-2")
     }

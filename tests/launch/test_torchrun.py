@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from conftest import PATH, free_port, read_summary
 
+from alrpc.observe.spans import read_record
+
 SCRIPT = Path(__file__).parents[2] / "launch" / "torchrun.sh"
 pytestmark = pytest.mark.timeout(240)
 
@@ -70,23 +72,32 @@ def hosts(tmp_path):
             ip("netns", "del", name)
 
 
-def start_on(commands, hosts, *options: str) -> list[subprocess.Popen]:
-    """The coordinator and stage 1 on the first host, stages 2 and 3 on the second."""
+def start_on(commands, hosts, *options: str, ahead: int = 0) -> list[subprocess.Popen]:
+    """The coordinator and stage 1 on the first host, stages 2 and 3 on the second, whose clock is ahead by so many seconds."""
     processes = []
     for rank, ((name, wire), stages) in enumerate(zip(hosts, ("1", "2"), strict=True)):
         own = {"NODES": "2", "NODE_RANK": str(rank), "MASTER": "10.77.0.1", "INTERFACE": wire, "PATH": PATH}
-        processes.append(commands.start("ip", "netns", "exec", name, SCRIPT, stages, *options, **own))
+        clock = ["unshare", "--time", "--monotonic", str(ahead), "--fork"] if rank and ahead else []
+        processes.append(commands.start(*clock, "ip", "netns", "exec", name, SCRIPT, stages, *options, **own))
     return processes
 
 
 def test_two_hosts_give_the_bits_of_one(commands, hosts):
     options = ["--set", "train.epochs=1", "--quiet"]
-    for process in start_on(commands, hosts, *options, "--out", "run"):
+    ahead = 5000 if subprocess.run(["unshare", "--time", "true"], capture_output=True).returncode == 0 else 0
+    for process in start_on(commands, hosts, *options, "--out", "run", ahead=ahead):
         _, errors = process.communicate(timeout=90)
         assert process.returncode == 0, errors
     assert commands.alrpc("train", *options, "--out", "reference").returncode == 0
     one, other = (read_summary(commands.folder / name) for name in ("run", "reference"))
     assert one["stages"] == 3 and one["parameters_sha256"] == other["parameters_sha256"]
+
+    record = read_record(commands.folder / "run")
+    offsets = {stage: estimates[0][1] for stage, estimates in record.clocks.items()}
+    assert offsets == pytest.approx({1: 0, 2: ahead, 3: ahead}, abs=0.05)
+    passages = {(block.stage, each.number): each for block in record.blocks for each in block.passages}
+    ways = [passages[stage, n].ready - passages[stage - 1, n].sent for stage, n in passages if (stage - 1, n) in passages]
+    assert len(ways) > 3 * 23 and min(ways) >= 0 and max(ways) < 5  # on one time axis
 
 
 def test_a_stage_killed_on_another_host_ends_the_run_on_both(commands, hosts, until):

@@ -64,6 +64,26 @@ def build_bad(step: int = 30, forward: bool = True):
     return blocks
 
 
+class Drag(nn.Module):
+    """Passes its input on, and takes so many seconds more at each training step."""
+
+    def __init__(self, seconds: float):
+        super().__init__()
+        self.seconds = seconds
+
+    def forward(self, x):
+        if self.training:
+            time.sleep(self.seconds)
+        return x
+
+
+def build_uneven(seconds: float = 0.03):
+    """Three blocks, of which the second is several times as heavy as the others."""
+    blocks = build(depth=3)
+    blocks[1].append(Drag(seconds))
+    return blocks
+
+
 class Slow(nn.Module):
     """Passes its input on, and takes so many seconds at a training step."""
 

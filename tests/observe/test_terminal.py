@@ -1,29 +1,32 @@
 """What a run shows, from the events that it tells."""
 
 import io
+import re
 import time
 
 import torch
 from rich.console import Console
+from rich.text import Text
 
 import alrpc
 from alrpc.assembly import make_recipe
 from alrpc.config import Train
 from alrpc.observe.progress import Progress, StageProgress
-from alrpc.observe.terminal import show
+from alrpc.observe.terminal import BAR, LOOKS, show
+from alrpc.timing import STATES
 
 
 def events(epoch: int) -> list[dict]:
     """The second stage is ahead in telling: its evaluation comes before the first stage's end of epoch."""
-    seconds = {"computing": 3.0, "waiting_to_receive": 1.0, "waiting_to_send": 0.0, "testing": 0.0}
+    seconds = {**dict.fromkeys(STATES, 0.0), "forward": 1.0, "backward": 2.0, "waiting_to_receive": 1.0}
     losses = {"event": "losses", "epoch": epoch, "step": 2 * epoch, "autoencoder_loss": 0.25}
-    end = {"event": "stage", "epoch": epoch, "step": 2 * epoch, "peak_memory": 1}
+    end = {"event": "stage", "epoch": epoch, "step": 2 * epoch, "peak_memory": 1 << 20}
     return [
         {**losses, "stage": 2, "component": 2, "associated_loss": 0.5},
         {**end, "stage": 2, "seconds": seconds},
         {"event": "evaluation", "stage": 2, "epoch": epoch, "metric": "accuracy", "exits": [0.625, 0.75]},
         {**losses, "stage": 1, "component": 1, "associated_loss": 0.125},
-        {**end, "stage": 1, "seconds": {**seconds, "computing": 0.0, "waiting_to_send": 3.0}},
+        {**end, "stage": 1, "seconds": {**dict.fromkeys(STATES, 0.0), "waiting_to_send": 3.0, "update": 1.0}},
     ]
 
 
@@ -53,9 +56,12 @@ def test_a_pipe_gets_a_line_for_the_job_and_one_for_each_whole_epoch():
 
 
 def test_a_terminal_sees_where_each_stage_spends_its_time_and_every_component():
-    last_frame = Console(file=io.StringIO(), width=150).render_str(shown(terminal=True).rpartition("mlp on digits")[2]).plain
+    last_frame = Text.from_ansi(shown(terminal=True).rpartition("mlp on digits")[2]).plain
     assert "4/4 steps" in last_frame
-    assert "75%  25%   0%" in last_frame and "0%  25%  75%" in last_frame
+    one, other = (re.search(rf"^{number} .* (\d+)% +1 MiB +(\S+)", last_frame, re.M).groups() for number in (1, 2))
+    marks = {state: mark for state, (mark, _) in LOOKS.items()}
+    assert one == ("25", marks["update"] * (BAR // 4) + marks["waiting_to_send"] * (3 * BAR // 4))
+    assert other[0] == "75" and other[1].count(marks["waiting_to_receive"]) == BAR // 4
     for value in ("0.125", "0.5", "0.25", "0.6250", "0.7500", "(epoch 2)"):
         assert value in last_frame
 

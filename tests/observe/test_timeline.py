@@ -1,0 +1,127 @@
+"""What is made of the moments that a run has left: spans on one clock, shares, a picture, the bottleneck."""
+
+import json
+
+import pytest
+
+from alrpc.errors import UserError
+from alrpc.observe.bottleneck import find_bottleneck
+from alrpc.observe.spans import offset_at, read_record
+from alrpc.observe.timeline import choose_window
+from alrpc.timing import STATES
+
+STEP = 1000  # µs
+SHIFT = 500.0  # seconds that the second stage's clock is ahead
+
+
+def write(run, *events):
+    run.mkdir(exist_ok=True)
+    (run / "timings.jsonl").write_text("".join(json.dumps(event) + "\n" for event in events) + '{"event": "mom')
+    return run
+
+
+def block(stage, origin, work, steps=64):
+    """A stage that works so many µs of each 1000, and is one step behind the stage before."""
+    packets, entries = [], []
+    for step in range(steps):
+        begin = (step + stage) * STEP
+        entries += [("waiting_to_receive", 0, begin), ("forward", stage, begin + STEP - work)]
+        entries += [("waiting_to_send", 0, begin + STEP - 10), ("handling", 0, begin + STEP - 10)]
+        packets.append(("train", 1, step, begin + STEP - work, 4 * step + 1))
+    end = (steps + stage) * STEP
+    return {
+        "event": "moments",
+        "stage": stage,
+        "block": 0,
+        "origin": origin,
+        "packets": packets,
+        "entries": entries,
+        "end": end,
+    }
+
+
+@pytest.fixture
+def run(tmp_path):
+    ready = [{"event": "ready", "stage": n, "components": [2 * n - 1, 2 * n], "device": "cpu", "host": "here"} for n in (1, 2)]
+    clock = {"event": "clock", "stage": 2, "at": 100.0, "offset": SHIFT + 0.01, "uncertainty": 0.02}  # not quite right
+    title = {"event": "run", "title": "mlp on digits", "engine": "pipeline", "stages": 2}
+    return write(tmp_path / "run", title, *ready, clock, block(1, 100.0, 250), block(2, 100.0 + SHIFT, 990))
+
+
+def test_moments_of_all_stages_are_on_one_clock_and_no_packet_is_there_before_it_was_sent(run):
+    first, second = read_record(run).blocks
+    assert first.begin == pytest.approx(100.001) and second.begin == pytest.approx(100.002, abs=0.0005)
+    assert all(there.ready >= here.sent for here, there in zip(first.passages, second.passages, strict=True))
+    assert [each.step for each in second.passages] == list(range(64)) and second.passages[0].sent is not None
+
+
+def test_shares_add_up_to_the_time_that_is_shown_and_the_stage_that_works_most_is_named(run):
+    window = choose_window(read_record(run), steps=10)
+    assert window.seconds == pytest.approx(0.01)
+    for stage in (1, 2):
+        assert sum(window.seconds_of(stage).values()) == pytest.approx(window.seconds)
+    assert window.bubble() == pytest.approx(1 - (0.25 + 0.99) / 2, abs=0.01)
+    stage, what = window.bottleneck()
+    assert stage == 2 and what.startswith("bottleneck: stage 2 works 99% of its time, the other 25%") and "alrpc plan" in what
+
+
+def test_a_window_begins_with_the_step_asked_for_and_says_which_there_are(run):
+    record = read_record(run)
+    window = choose_window(record, step=20, steps=3)
+    assert window.labels[1, window.lanes[1][0].packet] == "20"
+    with pytest.raises(UserError, match="--step: the moments of step 99 were not kept; those of 0 to 63 were"):
+        choose_window(record, step=99)
+
+
+def test_an_offset_drifts_from_one_estimate_to_the_next():
+    estimates = [(0.0, 100.0), (10.0, 102.0)]
+    assert offset_at(50.0, estimates) == 100.0 and offset_at(1000.0, estimates) == 102.0
+    assert offset_at(106.0, estimates) == 101.0
+    assert offset_at(106.0, []) == 0.0
+
+
+def seconds(**states):
+    return {**dict.fromkeys(STATES, 0.0), **states}
+
+
+@pytest.mark.parametrize(
+    ("of_stages", "stage", "what"),
+    [
+        ([seconds(forward=9, update=1), seconds(forward=9.5, waiting_to_receive=0.5)], None, "about equally busy"),
+        ([seconds(forward=2, waiting_to_send=8), seconds(forward=10)], 2, "stage 2 works 100% of its time, the other 20%"),
+        ([seconds(forward=3, waiting_to_receive=7), seconds(forward=3, waiting_to_receive=7)], None, "the loader of data"),
+        ([seconds(forward=5, waiting_to_send=5), seconds(forward=5, waiting_to_receive=5)], None, "from stage 1 to stage 2"),
+        ([seconds(forward=7, waiting_to_send=1), seconds(forward=7, waiting_to_receive=1)], None, "about equally busy"),
+        ([seconds(forward=5), seconds()], None, ""),
+    ],
+)
+def test_what_holds_a_pipeline_up_is_told(of_stages, stage, what):
+    found, told = find_bottleneck(dict(enumerate(of_stages, 1)), {1: [1, 2], 2: [3]})
+    assert found == stage and what in told and bool(what) == bool(told)
+
+
+def test_what_has_left_no_moments_is_refused(tmp_path, commands):
+    with pytest.raises(UserError, match=r"no timings\.jsonl in it; give the directory of a run"):
+        read_record(tmp_path)
+    with pytest.raises(UserError, match="no moments in it; a run leaves them after 64 packets"):
+        read_record(write(tmp_path / "young"))
+    refused = commands.alrpc("timeline", str(tmp_path))
+    assert refused.returncode == 1 and refused.stderr.count("\n") == 1
+
+
+def test_the_picture_of_a_run_with_a_heavy_stage_names_it(commands):
+    fields = ("--set", "model.name=own_blocks:build_uneven", "--set", "train.epochs=4", "--quiet")
+    launched = commands.alrpc("launch", "--stages", "3", *fields, "--out", "run")
+    assert launched.returncode == 0, launched.stderr
+    drawn = commands.alrpc("timeline", "run")
+    assert drawn.returncode == 0, drawn.stderr
+    assert "bottleneck: stage 2 works" in drawn.stdout
+    run = commands.folder / "run"
+    assert (run / "timeline.png").read_bytes().startswith(b"\x89PNG")
+    assert "bottleneck: stage 2 works" in (run / "timeline.svg").read_text()
+    events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    began, ended = (next(event["time"] for event in events if event["event"] == kind) for kind in ("start", "coordinator"))
+    for stage in json.loads((run / "summary.json").read_text())["per_stage"]:
+        assert sum(stage[f"seconds_{state}"] for state in STATES) == pytest.approx(
+            ended - began, rel=0.02, abs=0.2
+        )  # beginning and end are heard of late
