@@ -13,6 +13,7 @@ from alrpc.data.dataset import WordVectors
 from alrpc.errors import UserError
 from alrpc.models import OBJECTIVES, build_parts, resolve_fields
 from alrpc.network import Network
+from alrpc.observe.tensorboard import check_tensorboard
 from alrpc.pipeline.topology import split_components
 from alrpc.training.optimizer import Recipe
 
@@ -27,6 +28,8 @@ def resolve(config: Config) -> tuple[Config, int]:
         UserError: naming the field, what was given and what would be right.
     """
     check_data(config.data)
+    if config.observe.tensorboard:
+        check_tensorboard()
     if config.train.end_lr is not None and config.train.end_lr > config.train.lr:
         raise UserError(f"train.end_lr: got {config.train.end_lr}, above train.lr, {config.train.lr}; rates only fall")
     model = {"name": config.model.name, **resolve_fields(config.model.name, config.model.fields)}

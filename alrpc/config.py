@@ -171,6 +171,11 @@ class Health(Section):
     that computes for longer is named, and waited for."""
 
 
+class Observe(Section):
+    tensorboard: bool = False
+    """Write scalars of every component and stage, and the timeline, for TensorBoard; needs the extra `tensorboard`."""
+
+
 class Config(Section):
     model: Model = Model()
     objective: Objective = Objective()
@@ -179,6 +184,7 @@ class Config(Section):
     pipeline: Pipeline = Pipeline()
     checkpoint: Checkpoint = Checkpoint()
     health: Health = Health()
+    observe: Observe = Observe()
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto: GPUs if every stage's host has one (stages share them if need be), else the CPU."""
     precision: Literal["fp32", "bf16"] = "fp32"

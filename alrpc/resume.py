@@ -28,7 +28,7 @@ from alrpc.pipeline.mailbox import Resume
 
 # What may change without another result. With more epochs the schedule of learning rates reckons with them from then on.
 MAY_CHANGE = (
-    *("train.epochs", "train.log_every", "pipeline", "checkpoint", "device"),
+    *("train.epochs", "train.log_every", "pipeline", "checkpoint", "observe", "device"),
     *("data.root", "data.file", "data.test_file", "data.workers"),
 )
 

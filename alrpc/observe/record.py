@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TextIO
 
@@ -17,6 +17,7 @@ from rich.console import Console
 from alrpc import __version__
 from alrpc.config import Config
 from alrpc.network import combine_digests
+from alrpc.observe import tensorboard
 from alrpc.observe.progress import Progress, StageProgress
 from alrpc.observe.terminal import show
 from alrpc.pipeline.packet import describe_packet
@@ -57,6 +58,7 @@ def recorded(
         (directory / "metrics.jsonl").open("ab" if appending else "wb", buffering=0) as metrics,
         (directory / TIMINGS).open("wb", buffering=0) as timings,
         show(progress, quiet, Console(file=stdout or sys.stdout)) as refresh,
+        tensorboard.logging(directory, progress) if config.observe.tensorboard else nullcontext(ignore) as log,
     ):
         noted = 0.0
         is_whole = True  # the file's last line
@@ -81,10 +83,15 @@ def recorded(
                         timings.write((json.dumps(event) + "\n").encode())
                 except OSError as error:  # a full disk is no reason to stop learning
                     progress.note_failure(f"metrics.jsonl lacks lines: {error.strerror}")
+                log(event)
                 refresh(event)
 
         report({"event": "run", "title": title, "engine": engine, "stages": stages})
         yield progress, report
+
+
+def ignore(event: dict) -> None:
+    """For who does not want to know."""
 
 
 def where(progress: Progress) -> dict:
