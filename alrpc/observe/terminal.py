@@ -93,7 +93,9 @@ def _view(progress: Progress) -> Group:
     failures = [Text(progress.failures[-1], style="red")] if progress.failures else []
     _, what = find_bottleneck(*progress.work())
     bottleneck = [Text(what, style="yellow" if what.startswith("bottleneck") else "dim")] if what else []
-    return Group(_headline(progress), _stage_table(progress), *bottleneck, *packets, *components, *slow, *failures)
+    return Group(
+        _headline(progress), _stage_table(progress), *_legend(progress), *bottleneck, *packets, *components, *slow, *failures
+    )
 
 
 def _headline(progress: Progress) -> Table:
@@ -121,14 +123,20 @@ def _stage_table(progress: Progress) -> Table:
         table.add_column(name)
     for name in ("works", "in flight", "memory"):
         table.add_column(name, justify="right")
-    legend = Text(" ").join(Text(f"{mark} {state.replace('_', ' ')}", style=colour) for state, (mark, colour) in LOOKS.items())
-    table.add_column(legend)
+    table.add_column("its time")
     for number, stage in progress.stages.items():
         busy = f"{share(stage.seconds, *WORKING):.0%}" if any(stage.seconds.values()) else ""
         memory = f"{stage.peak_memory / (1 << 20):,.0f} MiB" if stage.peak_memory else ""
         in_flight = "" if stage.in_flight is None else str(stage.in_flight)
         table.add_row(str(number), _components(stage), stage.device, busy, in_flight, memory, _time_bar(stage))
     return table
+
+
+def _legend(progress: Progress) -> list[Text]:
+    """What the marks of the bars mean, of those that there are."""
+    seen = [state for state in STATES if any(stage.seconds.get(state) for stage in progress.stages.values())]
+    marks = (Text(LOOKS[state][0], style=LOOKS[state][1]) + Text(f" {state.replace('_', ' ')}", style="dim") for state in seen)
+    return [Text("  ").join(marks)] if seen else []
 
 
 def _time_bar(stage: StageProgress) -> Text:
