@@ -118,7 +118,7 @@ def run_with_restarts(
         except RunFailed as error:
             if attempt > max_restarts or isinstance(error, FailedForGood):
                 raise type(error)(f"{error}; {offer(directory)}") from error
-            step = last_whole_step(directory)
+            step = last_whole_step(directory, config.train.epochs)
             note_restart(directory, str(error), step)
             place = f"step {step}" if step else "the beginning"
             print(f"alrpc: {error}; restart {attempt} of {max_restarts}, from {place}", file=sys.stderr, flush=True)

@@ -84,6 +84,9 @@ def read_resume(run: Path, overrides: Sequence[str], step: int | None) -> tuple[
         offer = f"; the checkpoint before it is that of step {older[-1]}: add --step {older[-1]}" if older else ""
         raise UserError(f"{error}{offer}") from error
     if manifest["step"] >= config.train.epochs * manifest["micro_batches"]:
+        older = [step_of(other) for other in complete_checkpoints(run) if other < directory]
+        if step is None and older and not (run / "summary.json").exists():  # it ended before it could tell the result
+            return read_resume(run, overrides, older[-1])
         raise UserError(
             f"--resume: {run} has finished its {config.train.epochs} epochs; for more of them add --set train.epochs=N"
         )
@@ -103,14 +106,15 @@ def code_of(config: Config) -> dict[str, str]:
     return {field: name for field, name in names.items() if ":" in name}
 
 
-def last_whole_step(run: Path) -> int | None:
-    """Steps that the last checkpoint holds that is complete and undamaged; None if there is none."""
+def last_whole_step(run: Path, epochs: int) -> int | None:
+    """Steps that the last checkpoint holds that is complete and undamaged, before the end of so many epochs; None for none."""
     for directory in reversed(complete_checkpoints(run)):
         with suppress(UserError):
             manifest = read_manifest(directory)
             for name, told in manifest["files"].items():
                 read_file(directory, name, told)
-            return manifest["step"]
+            if manifest["step"] < epochs * manifest["micro_batches"]:
+                return manifest["step"]
     return None
 
 

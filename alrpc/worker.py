@@ -38,7 +38,6 @@ if __name__ == "__main__":
     watch_parent()  # before the long import of torch
 
 import click
-from torch import distributed
 
 from alrpc.assembly import build_network, check_pipeline, resolve
 from alrpc.config import config_name, load_config
@@ -46,9 +45,10 @@ from alrpc.errors import Stopped, UserError
 from alrpc.observe.record import last_line
 from alrpc.pipeline.control import Disconnected, StageLost
 from alrpc.pipeline.coordinator import GRACE, StageFailed
+from alrpc.pipeline.meeting import meeting_point
 from alrpc.pipeline.stage import run_stage
 from alrpc.pipeline.topology import place_here
-from alrpc.resume import check_resume_options, offer, read_resume
+from alrpc.resume import check_resume_options, last_whole_step, note_restart, offer, read_resume
 from alrpc.run import (
     FAILED,
     FAILED_FOR_GOOD,
@@ -110,6 +110,8 @@ def be_coordinator(
     directory, terminal, errors = prepared, sys.stdout, sys.stderr
     is_new, place = False, None
     try:
+        if prepared is None and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)):
+            source, out, resume, step = after_restart(source, out, resume, overrides)
         if resume is not None:
             check_resume_options(source, out)
             config, components, place = read_resume(resume, [*overrides, f"pipeline.stages={stages()}"], step)
@@ -152,6 +154,27 @@ def be_coordinator(
     return 0
 
 
+def after_restart(
+    source: str | None, out: Path | None, resume: Path | None, overrides: tuple[str, ...]
+) -> tuple[str | None, Path | None, Path | None, None]:
+    """torchrun, by its --max-restarts, has started all processes again: gives the options --config, --out, --resume and --step
+    for the run to go on from its last checkpoint, or to begin again if there is none.
+
+    Raises:
+        UserError: when it cannot be known where the run was.
+    """
+    run = resume or out
+    if run is None:
+        raise UserError("--out: not given, so what torchrun starts again cannot find its run; give --out DIR")
+    epochs = load_config(run / "config.yaml" if resume else source, overrides).train.epochs
+    step = last_whole_step(run, epochs)
+    if step is None and resume is None:
+        discard_run_directory(run)
+        return source, out, None, None
+    note_restart(run, "torchrun started the processes again", step)
+    return None, None, run, None
+
+
 def code_for(error: Exception) -> int:
     """The exit code that says how the run ended."""
     if isinstance(error, Stopped):
@@ -182,12 +205,6 @@ def be_stage(rank: int) -> int:
 
 def stages() -> int:
     return int(os.environ["WORLD_SIZE"]) - 1
-
-
-def meeting_point() -> distributed.Store:
-    """The store where the processes of this run meet."""
-    store, _, _ = next(distributed.rendezvous("env://", int(os.environ["RANK"]), stages() + 1))
-    return distributed.PrefixStore("alrpc", store)
 
 
 if __name__ == "__main__":

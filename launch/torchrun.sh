@@ -10,6 +10,7 @@
 #   NODE_RANK=0       this machine's number, from 0
 #   MASTER=10.0.0.1   address of node 0, on a private network: the processes trust each other
 #   PORT=29500        a free port of node 0 (default 29500)
+#   RESTARTS=0        how often the run goes on by itself from its last checkpoint; needs --out (default 0)
 #   INTERFACE=eth0    network interface to use, where there is more than one
 #
 # For example, three stages on two machines, with an own configuration:
@@ -48,5 +49,5 @@ fi
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
 exec torchrun --nnodes "$nodes" --node-rank "$node_rank" --nproc-per-node "$processes" \
-    --master-addr "${MASTER:-127.0.0.1}" --master-port "${PORT:-29500}" \
+    --max-restarts "${RESTARTS:-0}" --master-addr "${MASTER:-127.0.0.1}" --master-port "${PORT:-29500}" \
     -m alrpc.worker "$@"

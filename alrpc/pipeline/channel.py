@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import distributed
 
+from alrpc.pipeline.meeting import MEETING
 from alrpc.pipeline.packet import CPU, MICRO_BATCHES, FirstMessages, Header, Packet, decode, encode, length_of
 from alrpc.pipeline.topology import SHARING
 from alrpc.timing import Timing
@@ -55,7 +56,7 @@ def open_data_plane(rank: int, stages: int, transport: str, device: torch.device
     """
     groups = {}
     try:
-        distributed.init_process_group("gloo", timeout=PATIENCE)
+        distributed.init_process_group("gloo", init_method=MEETING, timeout=PATIENCE)
         if transport == "nccl" and rank > 0:
             os.environ.setdefault(SHARING, "1")  # without effect where every stage has a GPU of its own
             # A link is opened at both of its ends at once, so all stages open them in the order of the pipeline.

@@ -11,6 +11,8 @@ from typing import Any
 
 from torch.distributed import rpc
 
+from alrpc.pipeline.meeting import MEETING
+
 SILENT = "has not answered"
 GATHERING = 180.0  # seconds that a process waits for the others to start
 
@@ -23,7 +25,7 @@ def join(rank: int, world_size: int) -> None:
     """
     # TensorPipe's shared-memory transport polls without a pause and takes a core's time; its socket transport sleeps.
     options = rpc.TensorPipeRpcBackendOptions(
-        num_worker_threads=4, rpc_timeout=GATHERING, _transports=["uv"], _channels=["basic"]
+        num_worker_threads=4, rpc_timeout=GATHERING, init_method=MEETING, _transports=["uv"], _channels=["basic"]
     )
     try:
         rpc.init_rpc(_name(rank), rank=rank, world_size=world_size, rpc_backend_options=options)

@@ -28,6 +28,19 @@ def test_the_script_runs_one_node_with_the_bits_of_the_sequential_reference(comm
     assert one["stages"] == 2 and one["parameters_sha256"] == other["parameters_sha256"]
 
 
+def test_torchruns_own_restarts_go_on_from_the_last_checkpoint(commands, until):
+    options = ["--set", "train.epochs=6", "--quiet"]
+    started = commands.start(SCRIPT, "2", *options, "--out", "run", PATH=PATH, PORT=free_port(), RESTARTS="1")
+    until(lambda: list(commands.folder.glob("run/checkpoints/*/manifest.json")))
+    commands.workers()[2].send_signal(signal.SIGKILL)
+    _, errors = started.communicate(timeout=120)
+    assert started.returncode == 0, errors
+    assert commands.alrpc("train", *options, "--out", "reference").returncode == 0
+    one, other = (read_summary(commands.folder / name) for name in ("run", "reference"))
+    assert one["parameters_sha256"] == other["parameters_sha256"] and one["resumed_at_step"] > 0
+    assert [restart["cause"] for restart in one["restarts"]] == ["torchrun started the processes again"]
+
+
 def test_the_script_explains_itself(commands):
     explained = commands.run(SCRIPT)
     assert explained.returncode == 2 and "launch/torchrun.sh STAGES" in explained.stderr
