@@ -6,6 +6,8 @@ import pytest
 import torch
 from conftest import read_summary
 
+from alrpc.observe.spans import read_record
+
 GPUS = torch.cuda.device_count()
 VISIBLE = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(GPUS))))
 FIELDS = ["--set", "device=cuda", "--set", "train.epochs=3", "--quiet"]
@@ -46,3 +48,19 @@ def test_baselines_train_on_a_gpu(commands):
     )
     done = commands.alrpc("compare", *options, limit=200, CUDA_VISIBLE_DEVICES=VISIBLE)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.skipif(GPUS == 0, reason="no GPU")
+def test_kept_moments_have_the_gpus_own_beside_them(commands):
+    done = commands.alrpc("launch", "--stages", "2", *FIELDS, "--out", "run", limit=140, CUDA_VISIBLE_DEVICES=VISIBLE)
+    assert done.returncode == 0, done.stderr
+    first = next(block for block in read_record(commands.folder / "run").blocks if block.stage == 1)
+    trains = sum(each.kind == "train" for each in first.passages)
+    components = 2
+    for state in ("forward", "backward", "update"):
+        spans = [span for span in first.device if span.state == state]
+        assert len(spans) == trains * components
+        assert all(span.end >= span.begin for span in spans)
+    ends = [span.end for span in first.device]
+    assert ends == sorted(ends) and first.begin - 0.1 < ends[0] and ends[-1] < first.end + 5  # on the same clock
