@@ -10,14 +10,14 @@ from alrpc.cli.options import plain_endings
 
 
 @click.command()
-@click.argument("runs", metavar="RUN [OTHER]", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.argument("runs", metavar="RUN [RUN ...]", type=click.Path(path_type=Path), nargs=-1, required=True)
 @click.option("--step", type=click.IntRange(min=0), help="The micro-batch to begin with.  [default: one in mid-training]")
 @click.option("--steps", type=click.IntRange(min=1), help="Training micro-batches to show.  [default: 6]")
 def timeline(runs: tuple[Path, ...], step: int | None, steps: int | None) -> None:
     """Draw what each process of a run did over time: forward, backward, update, waits, checkpoints.
 
     Writes timeline.png and timeline.svg into the run's directory, and prints what each stage's time went into, the bubble (the
-    share of the stages' time in which they do not work) and the bottleneck. Two runs are drawn on one time axis.
+    share of the stages' time in which they do not work) and the bottleneck. Several runs are drawn on one time axis.
 
     Every run keeps the moments of its packets 0 to 63, of those whose number divided by 64 is a power of two, and of the last ones.
 
@@ -34,10 +34,7 @@ def timeline(runs: tuple[Path, ...], step: int | None, steps: int | None) -> Non
         from alrpc.observe.spans import read_record
         from alrpc.observe.timeline import STEPS, choose_window, describe, draw
 
-        windows = []
-        for run in runs:
-            seconds = windows[0].seconds if windows else None
-            windows.append(choose_window(read_record(run), step, steps or STEPS, seconds))
+        windows = [choose_window(read_record(run), step, steps or STEPS) for run in runs]
         paths = [runs[0] / "timeline.png", runs[0] / "timeline.svg"]
         draw(windows, paths)
         console = Console()

@@ -43,6 +43,8 @@ class Window:
     end: float
     lanes: dict[int, list[Span]]
     """By stage, the coordinator as 0; cut to the window."""
+    on_gpu: dict[int, list[Span]]
+    """What its GPU did, of each stage that has one."""
     labels: dict[tuple[int, int], str]
     """By stage and packet: the number of a training micro-batch."""
 
@@ -57,12 +59,17 @@ class Window:
             seconds[span.state] += span.end - span.begin
         return seconds
 
+    def work(self, stage: int) -> float:
+        """The share of the window in which a stage works, or tests; of one on a GPU, in which that does."""
+        if spans := self.on_gpu.get(stage):
+            return sum(span.end - span.begin for span in spans) / self.seconds
+        seconds = self.seconds_of(stage)
+        return sum(seconds[state] for state in (*WORKING, "testing")) / self.seconds
+
     def bubble(self) -> float:
         """The share of all stages' time in which they do not work."""
         stages = [stage for stage in self.lanes if stage]
-        states = (*WORKING, "testing")
-        work = sum(self.seconds_of(stage)[state] for stage in stages for state in states)
-        return 1 - work / (len(stages) * self.seconds)
+        return 1 - sum(map(self.work, stages)) / len(stages)
 
     def bottleneck(self) -> tuple[int | None, str]:
         """The stage that holds the others up, and a sentence on it; see `find_bottleneck`. A baseline's processes wait by schedule."""
@@ -73,33 +80,34 @@ class Window:
         return find_bottleneck({stage: self.seconds_of(stage) for stage in stages}, components)
 
 
-def choose_window(record: Record, step: int | None = None, steps: int = STEPS, seconds: float | None = None) -> Window:
+def choose_window(record: Record, step: int | None = None, steps: int = STEPS) -> Window:
     """The part of a run to show.
 
     Args:
         step: the micro-batch to begin with, from 0; None for the middle of training.
-        steps: training micro-batches to show, about.
-        seconds: to show; None for as long as that many take.
+        steps: training micro-batches to show: the time that so many take the slowest stage.
 
     Raises:
         UserError: when that step's moments were not kept.
     """
-    groups = [group for group in _groups(record) if any(each.kind == "train" for each in group[min(group)][0].passages)]
+    trains = [[each for block in group[1] for each in block.passages if each.kind == "train"] for group in _groups(record)]
+    groups = [group for group, found in zip(_groups(record), trains, strict=True) if found]
     if not groups:
         raise UserError(f"{record.title}: no training step's moments are known of all stages")
     if step is None:
         group = groups[-2] if len(groups) > 2 else groups[-1]  # the last one drains the pipeline
-        begin, end = _steady(group, steps, seconds)
+        begin, end = _steady(group, steps)
     else:
         group = next((group for group in groups if _begin_of(group, step) is not None), None)
         if group is None:
             raise UserError(f"--step: the moments of step {step} were not kept; those of {_steps_of(groups)} were")
         begin = _begin_of(group, step)
-        end = begin + (seconds or _length(group, steps))
+        end = begin + _length(group, steps)
     lanes = {stage: _cut((span for block in blocks for span in block.spans), begin, end) for stage, blocks in group.items()}
     passages = [(stage, each) for stage, blocks in group.items() for block in blocks for each in block.passages]
     labels = {(stage, each.number): str(each.step) for stage, each in passages if each.kind == "train"}
-    return Window(record, begin, end, lanes, labels)
+    on_gpu = {stage: _cut((span for block in blocks for span in block.device), begin, end) for stage, blocks in group.items()}
+    return Window(record, begin, end, lanes, on_gpu, labels)
 
 
 def _groups(record: Record) -> list[dict[int, list[Block]]]:
@@ -121,7 +129,7 @@ def _length(group: dict[int, list[Block]], steps: int) -> float:
     return steps * max(step_seconds(block) for stage, blocks in group.items() if stage for block in blocks)
 
 
-def _steady(group: dict[int, list[Block]], steps: int, seconds: float | None) -> tuple[float, float]:
+def _steady(group: dict[int, list[Block]], steps: int) -> tuple[float, float]:
     """The first time of that length in which all stages do nothing but train; else the first in which all are there."""
     stages = [blocks for stage, blocks in group.items() if stage]
     ready, over = max(blocks[0].begin for blocks in stages), min(blocks[-1].end for blocks in stages)
@@ -131,7 +139,7 @@ def _steady(group: dict[int, list[Block]], steps: int, seconds: float | None) ->
         for before, each in pairwise(each for block in blocks for each in block.passages)
         if each.kind != "train"
     ]
-    length = seconds or _length(group, steps)
+    length = _length(group, steps)
     for each in (each for block in group[1] for each in block.passages if each.kind == "train"):
         begin, end = each.begin, each.begin + length
         if begin >= ready and end <= over and not any(first < end and last > begin for first, last in others):
@@ -194,11 +202,11 @@ def _draw_lanes(window: Window, axes, scale: float, longest: float) -> None:
     stages = sorted(window.lanes)
     room = (WIDTH - 2.6) / longest  # inches a second
     cut_in_schedule = window.record.engine not in ("pipeline", "sequential")
-    for stage, spans in window.lanes.items():
-        for state in {span.state for span in spans}:
-            bars = [((s.begin - window.begin) * scale, (s.end - s.begin) * scale) for s in spans if s.state == state]
-            axes.broken_barh(bars, (stage - 0.4, 0.8), facecolor=LOOKS[state], linewidth=0)
-        for span in spans:
+    for stage, host in window.lanes.items():
+        gpu = window.on_gpu.get(stage, [])
+        _draw_bars(axes, window, host, (stage - 0.4, 0.3 if gpu else 0.8), scale)
+        _draw_bars(axes, window, gpu, (stage - 0.1, 0.5), scale)  # below what its process does
+        for span in gpu or host:
             label = str(span.part) if cut_in_schedule else window.labels.get((stage, span.packet), "")
             if span.state in ("forward", "backward") and (span.end - span.begin) * room > CHARACTER * len(label):
                 middle = ((span.begin + span.end) / 2 - window.begin) * scale
@@ -206,16 +214,22 @@ def _draw_lanes(window: Window, axes, scale: float, longest: float) -> None:
     axes.set_yticks(stages, [_name(window.record, stage) for stage in stages], fontsize=8)
     axes.set(ylim=(max(stages) + 0.5, min(stages) - 0.5), xlim=(0, longest * scale))
     for stage in stages:
-        seconds = window.seconds_of(stage)
         if stage:
-            work = sum(seconds[state] for state in WORKING) / window.seconds
-            axes.text(1.005, stage, f"works {work:.0%}", transform=axes.get_yaxis_transform(), va="center", fontsize=8)
+            axes.text(
+                1.005, stage, f"works {window.work(stage):.0%}", transform=axes.get_yaxis_transform(), va="center", fontsize=8
+            )
     axes.set_xlabel(describe(window), fontsize=8, loc="left")
     axes.set_title(
         f"{window.record.title} · {ENGINES.get(window.record.engine, window.record.engine)}", fontsize=10, loc="left"
     )
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(left=False)
+
+
+def _draw_bars(axes, window: Window, spans: list[Span], place: tuple[float, float], scale: float) -> None:
+    for state in {span.state for span in spans}:
+        bars = [((span.begin - window.begin) * scale, (span.end - span.begin) * scale) for span in spans if span.state == state]
+        axes.broken_barh(bars, place, facecolor=LOOKS[state], linewidth=0)
 
 
 def _name(record: Record, stage: int) -> str:

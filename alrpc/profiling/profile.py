@@ -53,8 +53,7 @@ def profile(
         with watch(method):
             _record(method, config, steps, folder)
             merge(folder)
-        longest = max((window.seconds for window in windows.values()), default=None)
-        windows[method] = choose_window(read_record(folder), steps=steps, seconds=longest)
+        windows[method] = choose_window(read_record(folder), steps=steps)
     draw(list(windows.values()), [directory / "timeline.png", directory / "timeline.svg"])
     return windows, directory
 

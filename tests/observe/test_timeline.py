@@ -7,7 +7,7 @@ import pytest
 from alrpc.errors import UserError
 from alrpc.observe.bottleneck import find_bottleneck
 from alrpc.observe.spans import offset_at, read_record
-from alrpc.observe.timeline import choose_window
+from alrpc.observe.timeline import choose_window, draw
 from alrpc.timing import STATES
 
 STEP = 1000  # µs
@@ -63,6 +63,18 @@ def test_shares_add_up_to_the_time_that_is_shown_and_the_stage_that_works_most_i
     assert window.bubble() == pytest.approx(1 - (0.25 + 0.99) / 2, abs=0.01)
     stage, what = window.bottleneck()
     assert stage == 2 and what.startswith("bottleneck: stage 2 works 99% of its time, the other 25%") and "alrpc plan" in what
+
+
+def test_on_a_gpu_its_own_moments_count(tmp_path, run):
+    events = [json.loads(line) for line in (run / "timings.jsonl").read_text().splitlines()[:-1]]
+    events[-1]["device"] = [
+        ("backward", 2, 1000 * n + 500, 1000 * n + 1250) for n in range(60)
+    ]  # half of a step behind, 750 µs
+    record = read_record(write(tmp_path / "other", *events))
+    window = choose_window(record, steps=10)
+    assert window.work(2) == pytest.approx(0.75, abs=0.01) and window.bubble() == pytest.approx(0.5, abs=0.01)
+    draw([window], [tmp_path / "both.png"])
+    assert (tmp_path / "both.png").stat().st_size > 5000
 
 
 def test_a_window_begins_with_the_step_asked_for_and_says_which_there_are(run):
