@@ -11,6 +11,7 @@ from alrpc.cli.inspect import inspect
 from alrpc.cli.launch import launch
 from alrpc.cli.plan import plan
 from alrpc.cli.profile import profile
+from alrpc.cli.report import report
 from alrpc.cli.timeline import timeline
 from alrpc.cli.train import train
 from alrpc.process import keep_memory
@@ -30,6 +31,8 @@ def main() -> None:
         alrpc compare --stages 2
     How good the network of a run is, depth by depth:
         alrpc inspect RUN
+    All that a run tells, as one page for a browser:
+        alrpc report RUN
     Another configuration, with fields of it changed:
         alrpc launch --config configs/mnist-mlp.yaml --set train.epochs=2 --set data.root=DIR
     """
@@ -42,5 +45,6 @@ main.add_command(inspect)
 main.add_command(launch)
 main.add_command(plan)
 main.add_command(profile)
+main.add_command(report)
 main.add_command(timeline)
 main.add_command(train)

@@ -15,33 +15,35 @@ MIB = 1 << 20
 def table(rows: list[dict], metric: str, goal: float) -> Table:
     """One row a method."""
     drawn = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", show_edge=False)
-    drawn.add_column("method", no_wrap=True)
-    for name in (
-        f"best {metric}",
-        f"last {metric}",
-        "s/epoch",
-        "samples/s",
-        "× bp",
-        f"s to {goal:.4g}",
-        "MiB largest",
-        "MiB all",
-        "idle",
-    ):
+    method, *figures = heads(metric, goal)
+    drawn.add_column(method, no_wrap=True)
+    for name in figures:
         drawn.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        drawn.add_row(
-            row["method"],
-            _spread(row["best_mean"], row["best_deviation"]),
-            _spread(row["final_mean"], row["final_deviation"]),
-            f"{row['epoch_seconds']:.2f}",
-            f"{row['samples_per_second']:,.0f}",
-            f"{row['speed_over_bp']:.2f}" if row["speed_over_bp"] else "",
-            f"{row['seconds_to_goal']:.1f}" if row["seconds_to_goal"] is not None else "never",
-            f"{row['peak_memory_largest'] / MIB:,.0f}",
-            f"{row['peak_memory_all'] / MIB:,.0f}",
-            f"{row['idle']:.0%}",
-        )
+        drawn.add_row(*cells(row))
     return drawn
+
+
+def heads(metric: str, goal: float) -> list[str]:
+    """Of the table's columns."""
+    scores = ["method", f"best {metric}", f"last {metric}"]
+    return [*scores, "s/epoch", "samples/s", "× bp", f"s to {goal:.4g}", "MiB largest", "MiB all", "idle"]
+
+
+def cells(row: dict) -> list[str]:
+    """What stands in a method's row."""
+    return [
+        row["method"],
+        _spread(row["best_mean"], row["best_deviation"]),
+        _spread(row["final_mean"], row["final_deviation"]),
+        f"{row['epoch_seconds']:.2f}",
+        f"{row['samples_per_second']:,.0f}",
+        f"{row['speed_over_bp']:.2f}" if row["speed_over_bp"] else "",
+        f"{row['seconds_to_goal']:.1f}" if row["seconds_to_goal"] is not None else "never",
+        f"{row['peak_memory_largest'] / MIB:,.0f}",
+        f"{row['peak_memory_all'] / MIB:,.0f}",
+        f"{row['idle']:.0%}",
+    ]
 
 
 def choices(rows: list[dict]) -> list[str]:

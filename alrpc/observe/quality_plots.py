@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
     from matplotlib.figure import SubFigure
 
 WIDTH, TOP, ROW, DOTS = 12, 4, 3.2, 110  # inches wide, of the upper part, of a row of projections; pixels an inch
@@ -91,15 +92,12 @@ def _draw_confusion(figure: SubFigure, axes: Axes, confusion: list[list[int]], c
 
 
 def _draw_projections(figure: SubFigure, result: dict, rows: int) -> None:
-    from matplotlib import colormaps
-    from matplotlib.colors import ListedColormap
     from matplotlib.lines import Line2D
 
     components, labels, classes = result["components"], result["labels"], len(result["classes"])
     few = classes <= FEW
     size = min(12, max(2, 9000 / len(labels)))  # of a dot, in square points
-    name = "tab10" if classes <= FEW // 2 else "tab20"
-    colours = ListedColormap(colormaps[name].colors[:classes]) if few else colormaps["turbo"]
+    colours = class_colours(classes)
     panels = figure.subplots(rows, -(-len(components) // rows), squeeze=False).flatten()
     for axes, component in zip(panels, components, strict=False):
         x, y = zip(*component["coordinates"], strict=True)
@@ -119,6 +117,15 @@ def _draw_projections(figure: SubFigure, result: dict, rows: int) -> None:
         figure.legend(handles, result["classes"], title="class", loc="outside right center", frameon=False)
     else:
         figure.colorbar(points, ax=panels.tolist(), label="class", fraction=0.02).solids.set_alpha(1)
+
+
+def class_colours(classes: int) -> Colormap:
+    """A colour for each class, or a range of colours where they are too many to be told apart."""
+    from matplotlib import colormaps
+    from matplotlib.colors import ListedColormap
+
+    name = "tab10" if classes <= FEW // 2 else "tab20"
+    return ListedColormap(colormaps[name].colors[:classes]) if classes <= FEW else colormaps["turbo"]
 
 
 def _mark(axes: Axes, numbers: list[int], values: list[float], form: str) -> None:

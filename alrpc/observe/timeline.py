@@ -187,7 +187,10 @@ def draw(windows: list[Window], paths: list[Path]) -> None:
     scale, unit = (1000, "ms") if longest < 2 else (1, "s")
     every = figure.subplots(len(windows), sharex=True, squeeze=False, height_ratios=heights)[:, 0]
     for window, axes in zip(windows, every, strict=True):
-        _draw_lanes(window, axes, scale, longest)
+        draw_lanes(window, axes, scale, longest)
+        axes.set_xlabel(describe(window), fontsize=8, loc="left")
+        engine = ENGINES.get(window.record.engine, window.record.engine)
+        axes.set_title(f"{window.record.title} · {engine}", fontsize=10, loc="left")
     every[-1].xaxis.set_major_formatter(f"{{x:g}} {unit}")
     seen = {span.state for window in windows for spans in window.lanes.values() for span in spans}
     patches = [Patch(facecolor=colour, label=state.replace("_", " ")) for state, colour in LOOKS.items() if state in seen]
@@ -198,7 +201,13 @@ def draw(windows: list[Window], paths: list[Path]) -> None:
         partial.rename(path)
 
 
-def _draw_lanes(window: Window, axes, scale: float, longest: float) -> None:
+def draw_lanes(window: Window, axes, scale: float, longest: float) -> None:
+    """A lane for each process, as bars in the colours of LOOKS.
+
+    Args:
+        scale: units of the time axis in a second.
+        longest: seconds that the axis is long.
+    """
     stages = sorted(window.lanes)
     room = (WIDTH - 2.6) / longest  # inches a second
     cut_in_schedule = window.record.engine not in ("pipeline", "sequential")
@@ -218,10 +227,6 @@ def _draw_lanes(window: Window, axes, scale: float, longest: float) -> None:
             axes.text(
                 1.005, stage, f"works {window.work(stage):.0%}", transform=axes.get_yaxis_transform(), va="center", fontsize=8
             )
-    axes.set_xlabel(describe(window), fontsize=8, loc="left")
-    axes.set_title(
-        f"{window.record.title} · {ENGINES.get(window.record.engine, window.record.engine)}", fontsize=10, loc="left"
-    )
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(left=False)
 

@@ -8,7 +8,8 @@ from conftest import read_summary
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["launch", "--help"], ["train", "--help"], ["inspect", "--help"], ["--version"]]
+    "arguments",
+    [["--help"], ["launch", "--help"], ["train", "--help"], ["inspect", "--help"], ["report", "--help"], ["--version"]],
 )
 def test_help_answers_without_loading_torch(arguments):
     code = (
