@@ -24,7 +24,7 @@ def disk(tmp_path):
     """A small disk of its own."""
     path = tmp_path / "disk"
     path.mkdir()
-    if os.geteuid() != 0 or mount("-t", "tmpfs", "-o", "size=32m", "tmpfs", path):
+    if os.geteuid() != 0 or mount("-t", "tmpfs", "-o", "size=64m", "tmpfs", path):
         pytest.skip("to mount a disk needs root and the right to")
     yield path
     for place in (path / "run" / "checkpoints", path):

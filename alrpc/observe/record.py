@@ -56,11 +56,12 @@ def recorded(
     lock = threading.Lock()  # the threads that feed and that commit checkpoints report too
     with (
         (directory / "metrics.jsonl").open("ab" if appending else "wb", buffering=0) as metrics,
-        (directory / TIMINGS).open("wb", buffering=0) as timings,
+        (directory / TIMINGS).open("ab", buffering=0) as timings,
         show(progress, quiet, Console(file=stdout or sys.stdout)) as refresh,
         tensorboard.logging(directory, progress) if config.observe.tensorboard else nullcontext(ignore) as log,
     ):
         noted = 0.0
+        heads: list[dict] = []  # what is to go into the file of timings
         is_whole = True  # the file's last line
 
         def write(event: dict) -> None:
@@ -79,8 +80,13 @@ def recorded(
                         (directory / REACHED).write_text(json.dumps(where(progress)))
                     if event["event"] in RECORDED:
                         write(event)
-                    elif event["event"] in TIMED:
-                        timings.write((json.dumps(event) + "\n").encode())
+                    if event["event"] in TIMED:
+                        heads.append(event)
+                    if event["event"] == "start":  # what an earlier part of the run has left is over
+                        timings.truncate(0)
+                    if progress.fed is not None:
+                        timings.write("".join(json.dumps(head) + "\n" for head in heads).encode())
+                        heads.clear()
                 except OSError as error:  # a full disk is no reason to stop learning
                     progress.note_failure(f"metrics.jsonl lacks lines: {error.strerror}")
                 log(event)

@@ -116,7 +116,11 @@ def _curves(
 
 def _frame(axes: Axes, across: str) -> None:
     axes.set_xlabel(across)
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=across in ("epoch", "step", "exit", "component")))
+    counts = across in ("epoch", "step", "exit", "component")
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=counts))
+    left, right = axes.get_xlim()
+    if counts and right - left < 1:  # there is but one
+        axes.set_xlim(round(left) - 0.5, round(left) + 0.5)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}" if value == round(value) else f"{value:g}")
     axes.grid(axis="y")
     axes.tick_params(length=0)
