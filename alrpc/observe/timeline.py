@@ -31,6 +31,8 @@ LOOKS = {  # colours that colour-blind eyes tell apart too
 }
 ENGINES = {"pipeline": "associated learning", "sequential": "associated learning, sequential"}
 WIDTH, LANE, AROUND, DOTS = 11.0, 0.42, 1.5, 130  # inches, inches, inches, pixels an inch
+PASSES = ("forward", "backward")
+EDGE = 0.05  # inches that a bar has at least if its edges are drawn
 CHARACTER = 0.075  # inches that a character of a label takes
 
 
@@ -213,11 +215,12 @@ def draw_lanes(window: Window, axes, scale: float, longest: float) -> None:
     cut_in_schedule = window.record.engine not in ("pipeline", "sequential")
     for stage, host in window.lanes.items():
         gpu = window.on_gpu.get(stage, [])
-        _draw_bars(axes, window, host, (stage - 0.4, 0.3 if gpu else 0.8), scale)
-        _draw_bars(axes, window, gpu, (stage - 0.1, 0.5), scale)  # below what its process does
+        height = 0.3 if gpu else 0.8 if stage else 0.4  # the coordinator computes nothing
+        _draw_bars(axes, window, host, (stage - 0.4 if stage else stage - 0.2, height), scale, room)
+        _draw_bars(axes, window, gpu, (stage - 0.1, 0.5), scale, room)  # below what its process does
         for span in gpu or host:
             label = str(span.part) if cut_in_schedule else window.labels.get((stage, span.packet), "")
-            if span.state in ("forward", "backward") and (span.end - span.begin) * room > CHARACTER * len(label):
+            if span.state in PASSES and (span.end - span.begin) * room > CHARACTER * len(label):
                 middle = ((span.begin + span.end) / 2 - window.begin) * scale
                 axes.text(middle, stage, label, ha="center", va="center", fontsize=7, color="white", clip_on=True)
     axes.set_yticks(stages, [_name(window.record, stage) for stage in stages], fontsize=8)
@@ -231,10 +234,13 @@ def draw_lanes(window: Window, axes, scale: float, longest: float) -> None:
     axes.tick_params(left=False)
 
 
-def _draw_bars(axes, window: Window, spans: list[Span], place: tuple[float, float], scale: float) -> None:
-    for state in {span.state for span in spans}:
-        bars = [((span.begin - window.begin) * scale, (span.end - span.begin) * scale) for span in spans if span.state == state]
-        axes.broken_barh(bars, place, facecolor=LOOKS[state], linewidth=0)
+def _draw_bars(axes, window: Window, spans: list[Span], place: tuple[float, float], scale: float, room: float) -> None:
+    """Passes have an edge between them, where there is room for one; what is short is drawn over it."""
+    for state in (*PASSES, *(state for state in STATES if state not in PASSES)):
+        of_state = [span for span in spans if span.state == state]
+        wide = [state in PASSES and (span.end - span.begin) * room > EDGE for span in of_state]
+        bars = [((span.begin - window.begin) * scale, (span.end - span.begin) * scale) for span in of_state]
+        axes.broken_barh(bars, place, facecolor=LOOKS[state], edgecolor="white", linewidth=[0.5 * edge for edge in wide])
 
 
 def _name(record: Record, stage: int) -> str:
