@@ -11,6 +11,8 @@ import time
 import pytest
 from conftest import ALRPC, Commands, read_summary
 
+from alrpc.observe.record import read_reached
+
 TIMEOUT = 6  # of health
 EPOCHS = ("--set", "train.epochs=8", "--set", "checkpoint.every=10", "--quiet")
 FIELDS = ("launch", "--stages", "2", *EPOCHS, "--set", f"health.timeout={TIMEOUT}")
@@ -50,8 +52,11 @@ def has_begun(run):
 
 
 def wait_for_some_moment(run, dice, undisturbed):
+    """By steps, since a machine is not always equally fast; they are noted some times a second."""
     assert wait_for(lambda: has_begun(run))
-    time.sleep(dice.uniform(0, 0.8 * undisturbed["steps"] * 64 / undisturbed["samples_per_second"]))
+    step = dice.uniform(0, 0.7 * undisturbed["steps"])
+    assert wait_for(lambda: read_reached(run)["step"] >= step)
+    time.sleep(dice.uniform(0, 0.2))
 
 
 def wait_for_a_checkpoint_half_written(run, dice, undisturbed):
