@@ -77,10 +77,10 @@ def test_every_network_is_equal_in_a_pipeline_and_in_one_process(commands, name,
     write_texts(commands.folder / "texts.jsonl")
     options = ["--quiet", *(part for field in (f"model.name={name}", *NETWORKS[name]) for part in ("--set", field))]
     summaries = []
-    for command in (["train"], ["launch", "--stages", str(stages)]):
-        done = commands.alrpc(*command, *options, "--out", command[0], XDG_CACHE_HOME=str(commands.folder / "cache"))
+    for out, command in (("reference", ["train"]), ("pipeline", ["launch", "--stages", str(stages)])):
+        done = commands.alrpc(*command, *options, "--out", out, XDG_CACHE_HOME=str(commands.folder / "cache"))
         assert done.returncode == 0, done.stderr
-        summaries.append(read_summary(commands.folder / command[0]))
+        summaries.append(read_summary(commands.folder / out))
     reference, pipeline = summaries
     assert pipeline["stages"] == stages
     assert pipeline["parameters_sha256"] == reference["parameters_sha256"] and pipeline["exits"] == reference["exits"]
