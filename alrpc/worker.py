@@ -60,6 +60,7 @@ from alrpc.run import (
 )
 
 DIRECTORY = "directory"
+BEGUN_BY = Path("logs") / "torchrun"  # in a run's directory: the process that started those which train in it
 WITHIN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -111,7 +112,7 @@ def be_coordinator(
     is_new, place = False, None
     try:
         if prepared is None and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)):
-            source, out, resume, step = after_restart(source, out, resume, overrides)
+            source, out, resume, step = after_restart(source, out, resume, step, overrides)
         if resume is not None:
             check_resume_options(source, out)
             config, components, place = read_resume(resume, [*overrides, f"pipeline.stages={stages()}"], step)
@@ -124,6 +125,8 @@ def be_coordinator(
         else:
             config, components = resolve(load_config(prepared / "config.yaml"))
         terminal, errors, _ = log_to(directory, "coordinator")
+        if "ALRPC_LAUNCHER" not in os.environ:
+            (directory / BEGUN_BY).write_text(str(PARENT), encoding="utf-8")
         told_to_end = threading.Event()
 
         def tell() -> float:
@@ -155,10 +158,11 @@ def be_coordinator(
 
 
 def after_restart(
-    source: str | None, out: Path | None, resume: Path | None, overrides: tuple[str, ...]
-) -> tuple[str | None, Path | None, Path | None, None]:
+    source: str | None, out: Path | None, resume: Path | None, step: int | None, overrides: tuple[str, ...]
+) -> tuple[str | None, Path | None, Path | None, int | None]:
     """torchrun, by its --max-restarts, has started all processes again: gives the options --config, --out, --resume and --step
-    for the run to go on from its last checkpoint, or to begin again if there is none.
+    for the run to go on from its last checkpoint, or to begin again if there is none. A directory that this torchrun's processes
+    did not train in before is none of its business: the options stay.
 
     Raises:
         UserError: when it cannot be known where the run was.
@@ -166,12 +170,15 @@ def after_restart(
     run = resume or out
     if run is None:
         raise UserError("--out: not given, so what torchrun starts again cannot find its run; give --out DIR")
+    begun_by = (run / BEGUN_BY).read_text(encoding="utf-8") if (run / BEGUN_BY).is_file() else ""
+    if begun_by != str(PARENT):
+        return source, out, resume, step
     epochs = load_config(run / "config.yaml" if resume else source, overrides).train.epochs
-    step = last_whole_step(run, epochs)
-    if step is None and resume is None:
+    reached = last_whole_step(run, epochs)
+    if reached is None and resume is None:
         discard_run_directory(run)
         return source, out, None, None
-    note_restart(run, "torchrun started the processes again", step)
+    note_restart(run, "torchrun started the processes again", reached)
     return None, None, run, None
 
 

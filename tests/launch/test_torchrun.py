@@ -41,6 +41,15 @@ def test_torchruns_own_restarts_go_on_from_the_last_checkpoint(commands, until):
     assert [restart["cause"] for restart in one["restarts"]] == ["torchrun started the processes again"]
 
 
+def test_a_directory_of_others_stays_as_it_is_however_often_torchrun_starts_again(commands):
+    kept = commands.folder / "run" / "precious.txt"
+    kept.parent.mkdir()
+    kept.write_text("mine")
+    refused = commands.run(SCRIPT, "2", "--out", "run", PATH=PATH, PORT=free_port(), RESTARTS="1")
+    assert refused.returncode == 1 and refused.stderr.count("alrpc: --out: run is not empty") == 2
+    assert kept.read_text() == "mine" and list(kept.parent.iterdir()) == [kept]
+
+
 def test_the_script_explains_itself(commands):
     explained = commands.run(SCRIPT)
     assert explained.returncode == 2 and "launch/torchrun.sh STAGES" in explained.stderr
