@@ -19,12 +19,13 @@ def timeline(runs: tuple[Path, ...], step: int | None, steps: int | None) -> Non
     Writes timeline.png and timeline.svg into the run's directory, and prints what each stage's time went into, the bubble (the
     share of the stages' time in which they do not work) and the bottleneck. Several runs are drawn on one time axis.
 
-    Every run keeps the moments of its packets 0 to 63, of those whose number divided by 64 is a power of two, and of the last ones.
+    Every run keeps the moments of its packets in blocks of 64: of the first block, those whose number is a power of two, and the
+    last two.
 
     \b
     Examples:
         alrpc timeline runs/mnist
-        alrpc timeline runs/mnist --step 4096 --steps 3
+        alrpc timeline runs/mnist --step 20 --steps 3
         alrpc timeline runs/compare/al-1 runs/compare/1f1b-1
     """
     with plain_endings():
