@@ -20,7 +20,7 @@ def test_ceiling_of_a_small_network(commands):
     assert len(result["stages"]) == 2
     for stage in result["stages"]:
         states = sum(stage[f"seconds_{state}"] for state in STATES)
-        assert states == pytest.approx(stage["seconds_per_step"], rel=0.02) and stage["seconds_testing"] == 0
+        assert states == pytest.approx(stage["seconds_per_step"], rel=0.1) and stage["seconds_testing"] == 0
     # stage 1 receives images and labels, stage 2 activations and targets
     received = [stage["bytes_per_second"] / stage["packets_per_second"] for stage in result["stages"]]
     assert received == pytest.approx([64 * (64 * 4 + 8), 64 * (256 + 128) * 4])
