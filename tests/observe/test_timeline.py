@@ -135,5 +135,5 @@ def test_the_picture_of_a_run_with_a_heavy_stage_names_it(commands):
     began, ended = (next(event["time"] for event in events if event["event"] == kind) for kind in ("start", "coordinator"))
     for stage in json.loads((run / "summary.json").read_text())["per_stage"]:
         assert sum(stage[f"seconds_{state}"] for state in STATES) == pytest.approx(
-            ended - began, rel=0.02, abs=0.2
+            ended - began, rel=0.02, abs=0.4
         )  # beginning and end are heard of late
