@@ -105,24 +105,11 @@ def build_slow(step: int = 5, seconds: float = 6.0):
     return blocks
 
 
-class Heavy(nn.Module):
-    """Passes its input on, and takes so many seconds at every training step."""
-
-    def __init__(self, seconds: float):
-        super().__init__()
-        self.seconds = seconds
-
-    def forward(self, x):
-        if self.training:
-            time.sleep(self.seconds)
-        return x
-
-
 def build_heavy(heavy: int = 2, times: float = 4, seconds: float = 0.006):
     """Two blocks of the same weight, of which one is made so many times heavier."""
     blocks = build(depth=2)
     for number, block in enumerate(blocks, 1):
-        block.append(Heavy(seconds * (times if number == heavy else 1)))
+        block.append(Drag(seconds * (times if number == heavy else 1)))
     return blocks
 
 
