@@ -56,7 +56,7 @@ def read_resume(run: Path, overrides: Sequence[str], step: int | None) -> tuple[
     if not path.is_file():
         raise UserError(f"--resume: {run} is not the directory of a run: it has no config.yaml")
     before, after = load_config(path), load_config(path, overrides)
-    was, now = (dict(_fields(config.model_dump(mode="json"))) for config in (before, after))
+    was, now = (dict(flat_fields(config.model_dump(mode="json"))) for config in (before, after))
     for name, value in code_of(before).items():
         if not any(override.startswith(f"{name}=") for override in overrides):
             raise UserError(f"--resume: the run's {name} is your own code; to have it imported, add --set {name}={value}")
@@ -125,10 +125,11 @@ def note_restart(run: Path, cause: str, step: int | None) -> None:
         file.write(json.dumps({"cause": cause, "step": step, "repeated_steps": max(0, reached - step)}) + "\n")
 
 
-def _fields(tree: dict[str, Any], within: str = "") -> Iterator[tuple[str, Any]]:
+def flat_fields(tree: dict[str, Any], within: str = "") -> Iterator[tuple[str, Any]]:
+    """A configuration's fields as `section.field` and value."""
     for name, value in tree.items():
         if isinstance(value, dict):
-            yield from _fields(value, f"{within}{name}.")
+            yield from flat_fields(value, f"{within}{name}.")
         else:
             yield f"{within}{name}", value
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import click
 
-from alrpc.cli.options import exit_with, plain_endings, run_options
-from alrpc.errors import UserError
+from alrpc.cli.options import exit_with, parse_methods, plain_endings, run_options
 
 METHODS = "al,al-sequential,bp,layer-placed,gpipe,1f1b,ddp"
 
@@ -60,12 +59,7 @@ def compare(
     from alrpc.config import config_name, load_config
 
     with plain_endings():
-        names = [name.strip() for name in methods.split(",") if name.strip()]
-        known = METHODS.split(",")
-        strange = [name for name in names if name not in known]
-        if strange or not names or len(set(names)) < len(names):
-            given = strange[0] if strange else methods
-            raise UserError(f"--methods: got {given!r}; give some of {METHODS}, each once")
+        names = parse_methods(methods, METHODS.split(","))
         config = load_config(source, overrides)
         from rich.console import Console
         from rich.live import Live

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -67,6 +67,19 @@ def resume_options(command: Callable) -> Callable:
     ):
         command = option(command)
     return command
+
+
+def parse_methods(text: str, known: Sequence[str]) -> list[str]:
+    """The methods that --methods names, comma-separated.
+
+    Raises:
+        UserError: naming the first that is not known.
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    strange = [name for name in names if name not in known]
+    if strange or not names or len(set(names)) < len(names):
+        raise UserError(f"--methods: got {(strange or [text])[0]!r}; give some of {','.join(known)}, each once")
+    return names
 
 
 @contextmanager

@@ -6,8 +6,7 @@ from pathlib import Path
 
 import click
 
-from alrpc.cli.options import plain_endings, source_options
-from alrpc.errors import UserError
+from alrpc.cli.options import parse_methods, plain_endings, source_options
 
 METHODS = ("al", "bp", "layer-placed", "gpipe", "1f1b", "ddp")
 
@@ -44,12 +43,8 @@ def profile(
     from alrpc.config import config_name, load_config
 
     with plain_endings():
-        names = [name.strip() for name in methods.split(",") if name.strip()]
-        strange = [name for name in names if name not in METHODS]
-        if strange or not names or len(set(names)) < len(names):
-            given = strange[0] if strange else methods
-            raise UserError(f"--methods: got {given!r}; give some of {','.join(METHODS)}, each once")
-        config = load_config(source, overrides)
+        names = parse_methods(methods, METHODS)
+        config = load_config(source, [*overrides, *([f"pipeline.stages={stages}"] if stages is not None else [])])
         from rich.console import Console
 
         from alrpc.observe.show import share_table
@@ -59,7 +54,7 @@ def profile(
 
         console = Console()
         windows, directory = run(
-            config, names, stages, steps, out, config_name(source), lambda name: console.status(f"recording {name}")
+            config, names, steps, out, config_name(source), lambda name: console.status(f"recording {name}")
         )
         for name, window in windows.items():
             console.print(share_table(name, window))

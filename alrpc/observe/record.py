@@ -84,7 +84,7 @@ def recorded(
                         heads.append(event)
                     if event["event"] == "start":  # what an earlier part of the run has left is over
                         timings.truncate(0)
-                    if progress.fed is not None:
+                    if heads and progress.fed is not None:
                         timings.write("".join(json.dumps(head) + "\n" for head in heads).encode())
                         heads.clear()
                 except OSError as error:  # a full disk is no reason to stop learning

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from alrpc.agent import listening_socket, pipeline_role, process_role, run_processes
+from alrpc.agent import Refused, listening_socket, pipeline_role, process_role, run_processes
 from alrpc.assembly import check_pipeline, local_device, resolve
 from alrpc.comparison.compare import ALONE, make_directory
-from alrpc.config import Config, parse_config
+from alrpc.config import Config
 from alrpc.observe.spans import read_record
 from alrpc.observe.timeline import Window, choose_window, draw
 from alrpc.profiling.trace import merge
@@ -20,13 +20,12 @@ Watch = Callable[[str], AbstractContextManager]
 
 
 def profile(
-    config: Config, methods: list[str], stages: int | None, steps: int, out: Path | None, name: str, watch: Watch
+    config: Config, methods: list[str], steps: int, out: Path | None, name: str, watch: Watch
 ) -> tuple[dict[str, Window], Path]:
     """Record some steady-state steps of each method: a trace each, and a timeline of all of them on one time axis.
 
     Args:
         methods: al, or a baseline.
-        stages: processes that train; None for the configuration's.
         steps: training micro-batches to record.
         out: directory to make; None for runs/profile-<name>-<time>. It then holds a directory for each method, with trace.json.gz
             and timings.jsonl, and timeline.png and timeline.svg.
@@ -39,9 +38,6 @@ def profile(
         UserError: for what the user can put right; nothing is left then.
         RunFailed, Interrupted: as `alrpc.agent.run_processes`.
     """
-    if stages is not None:
-        tree = config.model_dump(exclude_unset=True)
-        config = parse_config({**tree, "pipeline": {**tree.get("pipeline", {}), "stages": stages}})
     config, components = resolve(config)
     if not set(methods) <= {*ALONE, "ddp"}:
         check_pipeline(config, components)
@@ -50,9 +46,14 @@ def profile(
     windows: dict[str, Window] = {}
     for method in methods:
         folder = directory / method
-        with watch(method):
-            _record(method, config, steps, folder)
-            merge(folder)
+        try:
+            with watch(method):
+                _record(method, config, steps, folder)
+                merge(folder)
+        except Refused:
+            if not windows:
+                directory.rmdir()
+            raise
         windows[method] = choose_window(read_record(folder), steps=steps)
     draw(list(windows.values()), [directory / "timeline.png", directory / "timeline.svg"])
     return windows, directory

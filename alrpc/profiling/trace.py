@@ -50,7 +50,7 @@ def merge(run: Path) -> Path:
         moment = record.on_coordinators_clock(event["stage"], event["align"]) - origin
         own = [block for block in blocks if block.stage == event["stage"]]
         begin, end = own[0].begin - origin, own[-1].end - origin
-        events += _operators(run / "logs" / event["file"], event["stage"], moment, begin, end)
+        events += _operators(run / "logs" / event["file"], event["stage"], event["annotation"], moment, begin, end)
     path = run / TRACE
     partial = path.with_name(f"{TRACE}.partial")
     with gzip.open(partial, "wt", encoding="utf-8", compresslevel=5) as file:
@@ -145,21 +145,21 @@ def _flows(blocks: list[Block], origin: float) -> Iterator[dict]:
         yield {**flow, "ph": "f", "bp": "e", "pid": stage + 1, "ts": _at(other.begin - origin)}
 
 
-def _operators(path: Path, process: int, moment: float, begin: float, end: float) -> Iterator[dict]:
+def _operators(path: Path, process: int, annotation: str, moment: float, begin: float, end: float) -> Iterator[dict]:
     """What torch.profiler recorded of a process between two moments.
 
     Args:
-        moment: when its annotation ALIGN was, on the trace's clock; seconds, as the others.
+        annotation: whose middle was at `moment` on the trace's clock; seconds, as the others.
     """
     with gzip.open(path, "rt", encoding="utf-8") as file:
         told = [event for event in json.load(file)["traceEvents"] if event.get("ph") == "X" and event.get("cat") in KINDS]
-    align = next(event for event in told if event["name"] == ALIGN)
-    shift = moment * 1e6 - align["ts"]
+    align = next(event for event in told if event["name"] == annotation)
+    shift = moment * 1e6 - (align["ts"] + align["dur"] / 2)
     tracks: dict[tuple, int] = {}
     open_until: dict[int, list[float]] = {}
     for event in sorted(told, key=lambda event: (event["ts"], -event["dur"])):
         start, length = round(event["ts"] + shift, 3), event["dur"]
-        if event["name"] == ALIGN or start < begin * 1e6 or start + length > end * 1e6:
+        if event["name"].startswith(ALIGN) or start < begin * 1e6 or start + length > end * 1e6:
             continue
         source = (event["cat"] in ("kernel", "gpu_memcpy", "gpu_memset"), event["tid"])
         if source not in tracks:

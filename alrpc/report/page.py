@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -17,6 +16,7 @@ from alrpc.observe.timeline import ENGINES
 from alrpc.report import figures
 from alrpc.report.figures import GIB, MIB, Plate
 from alrpc.report.read import Comparison, Run, labels, read
+from alrpc.resume import flat_fields
 from alrpc.timing import STATES
 
 ROOM = 2_400_000  # characters of figures; a run whose figures find none is told without, so that the page stays below 3 MB
@@ -306,18 +306,10 @@ def _equality(runs: list[Run], names: list[str]) -> str:
 
 
 def _differences(runs: list[Run]) -> list[list[str]]:
-    fields = [dict(_flat(run.config)) for run in runs]
+    fields = [dict(flat_fields(run.config)) for run in runs]
     names = dict.fromkeys(name for of_run in fields for name in of_run)
     rows = [[name, *(str(of_run.get(name, "")) for of_run in fields)] for name in names]
     return [row for row in rows if len(set(row[1:])) > 1]
-
-
-def _flat(tree: dict[str, Any], within: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{within}{name}.")
-        else:
-            yield f"{within}{name}", value
 
 
 def of_comparison(comparison: Comparison, name: str) -> Chapter:

@@ -99,10 +99,11 @@ def test_a_picture_and_the_bubbles_are_left(profiled):
     ("options", "message"),
     [
         (["--methods", "al,sgd"], "--methods: got 'sgd'; give some of al,"),
+        (["--set", "data.name=mnist", "--set", "data.root=nowhere"], "data.root: nowhere is not a directory"),
         (["--stages", "9"], "pipeline.stages: got 9, but the model has 4 components"),
     ],
 )
 def test_what_cannot_be_profiled_is_refused_and_nothing_is_written(commands, options, message):
-    refused = commands.alrpc("profile", *options)
+    refused = commands.alrpc("profile", "--out", "out", *options)
     assert refused.returncode == 1 and refused.stderr.startswith(f"alrpc: {message}") and refused.stderr.count("\n") == 1
     assert not list(commands.folder.iterdir())
