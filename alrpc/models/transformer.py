@@ -8,6 +8,7 @@ from typing import Annotated
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from alrpc.association import MeanOverTokens
 from alrpc.errors import UserError
@@ -29,7 +30,12 @@ class Embedding(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """x (N, T, width), mask (N, T) -> x; padded words are not attended to."""
+    """x (N, T, width), mask (N, T) -> x; padded words are not attended to.
+
+    The layer begins with a norm, γ x̂ + β, and a projection, W (γ x̂ + β) + b. A component of associated learning needs no
+    gradient of its input, yet γ and β need that of the projection's. So there the two are folded into one projection of x̂,
+    (W γ) x̂ + (W β + b): the same function with the same gradients, without a product of width × 3 width a word on the way back.
+    """
 
     takes = ("x", "mask")
 
@@ -38,7 +44,19 @@ class EncoderLayer(nn.Module):
         self.layer = nn.TransformerEncoderLayer(width, heads, feed_forward, dropout, batch_first=True, norm_first=True)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        return self.layer(x, src_key_padding_mask=~mask)
+        if x.requires_grad or not torch.is_grad_enabled():
+            return self.layer(x, src_key_padding_mask=~mask)
+        return functional_call(self.layer, self.fold(), (x,), {"src_key_padding_mask": ~mask})
+
+    def fold(self) -> dict[str, Tensor]:
+        """The parameters that stand for those of the first norm and of the projection behind it."""
+        norm, attention = self.layer.norm1, self.layer.self_attn
+        return {
+            "norm1.weight": torch.ones_like(norm.weight),
+            "norm1.bias": torch.zeros_like(norm.bias),
+            "self_attn.in_proj_weight": attention.in_proj_weight * norm.weight,
+            "self_attn.in_proj_bias": attention.in_proj_bias + attention.in_proj_weight @ norm.bias,
+        }
 
 
 class Head(nn.Module):

@@ -27,7 +27,7 @@ from alrpc.pipeline.topology import Place, choose_devices, describe_transport, s
 from alrpc.timing import Timing, peak_memory
 from alrpc.training.optimizer import Recipe
 
-PATIENCE = 0.2  # seconds that a stage may wait for something to tell: a question is always under way, so a death shows at once
+PATIENCE = 0.5  # seconds that a stage may wait for something to tell: a question is always under way, so a death shows at once
 COMPARE = 0.5  # seconds between a reported failure and its message, for failures of earlier stages
 GRACE = 3.0  # seconds between a lost connection and its report: whoever knows the cause speaks first
 
@@ -286,7 +286,7 @@ def listen(fed: Future, report: Callable[[dict], None], health: Health) -> None:
                 raise failure_of(health, stage, reason)
         elif not failed:
             check_movement(health, report)
-        time.sleep(0.02)
+        time.sleep(0.05)
 
 
 def check_movement(health: Health, report: Callable[[dict], None]) -> None:

@@ -7,6 +7,8 @@ import alrpc
 from alrpc.assembly import build_network, resolve
 from alrpc.config import load_config
 from alrpc.data.dataset import WordVectors
+from alrpc.models.transformer import EncoderLayer
+from alrpc.random_stream import begin_stream
 
 CLASSES = alrpc.Classes(5)
 
@@ -72,6 +74,22 @@ def test_padding_changes_no_prediction(name):
         alone = network(short, exit)
         torch.testing.assert_close(network(padded, exit), alone, atol=1e-6, rtol=1e-5)
         torch.testing.assert_close(network(both, exit)[:1], alone, atol=1e-6, rtol=1e-5)
+
+
+def test_an_encoder_layer_whose_input_needs_no_gradient_learns_what_pytorchs_own_does():
+    layer = EncoderLayer(width=8, heads=2, feed_forward=12, dropout=0.2).double()
+    torch.nn.init.normal_(layer.layer.norm1.weight)
+    torch.nn.init.normal_(layer.layer.norm1.bias)
+    x, mask = torch.randn(3, 5, 8, dtype=torch.float64), torch.arange(5) < torch.tensor([[5], [2], [4]])
+    weights = torch.randn(3, 5, 8, dtype=torch.float64)
+    results = []
+    for call in (lambda: layer(x, mask), lambda: layer.layer(x, src_key_padding_mask=~mask)):
+        begin_stream(torch.device("cpu"), 0, 1, 0)  # the same dropout
+        layer.zero_grad()
+        output = call()
+        (output * weights).sum().backward()
+        results.append((output, *(parameter.grad for parameter in layer.parameters())))
+    torch.testing.assert_close(*results)
 
 
 def test_each_lstm_starts_from_the_state_in_which_the_one_before_ended():
