@@ -12,6 +12,7 @@ from torch.func import functional_call
 
 from alrpc.association import MeanOverTokens
 from alrpc.errors import UserError
+from alrpc.models.dropout import Dropout
 
 
 class Embedding(nn.Module):
@@ -20,7 +21,7 @@ class Embedding(nn.Module):
     def __init__(self, vocabulary: int, width: int, dropout: float):
         super().__init__()
         self.words = nn.Embedding(vocabulary, width, padding_idx=0)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.register_buffer("rates", torch.exp(torch.arange(0, width, 2) * (-math.log(10_000) / width)), persistent=False)
 
     def forward(self, words: Tensor) -> Tensor:
@@ -42,6 +43,8 @@ class EncoderLayer(nn.Module):
     def __init__(self, width: int, heads: int, feed_forward: int, dropout: float):
         super().__init__()
         self.layer = nn.TransformerEncoderLayer(width, heads, feed_forward, dropout, batch_first=True, norm_first=True)
+        for name in ("dropout", "dropout1", "dropout2"):  # that of the attention is within torch's
+            setattr(self.layer, name, Dropout(dropout))
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         if x.requires_grad or not torch.is_grad_enabled():

@@ -7,6 +7,7 @@ import alrpc
 from alrpc.assembly import build_network, resolve
 from alrpc.config import load_config
 from alrpc.data.dataset import WordVectors
+from alrpc.models.dropout import Dropout
 from alrpc.models.transformer import EncoderLayer
 from alrpc.random_stream import begin_stream
 
@@ -90,6 +91,20 @@ def test_an_encoder_layer_whose_input_needs_no_gradient_learns_what_pytorchs_own
         (output * weights).sum().backward()
         results.append((output, *(parameter.grad for parameter in layer.parameters())))
     torch.testing.assert_close(*results)
+
+
+def test_dropout_drops_so_many_elements_and_scales_the_others_and_their_gradients():
+    x = torch.full((301, 333), 2.0, requires_grad=True)  # not a multiple of four elements
+    dropout = Dropout(0.3)
+    y = dropout(x)
+    y.sum().backward()
+    kept = y != 0
+    assert (~kept).float().mean().item() == pytest.approx(0.3, abs=0.01)  # its standard deviation is 0.0015
+    assert (kept[:, :-1] & kept[:, 1:]).float().mean().item() == pytest.approx(0.7**2, abs=0.01)  # neighbours are independent
+    torch.testing.assert_close(y, torch.where(kept, 2 / 0.7, 0.0), rtol=1e-4, atol=0)
+    torch.testing.assert_close(x.grad, torch.where(kept, 1 / 0.7, 0.0), rtol=1e-4, atol=0)
+    assert dropout(x.bfloat16()).dtype == torch.bfloat16
+    assert dropout.eval()(x) is x and Dropout(0.0)(x).equal(x)
 
 
 def test_each_lstm_starts_from_the_state_in_which_the_one_before_ended():
