@@ -190,8 +190,8 @@ def describe_run(components: int, sample: dict[str, Tensor], target: Target, mic
     return {"components": components, "sample": shapes, "target": kind, "micro_batches": micro_batches}
 
 
-def commit(run: Path, step: int, described: dict, files: Files, keep: int) -> None:
-    """Declare a checkpoint complete, and remove complete ones before the latest `keep`, and unfinished ones before this."""
+def commit(run: Path, step: int, described: dict, files: Files, keep: int) -> list[int]:
+    """Declare a checkpoint complete, and keep the latest `keep` of the complete ones; gives the steps of those that are kept."""
     directory = checkpoint_directory(run, step)
     manifest = {"format": FORMAT, "step": step, **described, "files": dict(sorted(files.items()))}
     directory.mkdir(parents=True, exist_ok=True)  # the stages may have written on other hosts
@@ -201,10 +201,16 @@ def commit(run: Path, step: int, described: dict, files: Files, keep: int) -> No
         file.flush()
         os.fsync(file.fileno())
     partial.rename(directory / MANIFEST)
-    complete = complete_checkpoints(run)
-    for other in directory.parent.glob("step-*"):
-        if other < directory and other not in complete[-keep:]:
-            remove(other)
+    kept = [step_of(complete) for complete in complete_checkpoints(run)[-keep:]]
+    prune(run, step, kept)
+    return kept
+
+
+def prune(run: Path, step: int, kept: list[int]) -> None:
+    """Remove what is on this host of checkpoints before a step, but for those that are kept."""
+    for directory in run.glob("checkpoints/step-*"):
+        if step_of(directory) < step and step_of(directory) not in kept:
+            remove(directory)
 
 
 def remove(directory: Path) -> None:

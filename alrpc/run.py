@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
@@ -39,7 +40,7 @@ from alrpc.errors import Interrupted, Stopped, UserError
 from alrpc.network import Network, describe_components
 from alrpc.observe.progress import Progress
 from alrpc.observe.record import Report, recorded, write_summary
-from alrpc.pipeline.coordinator import StageFailed, coordinate, start_of
+from alrpc.pipeline.coordinator import StageFailed, coordinate, prune_on_every_host, start_of
 from alrpc.pipeline.mailbox import Resume
 from alrpc.planning import choose_split
 from alrpc.resume import STOP, claimed, offer, read_resume, reopen
@@ -265,7 +266,9 @@ def run_coordinator(
         recorded(config, directory, "pipeline", stages, quiet, stdout, appending) as (progress, report),
         ThreadPoolExecutor(1, "commit") as disk,  # a slow one must not keep the coordinator from asking after the stages
     ):
-        commit_when_written = committing(directory, stages, config.checkpoint.keep, lambda: described, report)
+        commit_when_written = committing(
+            directory, stages, config.checkpoint.keep, lambda: described, report, partial(prune_on_every_host, stages)
+        )
 
         def listen(event: dict) -> None:
             if event["event"] in ("written", "unwritten"):
@@ -290,8 +293,18 @@ def check_data_is_the_same(resume: Resume | None, recipe: Recipe) -> None:
         )
 
 
-def committing(directory: Path, stages: int, keep: int, describe: Callable[[], dict], report: Report) -> Report:
-    """A listener to what stages tell of their files: commits a checkpoint when all have written theirs; removes it if one could not."""
+def committing(
+    directory: Path,
+    stages: int,
+    keep: int,
+    describe: Callable[[], dict],
+    report: Report,
+    spread: Callable[[int, list[int]], None] = lambda step, kept: None,
+) -> Report:
+    """A listener to what stages tell of their files: commits a checkpoint when all have written theirs; removes it if one could not.
+
+    `spread` is told the step of each that was committed, and the steps that are kept.
+    """
     told: dict[int, list[dict]] = {}
 
     def listen(event: dict) -> None:
@@ -304,11 +317,12 @@ def committing(directory: Path, stages: int, keep: int, describe: Callable[[], d
         if cause is None:
             files = {name: of_file for event in events for name, of_file in event["files"].items()}
             try:
-                commit(directory, step, describe(), files, keep)
+                kept = commit(directory, step, describe(), files, keep)
             except OSError as error:
                 cause = f"{error.filename or directory}: {error.strerror}"
         if cause is None:
             report({"event": "checkpoint", "step": step})
+            spread(step, kept)
         else:
             remove(checkpoint_directory(directory, step))  # what is left of it takes the room of the next one
             report({"event": "unwritten", "step": step, "cause": cause})

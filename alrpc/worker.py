@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import sys
 import threading
 import time
 import traceback
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 from alrpc.process import (
@@ -46,7 +48,7 @@ from alrpc.observe.record import last_line
 from alrpc.pipeline.control import Disconnected, StageLost
 from alrpc.pipeline.coordinator import GRACE, StageFailed
 from alrpc.pipeline.meeting import meeting_point
-from alrpc.pipeline.stage import run_stage
+from alrpc.pipeline.stage import MakeStage, run_stage
 from alrpc.pipeline.topology import place_here
 from alrpc.resume import check_resume_options, last_whole_step, note_restart, offer, read_resume
 from alrpc.run import (
@@ -208,6 +210,26 @@ def be_stage(rank: int) -> int:
     directory = Path(meeting_point().get(DIRECTORY).decode())
     _, _, log = log_to(directory, f"stage-{rank}")
     return run_stage(place_here(rank, log), stages() + 1, build_network)
+
+
+def take_part(directory: Path, make: MakeStage, lead: Callable[[], None]) -> None:
+    """Be the process of this rank in a run that trains to be measured: a stage as `make` builds it, or the coordinator, which does
+    what `lead` says; ends the process."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    rank = int(os.environ["RANK"])
+    if rank:
+        _, _, log = log_to(directory, f"stage-{rank}")
+        leave(run_stage(place_here(rank, log), stages() + 1, build_network, make))
+    log_to(directory, "coordinator")
+    try:
+        lead()
+    except Exception as error:
+        log_line(traceback.format_exc())
+        code = code_for(error)
+        tell_agent(explain(error, directory), code)
+        leave(code)
+    leave(0)
 
 
 def stages() -> int:

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import functools
 import json
-import os
-import signal
 import sys
-import traceback
 from pathlib import Path
 
-from alrpc.process import keep_memory, leave, log_line, log_to, tell_agent, watch_parent
+from alrpc.process import keep_memory, watch_parent
 
 if __name__ == "__main__":
     keep_memory()
     watch_parent()  # before the long import of torch
 
-from alrpc.assembly import build_network, resolve
+from alrpc.assembly import resolve
 from alrpc.bench import simulated
 from alrpc.bench.measure import ROUNDS
 from alrpc.bench.rounds import Gathered, MeasuredStage, Settings, recipe_of, steady_state, stream_rounds
@@ -24,32 +21,16 @@ from alrpc.config import load_config
 from alrpc.data import read_data
 from alrpc.data.dataset import Dataset
 from alrpc.pipeline.coordinator import coordinate
-from alrpc.pipeline.stage import run_stage
-from alrpc.pipeline.topology import place_here
 from alrpc.planning import choose_split
 from alrpc.training.optimizer import Recipe
-from alrpc.worker import code_for, explain
+from alrpc.worker import take_part
 
 
 def main(directory: Path, settings: Settings) -> None:
     """Do this process' part in measured rounds of the run whose directory holds its configuration; ends the process."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
-    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    if rank:
-        _, _, log = log_to(directory, f"stage-{rank}")
-        ms = settings.stage_ms
-        make = MeasuredStage if ms is None else functools.partial(simulated.SimulatedStage, ms / 1000)
-        leave(run_stage(place_here(rank, log), world, build_network, make))
-    log_to(directory, "coordinator")
-    try:
-        measure(directory, settings)
-    except Exception as error:
-        log_line(traceback.format_exc())
-        code = code_for(error)
-        tell_agent(explain(error, directory), code)
-        leave(code)
-    leave(0)
+    ms = settings.stage_ms
+    make = MeasuredStage if ms is None else functools.partial(simulated.SimulatedStage, ms / 1000)
+    take_part(directory, make, lambda: measure(directory, settings))
 
 
 def measure(directory: Path, settings: Settings) -> None:

@@ -7,6 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from alrpc.training.optimizer import Recipe
 
 PATIENCE = 0.5  # seconds that a stage may wait for something to tell: a question is always under way, so a death shows at once
 COMPARE = 0.5  # seconds between a reported failure and its message, for failures of earlier stages
+PRUNING = 60.0  # seconds that a stage may take to remove files
 GRACE = 3.0  # seconds between a lost connection and its report: whoever knows the cause speaks first
 
 Load = Callable[[], tuple[Dataset, Recipe, list[int] | None]]
@@ -217,6 +219,16 @@ def feed(
         tell_moments(timing, report, last=True)
     except UserError as error:  # in the middle of a run, of which everything stays
         raise StageFailed(f"the coordinator (rank 0, host {host}) cannot go on: {error}", again=False) from error
+
+
+def prune_on_every_host(stages: int, step: int, kept: list[int]) -> None:
+    """Have each stage remove, from its host's disk, what was written of checkpoints before a step that are not kept.
+
+    A stage that is gone, after the last step too, removes nothing.
+    """
+    with suppress(control.StageLost):
+        for call in [control.Call(stage, mailbox.prune, step, kept, patience=PRUNING) for stage in range(1, stages + 1)]:
+            call.result()
 
 
 def tell_moments(timing: Timing, report: Callable[[dict], None], last: bool = False) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from alrpc import checkpoint
 from alrpc.checkpoint import Files
 from alrpc.component import Target
 from alrpc.config import Config, Health
@@ -67,6 +68,8 @@ class Status:
     place: Place
     coordinator: tuple[str, int] | None = None
     """Its host and process."""
+    run: Path | None = None
+    """The run's directory on this host."""
     step = 0
     packet: tuple[str, int, int] | None = None
     """Kind, epoch and step of the last one that came."""
@@ -111,7 +114,7 @@ def tell(event: str, **fields) -> None:
 def await_plan() -> Plan:
     plan = _plan.get()
     status.patience, status.coordinator = patience(plan.config.health.timeout), plan.coordinator
-    status.grace = plan.config.checkpoint.grace
+    status.run, status.grace = plan.run, plan.config.checkpoint.grace
     return plan
 
 
@@ -172,6 +175,11 @@ def poll(patience: float) -> list[dict]:
 def read_clock() -> float:
     """Seconds on the clock that this stage's moments are taken from."""
     return time.perf_counter()
+
+
+def prune(step: int, kept: list[int]) -> None:
+    if status.run is not None:
+        checkpoint.prune(status.run, step, kept)
 
 
 def dismiss() -> None:

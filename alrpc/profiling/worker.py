@@ -9,21 +9,18 @@ count, so that while any stage works on them, all stages train:
 from __future__ import annotations
 
 import functools
-import os
-import signal
 import sys
-import traceback
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from alrpc.process import keep_memory, leave, log_line, log_to, tell_agent, watch_parent
+from alrpc.process import keep_memory, watch_parent
 
 if __name__ == "__main__":
     keep_memory()
     watch_parent()  # before the long import of torch
 
-from alrpc.assembly import build_network, resolve
+from alrpc.assembly import resolve
 from alrpc.bench.rounds import at_the_ends, endless_micro_batches, recipe_of
 from alrpc.config import Config, load_config
 from alrpc.data import read_data
@@ -34,31 +31,16 @@ from alrpc.pipeline.coordinator import coordinate
 from alrpc.pipeline.health import Feeding
 from alrpc.pipeline.mailbox import status, tell
 from alrpc.pipeline.packet import Packet
-from alrpc.pipeline.stage import Stage, run_stage
-from alrpc.pipeline.topology import place_here
+from alrpc.pipeline.stage import Stage
 from alrpc.planning import choose_split
 from alrpc.profiling.recorder import Recorder, trace_file
 from alrpc.training.optimizer import Recipe
-from alrpc.worker import code_for, explain
+from alrpc.worker import take_part
 
 
 def main(directory: Path, warm_up: int, steps: int) -> None:
     """Do this process' part in a run whose directory holds its configuration; ends the process."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL)
-    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    if rank:
-        _, _, log = log_to(directory, f"stage-{rank}")
-        leave(run_stage(place_here(rank, log), world, build_network, ProfiledStage))
-    log_to(directory, "coordinator")
-    try:
-        feed_and_record(directory, warm_up, steps)
-    except Exception as error:
-        log_line(traceback.format_exc())
-        code = code_for(error)
-        tell_agent(explain(error, directory), code)
-        leave(code)
-    leave(0)
+    take_part(directory, ProfiledStage, lambda: feed_and_record(directory, warm_up, steps))
 
 
 def feed_and_record(directory: Path, warm_up: int, steps: int) -> None:

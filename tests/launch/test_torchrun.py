@@ -94,25 +94,36 @@ def hosts(tmp_path):
             ip("netns", "del", name)
 
 
-def start_on(commands, hosts, *options: str, ahead: int = 0) -> list[subprocess.Popen]:
-    """The coordinator and stage 1 on the first host, stages 2 and 3 on the second, whose clock is ahead by so many seconds."""
+def start_on(commands, hosts, *options: str, ahead: int = 0, other: Path | None = None) -> list[subprocess.Popen]:
+    """The coordinator and stage 1 on the first host, stages 2 and 3 on the second, whose clock is ahead by so many seconds.
+
+    The second one's working directory is `other` where that is given.
+    """
     processes = []
     for rank, ((name, wire), stages) in enumerate(zip(hosts, ("1", "2"), strict=True)):
         own = {"NODES": "2", "NODE_RANK": str(rank), "MASTER": "10.77.0.1", "INTERFACE": wire, "PATH": PATH}
         clock = ["unshare", "--time", "--monotonic", str(ahead), "--fork"] if rank and ahead else []
-        processes.append(commands.start(*clock, "ip", "netns", "exec", name, SCRIPT, stages, *options, **own))
+        place = ["env", "-C", str(other)] if rank and other else []
+        processes.append(commands.start(*place, *clock, "ip", "netns", "exec", name, SCRIPT, stages, *options, **own))
     return processes
 
 
 def test_two_hosts_give_the_bits_of_one(commands, hosts):
-    options = ["--set", "train.epochs=1", "--quiet"]
+    options = ["--set", "train.epochs=5", "--quiet"]
+    elsewhere = commands.folder / "elsewhere"  # the disks are not shared
+    elsewhere.mkdir()
     ahead = 5000 if subprocess.run(["unshare", "--time", "true"], capture_output=True).returncode == 0 else 0
-    for process in start_on(commands, hosts, *options, "--out", "run", ahead=ahead):
+    for process in start_on(commands, hosts, *options, "--out", "run", ahead=ahead, other=elsewhere):
         _, errors = process.communicate(timeout=90)
         assert process.returncode == 0, errors
     assert commands.alrpc("train", *options, "--out", "reference").returncode == 0
     one, other = (read_summary(commands.folder / name) for name in ("run", "reference"))
     assert one["stages"] == 3 and one["parameters_sha256"] == other["parameters_sha256"]
+
+    kept, there = (set(folder.glob("run/checkpoints/step-*")) for folder in (commands.folder, elsewhere))
+    names, parts = {step.name for step in kept}, {part.name for step in kept for part in step.glob("component-*")}
+    assert len(names) == 2 and parts == {"component-001.safetensors", "component-002.safetensors"}
+    assert names <= {step.name for step in there} and len(there) <= 3  # the one that went last may stay there
 
     record = read_record(commands.folder / "run")
     offsets = {stage: estimates[0][1] for stage, estimates in record.clocks.items()}
