@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -122,6 +122,7 @@ def run_processes(
     silent: bool = False,
     keep: bool = False,
     grace: float = 0.0,
+    variables: Mapping[str, str] | None = None,
 ) -> None:
     """Run `python -m <arguments>` in so many processes that meet on loopback, and wait until all have ended well.
 
@@ -132,6 +133,7 @@ def run_processes(
         silent: keep what they print from the terminal.
         keep: whether the directory stays when the run is refused.
         grace: seconds that SIGTERM leaves them to take a checkpoint and end; 0 for those that take none.
+        variables: of their environment, instead of what any run's processes have there.
 
     Raises:
         RunFailed: when a process failed; names the process, its host, the cause and its log.
@@ -145,7 +147,7 @@ def run_processes(
         tempfile.TemporaryDirectory(prefix="alrpc-", ignore_cleanup_errors=True) as scratch,
     ):
         try:
-            start_processes(arguments, processes, directory, listener, Path(scratch), role, silent, grace)
+            start_processes(arguments, processes, directory, listener, Path(scratch), role, silent, grace, variables or {})
         except Refused:
             if not keep:
                 discard_run_directory(directory)
@@ -161,6 +163,7 @@ def start_processes(
     role: Callable[[int], str],
     silent: bool,
     grace: float,
+    variables: Mapping[str, str],
 ) -> None:
     settings = LaunchConfig(
         min_nodes=1,
@@ -178,7 +181,7 @@ def start_processes(
         **({"shutdown_timeout": 5} if "shutdown_timeout" in LaunchConfig.__dataclass_fields__ else {}),
     )
     kills = kills_for_want_of_memory()
-    with environment(), own_signals(), asking_to_end(directory / STOP, grace):
+    with environment(variables), own_signals(), asking_to_end(directory / STOP, grace):
         try:
             elastic_launch(settings, sys.executable)("-P", "-m", *arguments)
         except ChildFailedError as error:
@@ -258,7 +261,7 @@ def explain(failures: dict[int, ProcessFailure], directory: Path, role: Callable
 
 
 @contextmanager
-def environment() -> Iterator[None]:
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
     """What the processes inherit: loopback for both planes, this process' modules, its id for their watch over it."""
     settings = {
         "GLOO_SOCKET_IFNAME": "lo",
@@ -270,6 +273,7 @@ def environment() -> Iterator[None]:
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
         # Heaps in large pages. torch's THP_MEM_ALLOC_ENABLE does so too, but aligns each tensor, and the heap never ceases to grow.
         "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"),
+        **variables,
     }
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)

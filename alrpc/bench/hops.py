@@ -41,22 +41,17 @@ def hops(stages: int, stage_ms: float, message_mb: float, peers: list[str], roun
     sending = figures["stages"][:-1]  # the last one only receives
     engine = statistics.median(s["cpu_seconds_per_step"] - s["ceiling_cpu_seconds_per_step"] for s in sending)
     copies = copy_seconds(message_mb, stage_ms / 1000)
-    seconds: dict[str, list[float]] = {peer: [] for peer in peers}
-    for turn in range(1, PEER_TURNS + 1):
-        for peer in peers:
-            place = directory / f"{peer}-{turn}"
-            with watch(place, 1):
-                seconds[peer].append(run_peer(peer, stages, stage_ms, message_mb, PEER_STEPS, place))
-    found = {}
-    for peer, of_turns in seconds.items():
+    found = {peer: {} for peer in peers}
+    for (peer, keeps_memory), of_turns in time_peers(stages, stage_ms, message_mb, peers, directory, watch).items():
         median = statistics.median(of_turns)
-        found[peer] = {
+        figure = {
             "steps_per_second": 1 / median,
             "efficiency": stage_ms / 1000 / median,
             "theoretical_efficiency": MICRO_BATCHES / (MICRO_BATCHES + stages - 1),
             "throughput_ratio": figures["steps_per_second"] * median,
             "throughput_ratios": [figures["steps_per_second"] * each for each in of_turns],
         }
+        found[peer] |= {"memory_kept": figure} if keeps_memory else figure
     return {
         "simulated": True,
         "cores": cores(),
@@ -70,3 +65,16 @@ def hops(stages: int, stage_ms: float, message_mb: float, peers: list[str], roun
         "cpu_seconds_beyond_copies": engine - copies,
         "peers": found,
     }
+
+
+def time_peers(
+    stages: int, stage_ms: float, message_mb: float, peers: list[str], directory: Path, watch: Watch
+) -> dict[tuple[str, bool], list[float]]:
+    """Seconds a batch of each peer, turn by turn: as torch has it, and with memory kept as this engine's processes do."""
+    seconds: dict[tuple[str, bool], list[float]] = {(peer, keeps): [] for peer in peers for keeps in (False, True)}
+    for turn in range(1, PEER_TURNS + 1):
+        for (peer, keeps_memory), of_turns in seconds.items():
+            place = directory / f"{peer}{'-memory-kept' if keeps_memory else ''}-{turn}"
+            with watch(place, 1):
+                of_turns.append(run_peer(peer, stages, stage_ms, message_mb, PEER_STEPS, keeps_memory, place))
+    return seconds

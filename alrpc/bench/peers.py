@@ -17,7 +17,6 @@ from alrpc.agent import listening_socket, process_role, run_processes
 from alrpc.process import keep_memory, leave, log_to, watch_parent
 
 if __name__ == "__main__":
-    keep_memory()
     watch_parent()
     warnings.filterwarnings("ignore", module="torch.distributed")
 
@@ -59,21 +58,30 @@ class _Sleep(torch.autograd.Function):
         return gradient, torch.zeros(()), None
 
 
-def run_peer(name: str, stages: int, stage_ms: float, message_mb: float, steps: int, directory: Path) -> float:
+def run_peer(
+    name: str, stages: int, stage_ms: float, message_mb: float, steps: int, keeps_memory: bool, directory: Path
+) -> float:
     """Seconds that a batch takes in a pipeline of so many processes, in a directory made for it.
+
+    Args:
+        keeps_memory: whether its processes keep what they free, in large pages, as this engine's do; otherwise they are as
+            Python and torch have them.
 
     Raises:
         RunFailed, Interrupted: as `alrpc.agent.run_processes`.
     """
     directory.mkdir(parents=True)
-    arguments = ["alrpc.bench.peers", name, str(stage_ms), str(message_mb), str(steps), str(directory)]
+    arguments = ["alrpc.bench.peers", name, str(stage_ms), str(message_mb), str(steps), str(directory), str(int(keeps_memory))]
+    variables = {} if keeps_memory else {"GLIBC_TUNABLES": ""}
     with listening_socket(0) as listener:
-        run_processes(arguments, stages, directory, listener, process_role, silent=True)
+        run_processes(arguments, stages, directory, listener, process_role, silent=True, variables=variables)
     return json.loads((directory / RESULT).read_text(encoding="utf-8"))
 
 
-def main(name: str, stage_ms: float, message_mb: float, steps: int, directory: Path) -> None:
+def main(name: str, stage_ms: float, message_mb: float, steps: int, directory: Path, keeps_memory: bool) -> None:
     """Be one process of the pipeline."""
+    if keeps_memory:
+        keep_memory()
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     log_to(directory, f"process-{rank + 1}")
     torch.set_num_threads(1)
@@ -102,4 +110,4 @@ def main(name: str, stage_ms: float, message_mb: float, steps: int, directory: P
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], float(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]), Path(sys.argv[5]))
+    main(sys.argv[1], float(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]), Path(sys.argv[5]), sys.argv[6] == "1")

@@ -64,9 +64,10 @@ def stage_table(stages: list[dict]) -> Table:
     return table
 
 
-def spread(values: list[float]) -> str:
+def spread(values: list[float], what: str = "round", digits: int = 4) -> str:
     """Lowest and highest."""
-    return f"{min(values):.4f} … {max(values):.4f} in {len(values)} {'round' if len(values) == 1 else 'rounds'}"
+    among = f"{min(values):.{digits}f} … {max(values):.{digits}f}"
+    return f"{among} in {len(values)} {what}{'' if len(values) == 1 else 's'}"
 
 
 def ceiling_lines(result: dict) -> list[str]:
@@ -86,11 +87,12 @@ def hops_lines(result: dict) -> list[str]:
         f"receive are {result['cpu_seconds_of_copies'] * 1000:.2f} ms",
     ]
     for name, peer in result["peers"].items():
-        lines.append(
-            f"{name}: efficiency {peer['efficiency']:.4f} (its schedule allows {peer['theoretical_efficiency']:.4f}); "
-            f"this engine has {peer['throughput_ratio']:.2f} times its throughput "
-            f"(median; {min(peer['throughput_ratios']):.2f} … {max(peer['throughput_ratios']):.2f} in {len(peer['throughput_ratios'])} turns)"
-        )
+        for who, figure in ((name, peer), (f"{name}, its memory kept as this engine's", peer["memory_kept"])):
+            lines.append(
+                f"{who}: efficiency {figure['efficiency']:.4f} (its schedule allows {figure['theoretical_efficiency']:.4f}); "
+                f"this engine has {figure['throughput_ratio']:.2f} times its throughput "
+                f"(median; {spread(figure['throughput_ratios'], 'turn', 2)})"
+            )
     return lines
 
 

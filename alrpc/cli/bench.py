@@ -129,9 +129,11 @@ def hops(
 ) -> None:
     """The engine alone, its stages simulated.
 
-    Stages are SIMULATED by a sleep, everything else is real: processes, packets, markers, metrics. A step sleeps a third of its time as forward pass, hands its packet on, and sleeps the rest as backward pass. Efficiency is
-    the share of the time, in the steady state, that a stage is asked to sleep: what is missing from 1 is the engine's. A peer runs
-    the same sleep a batch in torch.distributed.pipelining, in 8 micro-batches.
+    Stages are SIMULATED by a sleep, everything else is real: processes, packets, markers, metrics. A step sleeps a third of
+    its time as forward pass, hands its packet on, and sleeps the rest as backward pass. Efficiency is the share of the time, in
+    the steady state, that a stage is asked to sleep: what is missing from 1 is the engine's. A peer runs the same sleep a batch
+    in torch.distributed.pipelining, in 8 micro-batches; once as torch has it, and once in processes that keep their memory as
+    this engine's do.
 
     \b
     Examples:
