@@ -160,7 +160,7 @@ class Checkpoint(Section):
     epoch: bool = True
     """A checkpoint after every epoch. The end of a run has one in any case."""
     keep: PositiveInt = 2
-    """Of the complete checkpoints, the latest so many stay."""
+    """Of the complete checkpoints, the latest so many stay; where disks are not shared, one more on hosts other than the coordinator's."""
     grace: PositiveFloat = 25.0
     """Seconds that a run which is told to end by SIGTERM has for a last checkpoint."""
 

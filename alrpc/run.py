@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import TextIO
 
@@ -257,18 +256,21 @@ def run_coordinator(
     stages = config.pipeline.stages
     appending = resume is not None
     told = told_to_end or threading.Event()
+    leaving = threading.Event()
 
     def stopping() -> bool:
         return told.is_set() or (directory / STOP).exists()
+
+    def spread(step: int, kept: list[int]) -> None:
+        if not leaving.is_set():
+            prune_on_every_host(stages, step, kept)
 
     with (
         claimed(directory),
         recorded(config, directory, "pipeline", stages, quiet, stdout, appending) as (progress, report),
         ThreadPoolExecutor(1, "commit") as disk,  # a slow one must not keep the coordinator from asking after the stages
     ):
-        commit_when_written = committing(
-            directory, stages, config.checkpoint.keep, lambda: described, report, partial(prune_on_every_host, stages)
-        )
+        commit_when_written = committing(directory, stages, config.checkpoint.keep, lambda: described, report, spread)
 
         def listen(event: dict) -> None:
             if event["event"] in ("written", "unwritten"):
@@ -276,6 +278,8 @@ def run_coordinator(
             elif event["event"] == "told_to_end":
                 told.set()
             else:
+                if event["event"] == "coordinator":  # the last one: the stages are let go
+                    leaving.set()
                 report(event)
 
         coordinate(config, components, load, directory, listen, resume=resume, stopping=stopping)

@@ -19,6 +19,7 @@ class Dropout(nn.Dropout):
         dropped = round(self.p * LEVELS)
         if not self.training or not 0 < dropped < LEVELS or x.device.type != "cpu" or torch.compiler.is_compiling():
             return super().forward(x)
+        # Four elements to a number of 64 bits; as 16 bits with a sign they are spread evenly over -LEVELS / 2 … LEVELS / 2 - 1.
         draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(torch.iinfo(torch.int64).min, None)
         kept = draws.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - LEVELS // 2
         return x * kept.to(x.dtype).mul_(LEVELS / (LEVELS - dropped))

@@ -224,7 +224,7 @@ def feed(
 def prune_on_every_host(stages: int, step: int, kept: list[int]) -> None:
     """Have each stage remove, from its host's disk, what was written of checkpoints before a step that are not kept.
 
-    A stage that is gone, after the last step too, removes nothing.
+    A stage that is gone removes nothing.
     """
     with suppress(control.StageLost):
         for call in [control.Call(stage, mailbox.prune, step, kept, patience=PRUNING) for stage in range(1, stages + 1)]:
