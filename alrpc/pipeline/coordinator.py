@@ -224,11 +224,11 @@ def feed(
 def prune_on_every_host(stages: int, step: int, kept: list[int]) -> None:
     """Have each stage remove, from its host's disk, what was written of checkpoints before a step that are not kept.
 
-    A stage that is gone removes nothing.
+    Nobody waits for it: a stage that is gone or frozen must not hold up the end of the run.
     """
     with suppress(control.StageLost):
-        for call in [control.Call(stage, mailbox.prune, step, kept, patience=PRUNING) for stage in range(1, stages + 1)]:
-            call.result()
+        for stage in range(1, stages + 1):
+            control.Call(stage, mailbox.prune, step, kept, patience=PRUNING)
 
 
 def tell_moments(timing: Timing, report: Callable[[dict], None], last: bool = False) -> None:
