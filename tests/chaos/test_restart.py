@@ -60,16 +60,14 @@ def wait_for_some_moment(run, dice, undisturbed):
 
 
 def wait_for_a_checkpoint_half_written(run, dice, undisturbed):
-    number = dice.randrange(1, 14)
+    """One of the later half at the most: whoever looks too seldom on a busy machine to see one strikes without."""
+    step = dice.uniform(0, 0.5 * undisturbed["steps"])
 
     def half_written():
-        directories = sorted(run.glob("checkpoints/step-*"))
-        return directories and len(directories) >= 1 and not (directories[-1] / "manifest.json").exists()
+        begun = sorted(run.glob("checkpoints/step-*"))
+        return begun and saved_step(begun[-1]) >= step and not (begun[-1] / "manifest.json").exists()
 
-    for _ in range(number):
-        wait_for(half_written, 0, 20)
-        if _ < number - 1:
-            wait_for(lambda: not half_written(), 0, 20)
+    assert wait_for(lambda: half_written() or last_step(run) >= 0.7 * undisturbed["steps"], 0)
 
 
 @pytest.mark.parametrize(
@@ -148,8 +146,12 @@ def test_a_run_killed_on_every_number_of_stages_goes_on_on_another(undisturbed, 
     assert read_summary(run)["parameters_sha256"] == undisturbed["parameters_sha256"]
 
 
+def saved_step(checkpoint):
+    return int(checkpoint.name.removeprefix("step-"))
+
+
 def last_step(run):
-    return max((int(path.parent.name.removeprefix("step-")) for path in run.glob("checkpoints/*/manifest.json")), default=0)
+    return max((saved_step(path.parent) for path in run.glob("checkpoints/*/manifest.json")), default=0)
 
 
 def test_a_run_that_fails_more_often_than_allowed_ends_with_the_cause_and_keeps_its_checkpoints(commands):
