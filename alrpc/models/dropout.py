@@ -21,5 +21,6 @@ class Dropout(nn.Dropout):
             return super().forward(x)
         # Four elements to a number of 64 bits; as 16 bits with a sign they are spread evenly over -LEVELS / 2 … LEVELS / 2 - 1.
         draws = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(torch.iinfo(torch.int64).min, None)
-        kept = draws.view(torch.int16)[: x.numel()].view(x.shape) >= dropped - LEVELS // 2
-        return x * kept.to(x.dtype).mul_(LEVELS / (LEVELS - dropped))
+        draws = draws.view(torch.int16)[: x.numel()].view(x.shape)
+        kept = torch.ge(draws, dropped - LEVELS // 2, out=torch.empty_like(x))  # 0 or 1, in no pass of its own
+        return x * kept.mul_(LEVELS / (LEVELS - dropped))

@@ -12,6 +12,7 @@ from torch.func import functional_call
 
 from alrpc.association import MeanOverTokens
 from alrpc.errors import UserError
+from alrpc.models.attention import SelfAttention
 from alrpc.models.dropout import Dropout
 
 
@@ -43,7 +44,8 @@ class EncoderLayer(nn.Module):
     def __init__(self, width: int, heads: int, feed_forward: int, dropout: float):
         super().__init__()
         self.layer = nn.TransformerEncoderLayer(width, heads, feed_forward, dropout, batch_first=True, norm_first=True)
-        for name in ("dropout", "dropout1", "dropout2"):  # that of the attention is within torch's
+        self.layer.self_attn = SelfAttention(width, heads, dropout)
+        for name in ("dropout", "dropout1", "dropout2"):
             setattr(self.layer, name, Dropout(dropout))
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:

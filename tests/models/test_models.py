@@ -7,6 +7,7 @@ import alrpc
 from alrpc.assembly import build_network, resolve
 from alrpc.config import load_config
 from alrpc.data.dataset import WordVectors
+from alrpc.models.attention import SelfAttention
 from alrpc.models.dropout import Dropout
 from alrpc.models.transformer import EncoderLayer
 from alrpc.random_stream import begin_stream
@@ -91,6 +92,37 @@ def test_an_encoder_layer_whose_input_needs_no_gradient_learns_what_pytorchs_own
         (output * weights).sum().backward()
         results.append((output, *(parameter.grad for parameter in layer.parameters())))
     torch.testing.assert_close(*results)
+
+
+def test_an_encoder_layer_is_pytorchs_own():
+    theirs = torch.nn.TransformerEncoderLayer(8, 2, 12, dropout=0, batch_first=True, norm_first=True).double()
+    own = EncoderLayer(width=8, heads=2, feed_forward=12, dropout=0).double()
+    own.layer.load_state_dict(theirs.state_dict())
+    x, mask = torch.randn(3, 5, 8, dtype=torch.float64), torch.arange(5) < torch.tensor([[5], [2], [4]])
+    weights = torch.randn(3, 5, 8, dtype=torch.float64)
+    inputs = [x.clone().requires_grad_() for _ in range(2)]
+    outputs = own(inputs[0], mask), theirs(inputs[1], src_key_padding_mask=~mask)
+    for output in outputs:
+        (output * weights).sum().backward()
+    torch.testing.assert_close(*outputs)
+    torch.testing.assert_close(inputs[0].grad, inputs[1].grad)
+    for parameter, their in zip(own.layer.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, their.grad)
+    assert own(x, torch.zeros_like(mask)).isfinite().all()  # samples without a word
+
+
+def test_attention_drops_weights_and_scales_those_that_it_keeps():
+    attention = SelfAttention(width=4, heads=2, dropout=0.25)
+    for parameter in attention.parameters():  # all words attended to alike, each with the value 1
+        torch.nn.init.zeros_(parameter)
+    attention.in_proj_bias.data[8:] = 1
+    torch.nn.init.eye_(attention.out_proj.weight)
+    x = torch.randn(50, 100, 4)
+    kept = attention(x)[0][..., ::2] * 100 * 0.75  # of the 100 weights of a word, in each of the two heads
+    torch.testing.assert_close(kept, kept.round(), rtol=0, atol=0.01)
+    assert kept.mean().item() == pytest.approx(75, abs=0.5)
+    assert kept.std().item() == pytest.approx((100 * 0.25 * 0.75) ** 0.5, rel=0.1)
+    torch.testing.assert_close(attention.eval()(x)[0], torch.ones_like(x))
 
 
 def test_dropout_drops_so_many_elements_and_scales_the_others_and_their_gradients():
