@@ -13,9 +13,8 @@ LOWER_IS_BETTER = {"mse"}
 def read_run(directory: Path, method: str, repeat: int, seed: int) -> dict:
     """The figures of one run.
 
-    `curve` is a list of [seconds since the first micro-batch, epoch, score of the full path]. `epoch_seconds` is the median
-    over the epochs but the first, where there are more, of what the slowest process takes; testing is not part of it. `idle` is the
-    share of their training time in which the processes that train wait.
+    `curve` is a list of [seconds since the first micro-batch, epoch, score of the full path]. `idle` is the share of their
+    training time in which the processes that train wait.
     """
     summary = json.loads((directory / "summary.json").read_text(encoding="utf-8"))
     events = read_events(directory)
@@ -23,11 +22,7 @@ def read_run(directory: Path, method: str, repeat: int, seed: int) -> dict:
     evaluations = [event for event in events if event["event"] == "evaluation"]
     metric = evaluations[0]["metric"]
     curve = [[event["time"] - start, event["epoch"], event["exits"][-1]] for event in evaluations]
-    epochs: dict[int, float] = {}
-    for event in events:
-        if event["event"] == "stage":
-            epochs[event["epoch"]] = max(epochs.get(event["epoch"], 0.0), event["epoch_seconds"])
-    epoch_seconds = statistics.median([seconds for epoch, seconds in epochs.items() if epoch > 1] or epochs.values())
+    seconds = epoch_seconds(events)
     stages = summary["per_stage"]
     states = ("computing", "waiting_to_receive", "waiting_to_send")
     spent = sum(stage[f"seconds_{state}"] for stage in stages for state in states)
@@ -44,8 +39,8 @@ def read_run(directory: Path, method: str, repeat: int, seed: int) -> dict:
         "final": curve[-1][2],
         "exits": summary["exits"],
         "curve": curve,
-        "epoch_seconds": epoch_seconds,
-        "samples_per_second": summary["samples"] / epoch_seconds,
+        "epoch_seconds": seconds,
+        "samples_per_second": summary["samples"] / seconds,
         "peak_memory_largest": max(peaks),
         "peak_memory_all": sum(peaks),
         "idle": 1 - sum(stage["seconds_computing"] for stage in stages) / spent,
@@ -54,6 +49,19 @@ def read_run(directory: Path, method: str, repeat: int, seed: int) -> dict:
         "chosen": summary["chosen"],
         "processes": len(stages),
     }
+
+
+def epoch_seconds(events: list[dict]) -> float:
+    """What an epoch takes the slowest process: of each, the median over its epochs but the first, where there are more.
+
+    Testing is not part of it. Each process has a median of its own, since those of a pipeline may be some micro-batches apart:
+    one that comes nearer to the next in an epoch is quicker there, and no pipeline is.
+    """
+    taken: dict[int, dict[int, float]] = {}
+    for event in events:
+        if event["event"] == "stage":
+            taken.setdefault(event["stage"], {})[event["epoch"]] = event["epoch_seconds"]
+    return max(statistics.median([epochs[e] for e in epochs if e > 1] or epochs.values()) for epochs in taken.values())
 
 
 def read_events(directory: Path) -> list[dict]:
