@@ -14,8 +14,8 @@ from alrpc.models.dropout import Dropout
 class SelfAttention(nn.MultiheadAttention):
     """`nn.MultiheadAttention` of x (N, T, width) to itself (Vaswani et al., 2017, section 3.2), as an encoder layer asks for it.
 
-    On a CPU it multiplies, normalises and drops in the open, with `Dropout`: torch's dropout there, within its attention, took
-    a twentieth of an encoder layer's update. On any other device it is torch's.
+    Where weights are dropped on a CPU, it multiplies, normalises and drops in the open, with `Dropout`: torch's dropout there,
+    within its attention, took a twentieth of an encoder layer's update. Otherwise it is torch's.
     """
 
     def __init__(self, width: int, heads: int, dropout: float):
@@ -24,7 +24,7 @@ class SelfAttention(nn.MultiheadAttention):
 
     def forward(self, x: Tensor, *others, key_padding_mask: Tensor | None = None, **options) -> tuple[Tensor, Tensor | None]:
         """Returns (x (N, T, width), None). The mask, (N, T), is added to the scores: -inf at a word not to be attended to."""
-        if x.device.type != "cpu" or torch.compiler.is_compiling():
+        if not self.training or self.drop.p == 0 or x.device.type != "cpu" or torch.compiler.is_compiling():
             return super().forward(x, *others, key_padding_mask=key_padding_mask, **options)
         samples, words, width = x.shape
         projected = functional.linear(x, self.in_proj_weight, self.in_proj_bias)
@@ -33,5 +33,5 @@ class SelfAttention(nn.MultiheadAttention):
         scores = (query / math.sqrt(self.head_dim)) @ key.transpose(-2, -1)
         if key_padding_mask is not None:  # finite, so that a sample without any word does not become NaN
             scores = scores + key_padding_mask.clamp(min=torch.finfo(scores.dtype).min).to(scores.dtype)[:, None, None]
-        weights = self.drop(scores.softmax(-1)).to(value.dtype)
+        weights = self.drop(scores.softmax(-1))
         return self.out_proj((weights @ value).transpose(1, 2).reshape(samples, words, width)), None

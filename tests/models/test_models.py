@@ -96,7 +96,7 @@ def test_an_encoder_layer_whose_input_needs_no_gradient_learns_what_pytorchs_own
 
 def test_an_encoder_layer_is_pytorchs_own():
     theirs = torch.nn.TransformerEncoderLayer(8, 2, 12, dropout=0, batch_first=True, norm_first=True).double()
-    own = EncoderLayer(width=8, heads=2, feed_forward=12, dropout=0).double()
+    own = EncoderLayer(width=8, heads=2, feed_forward=12, dropout=1e-12).double()  # goes its own way and drops nothing
     own.layer.load_state_dict(theirs.state_dict())
     x, mask = torch.randn(3, 5, 8, dtype=torch.float64), torch.arange(5) < torch.tensor([[5], [2], [4]])
     weights = torch.randn(3, 5, 8, dtype=torch.float64)
@@ -118,11 +118,11 @@ def test_attention_drops_weights_and_scales_those_that_it_keeps():
     attention.in_proj_bias.data[8:] = 1
     torch.nn.init.eye_(attention.out_proj.weight)
     x = torch.randn(50, 100, 4)
-    kept = attention(x)[0][..., ::2] * 100 * 0.75  # of the 100 weights of a word, in each of the two heads
+    kept = attention(x, x, x)[0][..., ::2] * 100 * 0.75  # of the 100 weights of a word, in each of the two heads
     torch.testing.assert_close(kept, kept.round(), rtol=0, atol=0.01)
     assert kept.mean().item() == pytest.approx(75, abs=0.5)
     assert kept.std().item() == pytest.approx((100 * 0.25 * 0.75) ** 0.5, rel=0.1)
-    torch.testing.assert_close(attention.eval()(x)[0], torch.ones_like(x))
+    torch.testing.assert_close(attention.eval()(x, x, x)[0], torch.ones_like(x))
 
 
 def test_dropout_drops_so_many_elements_and_scales_the_others_and_their_gradients():
