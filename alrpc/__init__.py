@@ -15,19 +15,19 @@ import importlib
 __version__ = "0.1.0"
 
 _HOME = {
-    "Classes": "alrpc.component",
-    "Component": "alrpc.component",
+    "Classes": "alrpc.objectives.base",
+    "Component": "alrpc.objectives.base",
     "Dataset": "alrpc.data.dataset",
     "Network": "alrpc.network",
     "Split": "alrpc.data.dataset",
     "UserError": "alrpc.errors",
-    "Values": "alrpc.component",
-    "associate": "alrpc.association",
-    "launch_pipeline": "alrpc.launch",
+    "Values": "alrpc.objectives.base",
+    "associate": "alrpc.network",
+    "launch_pipeline": "alrpc.runtime.restarts",
     "load_config": "alrpc.config",
     "load_data": "alrpc.data",
-    "load_run": "alrpc.run",
-    "train": "alrpc.run",
+    "load_run": "alrpc.checkpoint.resume",
+    "train": "alrpc.runtime.run",
 }
 __all__ = ["__version__", *_HOME]
 

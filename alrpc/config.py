@@ -6,7 +6,10 @@ This module never imports torch, so that a mistake in a file is reported at once
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -24,6 +27,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from alrpc import rundir
 from alrpc.errors import UserError
 
 DEFAULT = "digits-mlp"
@@ -69,6 +73,7 @@ class Objective(Section):
 class Data(Section):
     name: str = "digits"
     """digits; mnist, fashion-mnist, cifar10, cifar100, tiny-imagenet, image-folder; ag_news, dbpedia_14, imdb, sst2, text-file;
+    synthetic-text (random words, for measuring speed);
     or package.module:function for a function of your own that returns an alrpc.Dataset."""
     root: Path | None = None
     """Directory that holds the data or receives its download; null for ~/.cache/alrpc."""
@@ -260,7 +265,62 @@ def find_config(source: str | Path | None) -> Path:
 
 def save_config(config: Config, path: Path) -> None:
     """Write the resolved configuration, so that it can be given to --config again."""
-    path.write_text(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+    rundir.write_atomically(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+
+
+def check_extras(config: Config) -> None:
+    """Refuse what needs a package that is not installed.
+
+    Raises:
+        UserError: naming the field, and the extra to install.
+    """
+    if config.observe.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise UserError("observe.tensorboard: needs the extra: pip install 'alrpc[tensorboard]' (tensorboard is missing)")
+
+
+# ---- the user's own code, named as package.module:function
+
+MOVED = {"alrpc.bench.tokens": "alrpc.data.synthetic_text"}  # what the configurations of 0.1 name
+
+
+def user_code_fields(config: Config) -> dict[str, str]:
+    """The fields that name code of the user's own. It is imported on the user's word, never on that of a file in a run."""
+    names = {"model.name": config.model.name, "data.name": config.data.name}
+    return {field: name for field, name in names.items() if ":" in name}
+
+
+def import_function(name: str, field: str) -> Callable:
+    """Import `package.module:function`; modules in the working directory are found too.
+
+    Raises:
+        UserError: naming the configuration's field and what could not be imported.
+    """
+    module_name, _, attribute = name.partition(":")
+    module_name = MOVED.get(module_name, module_name)
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    try:
+        function = getattr(importlib.import_module(module_name), attribute)
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"{field}: {name}: no module named {error.name!r} in the working directory or in Python's path"
+        ) from error
+    except AttributeError as error:
+        raise UserError(f"{field}: {name}: module {module_name!r} has no {attribute!r}") from error
+    except Exception as error:
+        raise UserError(f"{field}: importing {module_name} raised {type(error).__name__}: {error}") from error
+    if not callable(function):
+        raise UserError(f"{field}: {name} is a {type(function).__name__}; it must be a function")
+    return function
+
+
+def flat_fields(tree: dict[str, Any], within: str = "") -> Iterator[tuple[str, Any]]:
+    """A configuration's fields as `section.field` and value."""
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            yield from flat_fields(value, f"{within}{name}.")
+        else:
+            yield f"{within}{name}", value
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:

@@ -1,25 +1,35 @@
-"""Components in order, predicted from by any exit."""
+"""A network: components in order, predicted from by any exit; and how one is built from blocks or from a configuration.
+
+Every process of a run builds the same network from the same configuration.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from alrpc.component import Component, Target, Tensors, as_tensors, decode
-from alrpc.timing import peak_memory
+from alrpc.config import Config, check_extras
+from alrpc.data import check_data
+from alrpc.data.dataset import WordVectors
+from alrpc.errors import UserError
+from alrpc.models import OBJECTIVES, build_parts, resolve_fields
+from alrpc.objectives.associated import AssociatedLearning
+from alrpc.objectives.base import Component, Target, Tensors, as_tensors, eval_mode
+from alrpc.objectives.build import build_components
+from alrpc.system import peak_memory
 
 
 class Network(nn.Module):
-    """L components and the kind of target they learn. `components[l - 1]` is component l."""
+    """L components with one objective. `components[l - 1]` is component l."""
 
-    def __init__(self, components: Iterable[Component], target: Target):
+    def __init__(self, components: Iterable[Component]):
         super().__init__()
         self.components = nn.ModuleList(components)
-        self.target = target
+        self.objective = self.components[0].objective
+        self.target = self.objective.target
 
     def forward(self, inputs: Tensor | Tensors, exit: int | None = None) -> Tensor:
         """The output of an exit, in the space of the labels: (N, classes) scores or (N, width) values.
@@ -32,22 +42,23 @@ class Network(nn.Module):
         if not 1 <= depth <= len(self.components):
             raise ValueError(f"exit: got {exit}, but the network has exits 1 to {len(self.components)}")
         tensors = as_tensors(inputs)
-        for component in self.components[:depth]:
+        used = list(self.components[:depth])
+        for component in used:
             tensors = component.activate(tensors)
-        bridged = self.components[depth - 1].associate(tensors)
-        return decode([component.decoder for component in self.components[:depth]], bridged)
+        output = self.objective.exit(used[-1], tensors)
+        return self.objective.decode([component.exit_parts() for component in used], output)
 
     @torch.no_grad()
     def predict(self, inputs: Tensor | Tensors, exit: int | None = None) -> Tensor:
         """The class index, (N,), or the values, (N, width), that an exit predicts; in evaluation mode, on the inputs' device."""
         tensors = as_tensors(inputs)
         device = next(iter(self.parameters())).device
-        with evaluating(self):
+        with eval_mode(self):
             output = self({name: tensor.to(device) for name, tensor in tensors.items()}, exit)
         return self.target.decide(output).to(next(iter(tensors.values())).device)
 
     def count_parameters(self) -> dict[str, int]:
-        """`effective`: what the full path's prediction uses (all f, all h, b_L); `affiliated`: what only training uses."""
+        """`effective`: what the full path's prediction uses; `affiliated`: what only training uses."""
         return count_parameters(self.components, has_last=True)
 
     def digest(self) -> str:
@@ -55,12 +66,129 @@ class Network(nn.Module):
         return combine_digests(component_digest(component) for component in self.components)
 
 
+def associate(
+    blocks: Sequence[nn.Module],
+    sample_input: Tensor | Tensors,
+    target: Target,
+    *,
+    target_width: int = 128,
+    bridge_widths: Sequence[int] = (256,),
+    activation: str = "tanh",
+    decoder_activation: str = "none",
+    pooling: str = "auto",
+    associated_loss: str = "mse",
+    autoencoder_loss: str = "mse",
+    bridges: Sequence[nn.Module | None] | None = None,
+    encoders: Sequence[nn.Module | None] | None = None,
+    decoders: Sequence[nn.Module | None] | None = None,
+    pools: Sequence[nn.Module | None] | None = None,
+) -> Network:
+    """Turn a list of ordinary blocks into a network of associated-learning components.
+
+    Every size is found by running `sample_input` through the blocks in evaluation mode; lazy modules
+    (`nn.LazyLinear` and its kin) take their sizes from it too. New parameters are drawn from torch's global generator.
+
+    Args:
+        blocks: f_1 … f_L, each an `nn.Module`.
+        sample_input: a micro-batch of at least one sample, (N, ...), or named tensors.
+        target: `Classes(count)` or `Values(width)`.
+        target_width: width of t_l for every l ≥ 1.
+        bridge_widths: hidden widths of each bridge; the last layer, to `target_width`, is added.
+        activation: after each layer of a bridge or an encoder: sigmoid, tanh, relu, gelu or none.
+        decoder_activation: after each decoder, but never after h_1 of a regression.
+        pooling: how a bridge makes one vector of a block's output: `flatten`; `mean` over tokens or pixels (only those
+            where a tensor named "mask" is true, for sequences); `grid`, a 4 × 4 average pool, then flatten; or `auto`:
+            vectors as they are, `mean` for sequences (N, T, C), `grid` for images (N, C, H, W).
+        associated_loss: mse or smooth_l1.
+        autoencoder_loss: mse, or cross_entropy for the first component of a classification (mse for the others).
+        bridges, encoders, decoders: one's own b, g or h for each component; None in a place builds the default there.
+        pools: one's own first module of each default bridge, which makes a vector of what its `takes` names; None in a
+            place does what `pooling` says there.
+
+    Raises:
+        UserError: naming the argument or the component whose parts do not fit together.
+    """
+    objective = AssociatedLearning(
+        target,
+        target_width=target_width,
+        bridge_widths=bridge_widths,
+        activation=activation,
+        decoder_activation=decoder_activation,
+        pooling=pooling,
+        associated_loss=associated_loss,
+        autoencoder_loss=autoencoder_loss,
+    )
+    own = {"bridges": bridges, "encoders": encoders, "decoders": decoders, "pools": pools}
+    return Network(build_components(blocks, sample_input, objective, own))
+
+
+def resolve(config: Config) -> tuple[Config, int]:
+    """Check what can be checked without the data; fill in the model's own defaults.
+
+    Returns:
+        The resolved configuration and the number of components.
+
+    Raises:
+        UserError: naming the field, what was given and what would be right.
+    """
+    check_data(config.data)
+    check_extras(config)
+    if config.train.end_lr is not None and config.train.end_lr > config.train.lr:
+        raise UserError(f"train.end_lr: got {config.train.end_lr}, above train.lr, {config.train.lr}; rates only fall")
+    model = {"name": config.model.name, **resolve_fields(config.model.name, config.model.fields)}
+    if "vocabulary" in model and "vocabulary" not in config.model.fields:
+        model["vocabulary"] = config.data.vocabulary
+    objective = {**OBJECTIVES.get(config.model.name, {}), **config.objective.model_dump(exclude_unset=True)}
+    config = Config.model_validate({**config.model_dump(), "model": model, "objective": objective})
+    with torch.random.fork_rng(devices=[]):
+        parts, _ = build_parts(config.model.name, config.model.fields, config.train.seed)
+    return config, len(parts["blocks"])
+
+
+def build_network(config: Config, sample: Tensors, target: Target, word_vectors: WordVectors | None = None) -> Network:
+    """The network on the CPU, its parameters a function of the arguments alone; torch's generator is left as it was.
+
+    Raises:
+        UserError: when the blocks do not fit the data, or the word vectors do not fit the first block.
+    """
+    with torch.random.fork_rng(devices=[]):
+        parts, _ = build_parts(config.model.name, config.model.fields, config.train.seed)
+        network = associate(sample_input=sample, target=target, **config.objective.model_dump(), **parts)
+    if word_vectors is not None:
+        load_word_vectors(network.components[0].block, word_vectors)
+    return network
+
+
+@torch.no_grad()
+def load_word_vectors(block: nn.Module, vectors: WordVectors) -> None:
+    """Put word vectors into the block's embedding; words that have none keep their random ones.
+
+    Raises:
+        UserError: when there is no embedding, or it has another width.
+    """
+    embedding = next((module for module in block.modules() if isinstance(module, nn.Embedding)), None)
+    if embedding is None:
+        raise UserError("data.word_vectors: the model's first block has no nn.Embedding to put them into")
+    if embedding.embedding_dim != vectors.values.shape[1]:
+        raise UserError(
+            f"data.word_vectors: got vectors of {vectors.values.shape[1]} numbers, but the model's embedding has "
+            f"{embedding.embedding_dim}; set model.width to the vectors'"
+        )
+    embedding.weight[vectors.rows] = vectors.values
+
+
 def count_parameters(components: Sequence[Component], has_last: bool) -> dict[str, int]:
-    """Effective and affiliated parameters of consecutive components; b is effective in the network's last one only."""
-    affiliated = [component.encoder for component in components]
-    affiliated += [component.bridge for component in (components[:-1] if has_last else components)]
-    needless = sum(p.numel() for module in affiliated for p in module.parameters())
-    return {"effective": sum(p.numel() for c in components for p in c.parameters()) - needless, "affiliated": needless}
+    """Effective and affiliated parameters of consecutive components.
+
+    Args:
+        has_last: whether the network's last component is among them.
+    """
+    affiliated = 0
+    for component in components:
+        modules = component.objective.training_only(component, has_last and component is components[-1])
+        affiliated += sum(parameter.numel() for module in modules for parameter in module.parameters())
+    everything = sum(parameter.numel() for component in components for parameter in component.parameters())
+    return {"effective": everything - affiliated, "affiliated": affiliated}
 
 
 def describe_components(components: Sequence[Component], has_last: bool, device: torch.device) -> dict:
@@ -84,15 +212,3 @@ def component_digest(component: nn.Module) -> str:
 def combine_digests(digests: Iterable[str]) -> str:
     """The network's digest from its components', so that no process needs all the parameters."""
     return hashlib.sha256("\n".join(digests).encode()).hexdigest()
-
-
-@contextmanager
-def evaluating(module: nn.Module):
-    """Evaluation mode inside, each submodule's own mode again after."""
-    modes = [(child, child.training) for child in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for child, training in modes:
-            child.training = training

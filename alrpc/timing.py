@@ -1,16 +1,11 @@
-"""How much time a process spends on what, and the most memory it has held."""
+"""How much time a process spends on what."""
 
 from __future__ import annotations
 
-import contextlib
-import resource
-import sys
 import time
-from pathlib import Path
+from collections.abc import Sequence
 
-import torch
-
-from alrpc.moments import COMPUTING, Moments
+from alrpc.spans import COMPUTING, SpanRecorder
 
 WORKING = (*COMPUTING, "handling", "checkpoint")
 """handling: what else there is to do with a packet; checkpoint: copying the state that a thread then writes."""
@@ -25,7 +20,7 @@ class Timing:
     """
 
     def __init__(self):
-        self.moments = Moments()
+        self.spans = SpanRecorder()
         self._seconds = dict.fromkeys(STATES, 0.0)
         self._state: str | None = None
         self._since = 0.0
@@ -39,24 +34,24 @@ class Timing:
                 schedule cuts it, from 1.
         """
         now, left = time.perf_counter(), self._state
-        self.moments.enter(state, part, now)
+        self.spans.enter(state, part, now)
         if left is not None:
             self._seconds["testing" if self._testing else left] += now - self._since
         self._state, self._since = state, now
         return left
 
     def begin_packet(self, kind: str, epoch: int, step: int, ready: float | None = None) -> None:
-        """The next packet is there, since a moment of this process' clock, and is worked on from now."""
-        self.moments.begin_packet(kind, epoch, step, ready or time.perf_counter())
+        """Work on the next packet begins; it has been there since `ready`, a moment of this process' clock (None: now)."""
+        self.spans.begin_packet(kind, epoch, step, ready or time.perf_counter())
         self.enter("handling")
 
     def test(self, testing: bool) -> None:
-        """From now on all time is spent testing, whatever state it is spent in; or no longer."""
+        """Charge all time to `testing`, whatever state it is spent in, until this is switched off again."""
         self.enter(self._state)
         self._testing = testing
 
     def move(self, source: str, destination: str, seconds: float) -> None:
-        """Book seconds of one state that turned out to belong to another."""
+        """Charge seconds of one state to another one, where they turned out to belong."""
         self._seconds[source] -= seconds
         self._seconds[destination] += seconds
 
@@ -73,26 +68,12 @@ class Timing:
 
 
 def computing(seconds: dict[str, float]) -> float:
-    """Of the seconds of each state, those in which packets are worked on, a checkpoint aside."""
+    """The seconds in which packets are worked on, checkpoints not included."""
     return sum(seconds[state] for state in WORKING if state != "checkpoint")
 
 
-def reset_peak_memory(device: torch.device) -> None:
-    """Let the peak begin anew; where the system cannot, it stays."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        return
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: VmHWM becomes what is resident now
-
-
-def peak_memory(device: torch.device) -> int:
-    """Bytes: the GPU's peak allocation for a stage on a GPU, else the process' peak resident size."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    with contextlib.suppress(OSError):  # unlike getrusage's figure, Linux' own does not begin with the parent's
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+def idle_share(processes: Sequence[dict[str, float]]) -> float | None:
+    """The share of their training time in which processes wait, from each one's seconds in every state; None without any."""
+    waits = sum(seconds[state] for seconds in processes for state in WAITING)
+    works = sum(seconds[state] for seconds in processes for state in WORKING)
+    return waits / (waits + works) if waits + works else None

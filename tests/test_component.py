@@ -5,7 +5,7 @@ from torch import nn
 from torch.nn import functional
 
 import alrpc
-from alrpc.component import Component, canonical
+from alrpc.objectives.base import Component, canonical
 
 
 def make_component() -> Component:

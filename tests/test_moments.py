@@ -2,7 +2,7 @@
 
 import itertools
 
-from alrpc.moments import BLOCK, Moments
+from alrpc.spans import BLOCK, Moments
 from alrpc.timing import Timing
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
-from contextlib import contextmanager
-from datetime import datetime
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
 import click
 
-from alrpc.cli.options import plain_endings
+from alrpc.cli.options import plain_endings, set_option, stages_option, with_stages
 from alrpc.errors import UserError
 
 
@@ -54,9 +52,7 @@ def speed_options(command: Callable) -> Callable:
         click.option(
             "--steps", type=click.IntRange(min=1), default=10, show_default=True, help="Micro-batches counted in a round."
         ),
-        click.option(
-            "--set", "overrides", metavar="SECTION.FIELD=VALUE", multiple=True, help="Override a field of the configuration."
-        ),
+        set_option,
         click.option(
             "--config",
             "source",
@@ -72,7 +68,7 @@ def speed_options(command: Callable) -> Callable:
 
 @bench.command()
 @speed_options
-@click.option("--stages", type=click.IntRange(min=1), help="Processes that train.  [default: the configuration's]")
+@stages_option
 @measurement("ceiling")
 def ceiling(
     source: str,
@@ -97,11 +93,11 @@ def ceiling(
     from alrpc.config import load_config
 
     with reported("ceiling", out, json_path) as (directory, finish):
-        config = load_config(source, [*overrides, *([f"pipeline.stages={stages}"] if stages is not None else [])])
+        config = load_config(source, with_stages(overrides, stages))
         from rich.console import Console
 
-        from alrpc.bench import show
-        from alrpc.bench.ceiling import ceiling as measure
+        from alrpc.experiments.bench import show
+        from alrpc.experiments.bench.ceiling import ceiling as measure
 
         console = Console()
         result = measure(config, rounds, steps, directory, partial(show.watch, console))
@@ -143,8 +139,8 @@ def hops(
     with reported("hops", out, json_path) as (directory, finish):
         from rich.console import Console
 
-        from alrpc.bench import show
-        from alrpc.bench.hops import hops as measure
+        from alrpc.experiments.bench import show
+        from alrpc.experiments.bench.engine import hops as measure
 
         result = measure(stages, stage_ms, message_mb, list(peers), rounds, directory, partial(show.watch, Console()))
         finish(result, show.stage_table(result["stages"]), show.hops_lines(result))
@@ -171,9 +167,9 @@ def scaling(source: str, overrides: tuple[str, ...], steps: int, rounds: int, ou
         config = load_config(source, overrides)
         from rich.console import Console
 
-        from alrpc.bench import show
-        from alrpc.bench.scaling import draw
-        from alrpc.bench.scaling import scaling as measure
+        from alrpc.experiments.bench import show
+        from alrpc.experiments.bench.scaling import draw
+        from alrpc.experiments.bench.scaling import scaling as measure
 
         result = measure(config, rounds, steps, directory, partial(show.watch, Console()))
         draw(result, directory / "scaling.png")
@@ -183,14 +179,13 @@ def scaling(source: str, overrides: tuple[str, ...], steps: int, rounds: int, ou
 @contextmanager
 def reported(name: str, out: Path | None, json_path: Path | None):
     """Gives the directory to make, and the function that shows and writes the result; ends the command on what goes wrong."""
-    directory = out or Path("runs") / f"bench-{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    from alrpc import rundir
 
     def finish(result: dict, table, lines: list[str]) -> None:
         from rich.console import Console
 
-        text = json.dumps(result, indent=2) + "\n"
         for path in (directory / "result.json", *([json_path] if json_path else [])):
-            path.write_text(text, encoding="utf-8")
+            rundir.write_json(path, result)
         console = Console()
         wide = console if console.is_terminal else Console(width=max(console.width, 130))
         wide.print(table)
@@ -199,11 +194,15 @@ def reported(name: str, out: Path | None, json_path: Path | None):
         console.print(f"all figures: {directory / 'result.json'}", soft_wrap=True, highlight=False)
 
     with plain_endings():
-        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-            raise UserError(f"--out: {directory} is not empty; give a directory that does not exist yet")
         if json_path is not None and (json_path.is_dir() or not os.access(json_path.absolute().parent, os.W_OK)):
             raise UserError(f"--json: cannot write {json_path}; give a file in a directory that exists and can be written to")
-        above = next(parent for parent in directory.absolute().parents if parent.exists())
-        if not above.is_dir() or not os.access(above, os.W_OK):
-            raise UserError(f"--out: cannot make {directory}: {above} cannot be written to; give a directory that can be made")
-        yield directory, finish
+        directory = rundir.make_directory(out, f"bench-{name}")
+        from alrpc.runtime.forkserver import start_fork_server
+
+        start_fork_server()
+        try:
+            yield directory, finish
+        except UserError:
+            with suppress(OSError):
+                directory.rmdir()  # of a measurement that was refused, unless something is in it
+            raise

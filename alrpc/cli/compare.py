@@ -8,14 +8,15 @@ from pathlib import Path
 
 import click
 
-from alrpc.cli.options import exit_with, parse_methods, plain_endings, run_options
+from alrpc.cli.options import exit_with, parse_methods, plain_endings, run_options, stages_option
+from alrpc.experiments.baselines import METHODS as BASELINES
 
-METHODS = "al,al-sequential,bp,layer-placed,gpipe,1f1b,ddp"
+METHODS = ("al", "al-sequential", *BASELINES)
 
 
 @click.command()
-@click.option("--methods", default=METHODS, show_default=True, metavar="NAMES", help="Comma-separated.")
-@click.option("--stages", type=click.IntRange(min=1), help="Processes of a method.  [default: the configuration's]")
+@click.option("--methods", default=",".join(METHODS), show_default=True, metavar="NAMES", help="Comma-separated.")
+@stages_option
 @click.option("--repeat", type=click.IntRange(min=1), default=3, show_default=True, help="Rounds; each has another seed.")
 @click.option(
     "--goal", type=float, metavar="SCORE", help="Time how long each method takes to reach it.  [default: what all reach]"
@@ -57,15 +58,17 @@ def compare(
     and the peaks of all of them added.
     """
     from alrpc.config import config_name, load_config
+    from alrpc.runtime.forkserver import start_fork_server
 
     with plain_endings():
-        names = parse_methods(methods, METHODS.split(","))
+        names = parse_methods(methods, METHODS)
         config = load_config(source, overrides)
+        start_fork_server()
         from rich.console import Console
         from rich.live import Live
 
-        from alrpc.comparison import table
-        from alrpc.comparison.compare import compare as run  # imports torch, so after what can be refused without it
+        from alrpc.analysis.comparison import table
+        from alrpc.experiments.comparison import compare as run  # imports torch, so after what can be refused without it
 
         console = Console()
 

@@ -59,8 +59,8 @@ def inspect(run: Path, samples: int, projection: str, model: str | None, data: s
             raise UserError(f"--samples: got {samples}; give 1 or more")
         from rich.console import Console
 
-        from alrpc.observe.quality import inspect_run, write_quality  # imports torch, so after what can be refused without it
-        from alrpc.observe.quality_plots import FEW
+        from alrpc.analysis.quality import inspect_run, write_quality  # imports torch, so after what can be refused without it
+        from alrpc.analysis.quality_plots import FEW
 
         console = Console()
         with console.status("inspecting"):

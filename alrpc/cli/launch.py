@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 from pathlib import Path
 
 import click
 
-from alrpc.cli.options import plain_endings, resume_options, run_options
+from alrpc.cli.options import plain_endings, resume_options, run_options, stages_option, with_stages
 
 
 @click.command()
-@click.option(
-    "--stages",
-    type=click.IntRange(min=1),
-    help="Processes that train, at most one a component.  [default: the configuration's]",
-)
+@stages_option
 @click.option(
     "--max-restarts",
     type=click.IntRange(min=0),
@@ -53,17 +50,20 @@ def launch(
     a log for each process under logs/. Across machines, use torchrun -m alrpc.worker.
     """
     from alrpc.config import config_name, load_config
+    from alrpc.runtime.forkserver import start_fork_server
 
     with plain_endings():
-        overrides = (*overrides, *([f"pipeline.stages={stages}"] if stages is not None else []))
-        if resume is not None:
-            from alrpc.launch import resume_pipeline
-            from alrpc.resume import check_resume_options
+        overrides = with_stages(overrides, stages)
+        config = load_config(source, overrides) if resume is None else None
+        start_fork_server()  # it imports torch while this process does, so after what can be refused without it
+        gc.disable()  # nothing that is imported is garbage, and looking for it takes a seventh of the time
+        from alrpc.checkpoint.resume import check_resume_options
+        from alrpc.runtime.restarts import launch_pipeline, resume_pipeline
 
+        gc.enable()
+
+        if resume is not None:
             check_resume_options(source, out)
             resume_pipeline(resume, overrides, step, quiet=quiet, max_restarts=max_restarts)
-            return
-        config = load_config(source, overrides)
-        from alrpc.launch import launch_pipeline  # imports torch, so after what can be refused without it
-
-        launch_pipeline(config, name=config_name(source), out=out, quiet=quiet, max_restarts=max_restarts)
+        else:
+            launch_pipeline(config, name=config_name(source), out=out, quiet=quiet, max_restarts=max_restarts)

@@ -14,7 +14,7 @@ from alrpc.cli.profile import profile
 from alrpc.cli.report import report
 from alrpc.cli.timeline import timeline
 from alrpc.cli.train import train
-from alrpc.process import keep_memory
+from alrpc.system import keep_memory
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -10,28 +9,33 @@ from pathlib import Path
 
 import click
 
-from alrpc.errors import Interrupted, Stopped, UserError
+from alrpc.errors import STOPPED, Interrupted, Stopped, UserError
+
+set_option = click.option(
+    "--set",
+    "overrides",
+    metavar="SECTION.FIELD=VALUE",
+    multiple=True,
+    help="Override a field of the configuration; repeatable.",
+)
+stages_option = click.option(
+    "--stages",
+    type=click.IntRange(min=1),
+    help="Processes that train, at most one a component.  [default: the configuration's]",
+)
 
 
 def source_options(command: Callable) -> Callable:
     """--config and --set."""
-    for option in (
-        click.option(
-            "--set",
-            "overrides",
-            metavar="SECTION.FIELD=VALUE",
-            multiple=True,
-            help="Override a field of the configuration; repeatable.",
-        ),
-        click.option(
-            "--config",
-            "source",
-            metavar="FILE",
-            help="YAML file, or the name of one that ships with alrpc.  [default: digits-mlp]",
-        ),
-    ):
-        command = option(command)
-    return command
+    config = click.option(
+        "--config", "source", metavar="FILE", help="YAML file, or the name of one that ships with alrpc.  [default: digits-mlp]"
+    )
+    return config(set_option(command))
+
+
+def with_stages(overrides: Sequence[str], stages: int | None) -> list[str]:
+    """The overrides of --set, and that of --stages."""
+    return [*overrides, *([f"pipeline.stages={stages}"] if stages is not None else [])]
 
 
 def run_options(command: Callable) -> Callable:
@@ -91,7 +95,7 @@ def plain_endings() -> Iterator[None]:
     try:
         yield
     except Stopped as error:
-        exit_with(str(error), os.EX_TEMPFAIL)
+        exit_with(str(error), STOPPED)
     except Interrupted as error:
         exit_with(str(error), 128 + error.number)
     except UserError as error:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import click
 
-from alrpc.cli.options import plain_endings, source_options
+from alrpc.cli.options import plain_endings, source_options, stages_option, with_stages
 
 MIB = 1 << 20
 
 
 @click.command()
 @source_options
-@click.option("--stages", type=click.IntRange(min=1), help="Processes that train.  [default: the configuration's]")
+@stages_option
 @click.option("--memory-limit", type=click.FloatRange(min=0, min_open=True), metavar="MIB", help="That no stage may exceed.")
 def plan(source: str | None, overrides: tuple[str, ...], stages: int | None, memory_limit: float | None) -> None:
     """Measure what each component takes on this machine, and split them over stages so that the slowest is fastest.
@@ -28,17 +28,21 @@ def plan(source: str | None, overrides: tuple[str, ...], stages: int | None, mem
         alrpc launch --stages 3 --set pipeline.split=auto
     """
     from alrpc.config import load_config
+    from alrpc.runtime.forkserver import start_fork_server
 
     with plain_endings():
-        config = load_config(source, [*overrides, *([f"pipeline.stages={stages}"] if stages is not None else [])])
+        config = load_config(source, with_stages(overrides, stages))
+        start_fork_server()
         from rich.console import Console
         from rich.table import Table
 
-        from alrpc.assembly import check_pipeline, local_device, resolve
         from alrpc.data import read_data
         from alrpc.data.dataset import count_micro_batches
-        from alrpc.pipeline.topology import split_components
-        from alrpc.planning import best_split, measure_components, predict
+        from alrpc.network import resolve
+        from alrpc.pipeline.placement import check_pipeline, split_components
+        from alrpc.planning.costs import measure_components
+        from alrpc.planning.partition import best_split, predict
+        from alrpc.system import local_device
 
         config, components = resolve(config)
         config = config.model_copy(update={"pipeline": config.pipeline.model_copy(update={"split": None})})

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import click
 
-from alrpc.cli.options import parse_methods, plain_endings, source_options
+from alrpc.cli.options import parse_methods, plain_endings, source_options, stages_option, with_stages
+from alrpc.experiments.baselines import METHODS as BASELINES
 
-METHODS = ("al", "bp", "layer-placed", "gpipe", "1f1b", "ddp")
+METHODS = ("al", *BASELINES)
 
 
 @click.command()
 @source_options
-@click.option("--stages", type=click.IntRange(min=1), help="Processes that train.  [default: the configuration's]")
+@stages_option
 @click.option(
     "--steps", type=click.IntRange(min=1), default=8, show_default=True, help="Training micro-batches to record, in mid-stream."
 )
@@ -41,16 +42,18 @@ def profile(
         alrpc profile --config transformer-8 --stages 2 --methods al,gpipe,1f1b
     """
     from alrpc.config import config_name, load_config
+    from alrpc.runtime.forkserver import start_fork_server
 
     with plain_endings():
         names = parse_methods(methods, METHODS)
-        config = load_config(source, [*overrides, *([f"pipeline.stages={stages}"] if stages is not None else [])])
+        config = load_config(source, with_stages(overrides, stages))
+        start_fork_server()
         from rich.console import Console
 
-        from alrpc.observe.show import share_table
-        from alrpc.observe.timeline import describe
-        from alrpc.profiling.profile import profile as run  # imports torch, so after what can be refused without it
-        from alrpc.profiling.trace import TRACE
+        from alrpc.analysis.tables import share_table
+        from alrpc.analysis.timeline import describe
+        from alrpc.analysis.trace import TRACE
+        from alrpc.experiments.profiling.profile import profile as run  # imports torch, so after what can be refused without it
 
         console = Console()
         windows, directory = run(

@@ -29,6 +29,6 @@ def report(runs: tuple[Path, ...], out: Path | None) -> None:
         alrpc report runs/compare-digits-mlp-20261123-173511
     """
     with plain_endings():
-        from alrpc.report.page import write_report  # imports torch and matplotlib
+        from alrpc.analysis.report.page import write_report  # imports torch and matplotlib
 
         click.echo(write_report(list(runs), out))

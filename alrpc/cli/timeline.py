@@ -31,11 +31,11 @@ def timeline(runs: tuple[Path, ...], step: int | None, steps: int | None) -> Non
     with plain_endings():
         from rich.console import Console
 
-        from alrpc.observe.show import share_table
-        from alrpc.observe.spans import read_record
-        from alrpc.observe.timeline import STEPS, choose_window, describe, draw
+        from alrpc.analysis.aligned import align_timings
+        from alrpc.analysis.tables import share_table
+        from alrpc.analysis.timeline import STEPS, choose_window, describe, draw
 
-        windows = [choose_window(read_record(run), step, steps or STEPS) for run in runs]
+        windows = [choose_window(align_timings(run), step, steps or STEPS) for run in runs]
         paths = [runs[0] / "timeline.png", runs[0] / "timeline.svg"]
         draw(windows, paths)
         console = Console()

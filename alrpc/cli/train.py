@@ -27,9 +27,9 @@ def train(
 
     with plain_endings():
         config = load_config(source, overrides) if resume is None else None
-        from alrpc.observe.record import last_line  # these import torch, so after what can be refused without it
-        from alrpc.resume import check_resume_options
-        from alrpc.run import resume_sequentially, run_sequentially
+        from alrpc.checkpoint.resume import check_resume_options
+        from alrpc.runtime.run import resume_sequentially, run_sequentially
+        from alrpc.telemetry.recorder import last_line
 
         if resume is not None:
             check_resume_options(source, out)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from alrpc.config import Data, parse_section
-from alrpc.data import digits, text, vision
+from alrpc.config import Data, import_function, parse_section
+from alrpc.data import digits, synthetic_text, text, vision
 from alrpc.data.dataset import Dataset
 from alrpc.errors import UserError
-from alrpc.imports import import_function
 
-NAMES = ("digits", *vision.NAMES, *text.NAMES)
+NAMES = ("digits", "synthetic-text", *vision.NAMES, *text.NAMES)
 
 
 def check_data(data: Data) -> None:
@@ -52,6 +51,8 @@ def read_data(data: Data) -> Dataset:
     check_data(data)
     if data.name == "digits":
         return digits.load()
+    if data.name == "synthetic-text":
+        return synthetic_text.load()
     if data.name in vision.NAMES:
         return vision.load(data)
     if data.name in text.NAMES:

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from alrpc.random_stream import derive_seed
+from alrpc.system import derive_seed
 
 
 def augment(images: Tensor, kind: Literal["basic", "strong"], seed: int, epoch: int, indices: Tensor) -> Tensor:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from alrpc.component import Classes, Target, Tensors
 from alrpc.errors import UserError
-from alrpc.random_stream import derive_seed
+from alrpc.objectives.base import Classes, Target, Tensors
+from alrpc.system import derive_seed
 
 
 @dataclass(frozen=True)

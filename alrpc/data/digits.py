@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from alrpc.component import Classes
 from alrpc.data.dataset import Dataset, Split
+from alrpc.objectives.base import Classes
 
 
 def load() -> Dataset:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils import data
 
-from alrpc.component import Tensors, canonical
 from alrpc.data.dataset import Dataset, count_micro_batches
 from alrpc.errors import UserError
+from alrpc.objectives.base import Tensors, canonical
 
 AHEAD = 4  # micro-batches that each worker has ready
 

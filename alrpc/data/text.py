@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from alrpc.component import Classes, Tensors
 from alrpc.config import Data
 from alrpc.data.dataset import Dataset, Split, shuffled
 from alrpc.data.text_cache import cache_folder, read_cached, write_cached
 from alrpc.data.text_file import SUFFIXES, read_records
-from alrpc.data.vocabulary import PADDING, UNKNOWN, cleaner, encode, learn_vocabulary
+from alrpc.data.tokenizer import PADDING, UNKNOWN, cleaner, encode, learn_vocabulary
 from alrpc.data.word_vectors import read_word_vectors
 from alrpc.errors import UserError
-from alrpc.random_stream import derive_seed
+from alrpc.objectives.base import Classes, Tensors
+from alrpc.system import derive_seed
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -11,11 +11,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from alrpc.component import Classes, Tensors
 from alrpc.config import Data
 from alrpc.data.augmentation import augment
 from alrpc.data.dataset import Dataset, Split
 from alrpc.errors import UserError
+from alrpc.objectives.base import Classes, Tensors
 
 # Mean and deviation of the training pixels, each in [0, 1], by channel; of a folder of one's own, those of ImageNet.
 STATISTICS = {

@@ -10,11 +10,10 @@ import pydantic
 import torch
 from torch import nn
 
-from alrpc.config import complaint
+from alrpc.config import complaint, import_function
 from alrpc.errors import UserError
-from alrpc.imports import import_function
 from alrpc.models import lstm, mlp, resnet, transformer, vgg
-from alrpc.random_stream import derive_seed
+from alrpc.system import derive_seed
 
 MODELS = {
     "mlp": mlp.build,

@@ -8,7 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from alrpc.association import Bridge, MeanOverTokens
+from alrpc.models.pooling import MeanOverTokens, Pooled
 
 
 class BiLSTM(nn.Module):
@@ -60,6 +60,6 @@ def build(
         blocks.append(BiLSTM(width if layer == 0 else 2 * hidden, hidden, follows=layer > 0))
 
     def head(width: int) -> nn.Module:
-        return Bridge(SumOfDirections(), nn.Linear(hidden, width))
+        return Pooled(SumOfDirections(), nn.Linear(hidden, width))
 
     return {"blocks": blocks, "pools": [MeanOverTokens("x"), *(SumOfDirections() for _ in range(layers))], "head": head}

@@ -10,10 +10,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from alrpc.association import MeanOverTokens
 from alrpc.errors import UserError
 from alrpc.models.attention import SelfAttention
 from alrpc.models.dropout import Dropout
+from alrpc.models.pooling import MeanOverTokens
 
 
 class Embedding(nn.Module):

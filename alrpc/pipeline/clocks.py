@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
-from alrpc.pipeline import control, mailbox
+from alrpc.events import Clock
+from alrpc.pipeline import endpoint, rpc
+from alrpc.pipeline.failures import StageLost
 
-ASKED = 8  # times for an estimate; the answer that came fastest counts
+SAMPLES = 8  # of the remote clock, for an estimate; the answer that came fastest counts
 EVERY = 10.0  # seconds between estimates: quartz clocks part by some 10 µs a second
 
 
@@ -25,13 +28,14 @@ def estimate(asked: float, told: float, answered: float) -> tuple[float, float]:
 class Clocks:
     """Estimates of all stages' clocks, from questions that are under way while the coordinator listens to the stages."""
 
-    def __init__(self, stages: int):
-        self._calls: dict[int, tuple[float, control.Call]] = {}
+    def __init__(self, stages: int, call: Callable[..., rpc.Call] = rpc.Call, now: Callable[[], float] = time.monotonic):
+        self._call, self._now = call, now
+        self._calls: dict[int, tuple[float, rpc.Call]] = {}
         self._answers: dict[int, list[tuple[float, float]]] = {stage: [] for stage in range(1, stages + 1)}
         self._due = dict.fromkeys(self._answers, 0.0)
 
-    def listen(self, patience: float) -> list[dict]:
-        """Ask those that are to be asked, hear those that have answered; gives an event for each estimate that is complete.
+    def poll(self, timeout: float) -> list[Clock]:
+        """Call those that are due, take in those that have answered; gives an event for each estimate that is complete.
 
         A stage that does not answer is left alone: that is for others to tell.
         """
@@ -44,19 +48,17 @@ class Clocks:
                 del self._calls[stage]
                 try:
                     answers.append(estimate(asked, call.result(), call.ended))
-                except control.StageLost:
+                except StageLost:
                     self._due[stage] = float("inf")
                     continue
-            if len(answers) == ASKED:
+            if len(answers) == SAMPLES:
                 offset, uncertainty = min(answers, key=lambda answer: answer[1])
-                events.append(
-                    {"event": "clock", "stage": stage, "at": time.perf_counter(), "offset": offset, "uncertainty": uncertainty}
-                )
+                events.append(Clock(stage, self._now(), offset, uncertainty))
                 answers.clear()
-                self._due[stage] = time.monotonic() + EVERY
-            if time.monotonic() >= self._due[stage]:
+                self._due[stage] = self._now() + EVERY
+            if self._now() >= self._due[stage]:
                 try:
-                    self._calls[stage] = time.perf_counter(), control.Call(stage, mailbox.read_clock, patience=patience)
-                except control.StageLost:
+                    self._calls[stage] = self._now(), self._call(stage, endpoint.read_clock, timeout=timeout)
+                except StageLost:
                     self._due[stage] = float("inf")
         return events

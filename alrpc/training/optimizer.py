@@ -1,90 +1,106 @@
-"""Optimizers and the step that one takes: rates from the schedule, clipping, accumulation."""
+"""Optimizers and the step that one takes: rates from a schedule, clipping, accumulation."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-from alrpc.training.schedule import learning_rate
+from alrpc.config import Config, Train
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+END_LR_RATIO = 0.01  # of lr, where the configuration gives no end_lr
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How every component of a run learns; the fields are documented in `alrpc.config.Train`."""
+    """How every component of a run learns: the configuration's, with what the data adds to it."""
 
-    optimizer: str
-    lr: float
-    target_lr: float
-    end_lr_ratio: float
-    schedule: str
-    weight_decay: float
-    momentum: float
-    clip_norm: float | None
-    accumulate: int
-    nonfinite: str
-    seed: int
-    epochs: int
+    train: Train
     micro_batches: int
-    """Micro-batches in an epoch."""
+    """In an epoch."""
     precision: str = "fp32"
     compile: bool = False
 
     @property
     def updates_per_epoch(self) -> int:
-        return -(-self.micro_batches // self.accumulate)
+        return -(-self.micro_batches // self.train.accumulate)
+
+    @property
+    def updates(self) -> int:
+        """Optimizer steps of the run."""
+        return self.train.epochs * self.updates_per_epoch
+
+    @property
+    def steps(self) -> int:
+        """Micro-batches of the run."""
+        return self.train.epochs * self.micro_batches
+
+    @property
+    def end_lr_ratio(self) -> float:
+        """What of each learning rate is left at the last step."""
+        return self.train.end_lr / self.train.lr if self.train.end_lr else END_LR_RATIO
 
 
-def make_optimizer(groups: Iterable[tuple[list[nn.Parameter], float]], recipe: Recipe) -> torch.optim.Optimizer:
-    """An optimizer for groups of parameters, each with its first learning rate."""
-    options = {"lr": recipe.lr, "weight_decay": recipe.weight_decay, "fused": True}
-    if recipe.optimizer == "sgd":
-        options["momentum"] = recipe.momentum
-    groups = [{"params": parameters, "start_lr": rate} for parameters, rate in groups]
-    return OPTIMIZERS[recipe.optimizer](groups, **options)
+def make_recipe(config: Config, micro_batches: int) -> Recipe:
+    """The recipe of a configured run with so many micro-batches in an epoch."""
+    return Recipe(config.train, micro_batches, config.precision, config.compile)
+
+
+def make_optimizer(groups: Mapping[str, list[nn.Parameter]], recipe: Recipe) -> torch.optim.Optimizer:
+    """An optimizer.
+
+    Args:
+        groups: parameters by the learning rate that they have: `lr` or `target_lr`.
+    """
+    train = recipe.train
+    rates = {"lr": train.lr, "target_lr": train.target_lr or train.lr}
+    options = {"lr": train.lr, "weight_decay": train.weight_decay, "fused": True}
+    if train.optimizer == "sgd":
+        options["momentum"] = train.momentum
+    parameters = [{"params": of_group, "initial_lr": rates[rate]} for rate, of_group in groups.items()]
+    return OPTIMIZERS[train.optimizer](parameters, **options)
 
 
 @dataclass(frozen=True)
-class Turn:
+class AccumulationStep:
     """Where a micro-batch stands among those whose gradients are averaged before one optimizer step."""
 
-    number: int
-    """Of that optimizer step in the run, from 0."""
+    update: int
+    """The number of that optimizer step in the run, from 0."""
     size: int
-    """Micro-batches of the group; the last of an epoch may be smaller, since none crosses an epoch's end."""
+    """Micro-batches that are averaged; the last of an epoch may be fewer, since none are averaged across an epoch's end."""
     last: bool
     """Whether the optimizer step follows."""
 
 
-def turn_of(step: int, recipe: Recipe) -> Turn:
+def accumulation_step(step: int, recipe: Recipe) -> AccumulationStep:
+    """The place of micro-batch `step` of the run, from 0."""
+    accumulate = recipe.train.accumulate
     epoch, position = divmod(step, recipe.micro_batches)
-    group, place = divmod(position, recipe.accumulate)
-    size = min(recipe.accumulate, recipe.micro_batches - group * recipe.accumulate)
-    return Turn(epoch * recipe.updates_per_epoch + group, size, place == size - 1)
+    group, place = divmod(position, accumulate)
+    size = min(accumulate, recipe.micro_batches - group * accumulate)
+    return AccumulationStep(epoch * recipe.updates_per_epoch + group, size, place == size - 1)
 
 
-def take_step(optimizer: torch.optim.Optimizer, recipe: Recipe, number: int) -> bool:
-    """Optimizer step `number` of the run: clip each group's gradient, set the rates, step, forget the gradients.
+def optimizer_step(optimizer: torch.optim.Optimizer, recipe: Recipe, number: int, clip_norm: float | None) -> bool:
+    """Take optimizer step `number` of the run: clip each group's gradient, set the rates, step, clear the gradients.
 
     Returns:
-        Whether it was taken: where the recipe says so, gradients that are not finite are forgotten without a step. To know
+        Whether it was taken: with `nonfinite: skip`, gradients that are not finite are cleared without a step. To know
         that makes a GPU wait.
     """
-    if recipe.nonfinite == "skip" and not all(is_finite(group["params"]) for group in optimizer.param_groups):
+    if recipe.train.nonfinite == "skip" and not all(is_finite(group["params"]) for group in optimizer.param_groups):
         optimizer.zero_grad(set_to_none=True)
         return False
     for group in optimizer.param_groups:
-        if recipe.clip_norm is not None:
-            nn.utils.clip_grad_norm_(group["params"], recipe.clip_norm)
-        start = group["start_lr"]
-        group["lr"] = learning_rate(
-            recipe.schedule, start, start * recipe.end_lr_ratio, number, recipe.epochs * recipe.updates_per_epoch
-        )
+        if clip_norm is not None:
+            nn.utils.clip_grad_norm_(group["params"], clip_norm)
+        start = group["initial_lr"]
+        group["lr"] = learning_rate(recipe.train.schedule, start, start * recipe.end_lr_ratio, number, recipe.updates)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return True
@@ -94,3 +110,17 @@ def is_finite(parameters: Iterable[nn.Parameter]) -> bool:
     """Whether all of their gradients are."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     return math.isfinite(nn.utils.get_total_norm(gradients, norm_type=math.inf).item()) if gradients else True
+
+
+def learning_rate(schedule: str, start: float, end: float, step: int, steps: int) -> float:
+    """The rate for optimizer step `step` of 0 … steps - 1: `start` at the first, `end` at the last.
+
+    Args:
+        schedule: constant, linear, or cosine: annealing by Loshchilov & Hutter, SGDR, 2017, equation 5, without restarts.
+    """
+    if schedule == "constant" or steps < 2:
+        return start
+    passed = step / (steps - 1)
+    if schedule == "cosine":
+        passed = (1 - math.cos(math.pi * passed)) / 2
+    return start + (end - start) * passed

@@ -5,7 +5,7 @@ import torch
 
 import alrpc
 from alrpc.assembly import build_network, resolve
-from alrpc.baselines.chain import Part, build_chain
+from alrpc.experiments.baselines.chain import Part, build_chain
 from alrpc.config import load_config
 
 MODELS = {

@@ -5,8 +5,8 @@ import os
 
 import pytest
 
-from alrpc.bench.measure import pair_up, summarise
-from alrpc.bench.rounds import at_the_ends, steady_state
+from alrpc.experiments.bench.measure import pair_up, summarise
+from alrpc.experiments.bench.rounds import at_the_ends, steady_state
 from alrpc.timing import STATES
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from alrpc.comparison.figures import epoch_seconds, mean_and_deviation, seconds_to, summarise
+from alrpc.analysis.comparison.summary import epoch_seconds, mean_and_deviation, seconds_to, summarise
 
 
 def run(method, repeat, rate, scores):

@@ -16,7 +16,7 @@ from alrpc.data import text, text_cache
 from alrpc.data.loader import load_micro_batches, requests
 
 pytest.importorskip("tokenizers")
-from alrpc.data.vocabulary import cleaner, encode, learn_vocabulary
+from alrpc.data.tokenizer import cleaner, encode, learn_vocabulary
 
 REVIEWS = [("A wonderful film, wonderful cast", "pos"), ("dreadful film; dull", "neg")] * 10
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import read_summary
 
-from alrpc.observe.spans import read_record
+from alrpc.analysis.aligned import read_record
 
 GPUS = torch.cuda.device_count()
 VISIBLE = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(GPUS))))

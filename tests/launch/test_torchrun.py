@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import PATH, free_port, read_summary
 
-from alrpc.observe.spans import read_record
+from alrpc.analysis.aligned import read_record
 
 SCRIPT = Path(__file__).parents[2] / "launch" / "torchrun.sh"
 pytestmark = pytest.mark.timeout(240)

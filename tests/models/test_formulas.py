@@ -12,7 +12,7 @@ from alrpc.config import Train, load_config
 from alrpc.network import evaluating
 from alrpc.random_stream import begin_stream
 from alrpc.training.sequential import train_micro_batch
-from alrpc.training.update import make_learner, update
+from alrpc.training.step import make_learner, update
 
 CPU = torch.device("cpu")
 NETWORKS = {

@@ -12,8 +12,8 @@ from own_sequences import load
 import alrpc
 from alrpc.cli.inspect import inspect
 from alrpc.config import Config
-from alrpc.observe.quality import LARGEST, choose_samples, distances, measure, normalise, project, shrink, vectors
-from alrpc.run import run_sequentially
+from alrpc.analysis.quality import LARGEST, choose_samples, distances, measure, normalise, project, shrink, vectors
+from alrpc.runtime.run import run_sequentially
 
 
 def test_distances_of_clusters_by_hand():

@@ -12,12 +12,12 @@ from click.testing import CliRunner
 
 import alrpc
 from alrpc.cli.report import report
-from alrpc.comparison.figures import read_run as figures_of
-from alrpc.comparison.figures import summarise
-from alrpc.observe.quality import inspect_run, write_quality
-from alrpc.report import page as pages
-from alrpc.report.read import read_run
-from alrpc.run import run_sequentially
+from alrpc.analysis.comparison.summary import read_run as figures_of
+from alrpc.analysis.comparison.summary import summarise
+from alrpc.analysis.quality import inspect_run, write_quality
+from alrpc.analysis.report import page as pages
+from alrpc.analysis.rundata import read_run
+from alrpc.runtime.run import run_sequentially
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update"

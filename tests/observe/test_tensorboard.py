@@ -6,7 +6,7 @@ import pytest
 
 import alrpc
 from alrpc.observe import tensorboard
-from alrpc.run import run_sequentially
+from alrpc.runtime.run import run_sequentially
 
 FIELDS = ["observe.tensorboard=true", "train.epochs=4", "train.log_every=10"]
 

@@ -11,8 +11,8 @@ from rich.text import Text
 import alrpc
 from alrpc.assembly import make_recipe
 from alrpc.config import Train
-from alrpc.observe.progress import Progress, StageProgress
-from alrpc.observe.terminal import BAR, LOOKS, show
+from alrpc.telemetry.progress import Progress, StageProgress
+from alrpc.telemetry.terminal import BAR, LOOKS, show
 from alrpc.timing import STATES
 
 

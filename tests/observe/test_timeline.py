@@ -5,9 +5,9 @@ import json
 import pytest
 
 from alrpc.errors import UserError
-from alrpc.observe.bottleneck import find_bottleneck
-from alrpc.observe.spans import offset_at, read_record
-from alrpc.observe.timeline import choose_window, draw
+from alrpc.telemetry.bottleneck import find_bottleneck
+from alrpc.analysis.aligned import offset_at, read_record
+from alrpc.analysis.timeline import choose_window, draw
 from alrpc.timing import STATES
 
 STEP = 1000  # µs

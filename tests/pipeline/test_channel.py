@@ -10,8 +10,8 @@ import time
 import pytest
 import torch
 
-from alrpc.pipeline.channel import Link, PeerLost, Receiver, Sender, close_data_plane, open_data_plane
-from alrpc.pipeline.packet import Packet
+from alrpc.pipeline.link import Link, PeerLost, Receiver, Sender, close_data_plane, open_data_plane
+from alrpc.pipeline.wire import Packet
 from alrpc.timing import Timing
 
 CPU = torch.device("cpu")

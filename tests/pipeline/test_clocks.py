@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from alrpc.pipeline import clocks, control
+from alrpc.pipeline import clocks, rpc
 from alrpc.pipeline.clocks import ASKED, Clocks, estimate
 
 

@@ -5,10 +5,10 @@ from itertools import chain, repeat
 
 import pytest
 
-from alrpc.pipeline import control, coordinator, mailbox
-from alrpc.pipeline.channel import PeerLost
-from alrpc.pipeline.health import Feeding, Health
-from alrpc.pipeline.topology import Place
+from alrpc.pipeline import rpc, feeder, endpoint
+from alrpc.pipeline.link import PeerLost
+from alrpc.pipeline.monitor import Feeding, Health
+from alrpc.pipeline.placement import Place
 
 
 def place(stage: int) -> Place:

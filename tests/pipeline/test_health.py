@@ -4,9 +4,9 @@ import itertools
 
 import pytest
 
-from alrpc.pipeline import health
-from alrpc.pipeline.health import Feeding, Health
-from alrpc.pipeline.topology import Place
+from alrpc.pipeline import monitor
+from alrpc.pipeline.monitor import Feeding, Health
+from alrpc.pipeline.placement import Place
 
 TIMEOUT = 10  # so that eight seconds of silence count
 

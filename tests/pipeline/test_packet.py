@@ -2,7 +2,7 @@
 
 import torch
 
-from alrpc.pipeline.packet import FIRST_BYTES, INLINE_BYTES, FirstMessages, Packet, decode, encode, length_of
+from alrpc.pipeline.wire import FIRST_BYTES, INLINE_BYTES, FirstMessages, Packet, decode, encode, length_of
 
 CPU = torch.device("cpu")
 

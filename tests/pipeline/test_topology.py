@@ -3,7 +3,7 @@ import os
 import pytest
 
 import alrpc
-from alrpc.pipeline.topology import Place, choose_cores, choose_devices, describe_transport, split_components
+from alrpc.pipeline.placement import Place, choose_cores, choose_devices, describe_transport, split_components
 
 
 def place(stage=1, index=0, neighbours=1, gpus=0, shares=False) -> Place:

@@ -10,8 +10,8 @@ from torch import nn
 import alrpc
 from alrpc.assembly import make_recipe
 from alrpc.config import Train
-from alrpc.training.losses import LossMeter, NonFinite
-from alrpc.training.update import make_learner, update
+from alrpc.training.meters import LossMeter, NonFinite
+from alrpc.training.step import make_learner, update
 
 CPU = torch.device("cpu")
 

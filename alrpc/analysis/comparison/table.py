@@ -1,0 +1,93 @@
+"""The comparison in the terminal: the table, what each method chose, and the run under way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.table import Table
+from rich.text import Text
+
+from alrpc import rundir
+from alrpc.analysis.rundata import read_metrics
+from alrpc.events import Evaluation
+
+MIB = 1 << 20
+
+
+def table(rows: list[dict], metric: str, goal: float) -> Table:
+    """One row a method."""
+    drawn = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", show_edge=False)
+    method, *figures = heads(metric, goal)
+    drawn.add_column(method, no_wrap=True)
+    for name in figures:
+        drawn.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        drawn.add_row(*cells(row))
+    return drawn
+
+
+def heads(metric: str, goal: float) -> list[str]:
+    """Of the table's columns."""
+    scores = ["method", f"best {metric}", f"last {metric}"]
+    return [*scores, "s/epoch", "samples/s", "× bp", f"s to {goal:.4g}", "MiB largest", "MiB all", "idle"]
+
+
+def cells(row: dict) -> list[str]:
+    """What stands in a method's row."""
+    return [
+        row["method"],
+        _spread(row["best_mean"], row["best_deviation"]),
+        _spread(row["final_mean"], row["final_deviation"]),
+        f"{row['epoch_seconds']:.2f}",
+        f"{row['samples_per_second']:,.0f}",
+        f"{row['speed_over_bp']:.2f}" if row["speed_over_bp"] else "",
+        f"{row['seconds_to_goal']:.1f}" if row["seconds_to_goal"] is not None else "never",
+        f"{row['peak_memory_largest'] / MIB:,.0f}",
+        f"{row['peak_memory_all'] / MIB:,.0f}",
+        f"{row['idle']:.0%}",
+    ]
+
+
+def choices(rows: list[dict]) -> list[str]:
+    """For each method a line: how it was run, and what trying told."""
+    lines = []
+    for row in rows:
+        chosen = row["chosen"]
+        alone = row["processes"] == 1
+        many = "1 process" if alone else f"{row['processes']} processes"
+        if row["method"] == "al":
+            many = f"coordinator and {row['processes']} {'stage' if alone else 'stages'}"
+        threads = f"{chosen['threads']} {'thread' if chosen['threads'] == 1 else 'threads'}{'' if alone else ' each'}"
+        parts = [many, threads, chosen["device"]]
+        if "micro_batches" in chosen:
+            parts.append(f"{chosen['micro_batches']} micro-batches")
+        tried = [
+            f"{what.removeprefix('tried_').replace('_', '-')} "
+            + ", ".join(f"{choice}: {seconds * 1000:.1f} ms" for choice, seconds in chosen[what].items())
+            for what in ("tried_threads", "tried_micro_batches")
+            if len(chosen.get(what, ())) > 1
+        ]
+        lines.append(f"{row['method']}: {', '.join(parts)}" + (f" (tried {'; '.join(tried)})" if tried else ""))
+    return lines
+
+
+def run_line(run: dict) -> str:
+    """What one run gave."""
+    return (
+        f"{run['method']}: best {run['metric']} {run['best']:.4f}, last {run['final']:.4f}, "
+        f"{run['epoch_seconds']:.2f} s/epoch, {run['samples_per_second']:,.0f} samples/s"
+    )
+
+
+def under_way(label: str, directory: Path, epochs: int) -> Text:
+    """How far the run under way is."""
+    tests = [event for _, event in read_metrics(directory) if isinstance(event, Evaluation)]
+    if tests:
+        state = f"epoch {tests[-1].epoch}/{epochs}, {tests[-1].metric} {tests[-1].exits[-1]:.4f}"
+    else:
+        state = f"epoch 0/{epochs}" if (directory / rundir.METRICS).exists() else "starting"
+    return Text.assemble((label, "bold"), f"  {state}")
+
+
+def _spread(mean: float, deviation: float | None) -> str:
+    return f"{mean:.4f}" + (f" ± {deviation:.4f}" if deviation is not None else "")

@@ -1,0 +1,296 @@
+"""How good a trained network is, depth by depth: accuracy of every exit, distances between and within the classes, confusions.
+
+The distances are of the activations s_l, which no exit's own accuracy tells: a block that learns from a local objective should
+bring samples of one class together and take the classes apart, and later blocks should go on with it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from alrpc import rundir
+from alrpc.checkpoint.commit import find_checkpoint, read_manifest
+from alrpc.checkpoint.resume import load_run
+from alrpc.config import Config, load_config, user_code_fields
+from alrpc.data import read_data
+from alrpc.data.dataset import Dataset, count_micro_batches, shuffled
+from alrpc.data.loader import Request, load_micro_batches
+from alrpc.errors import UserError
+from alrpc.models.pooling import choose_pool
+from alrpc.network import Network
+from alrpc.objectives.base import Classes, Component, Tensors, call, eval_mode, gives
+from alrpc.system import local_device, use_deterministic_kernels
+from alrpc.training.meters import ExitScores
+from alrpc.training.step import autocast
+
+MAY_CHANGE = ("data.root", "data.file", "data.test_file")
+LARGEST = 2048  # numbers of a sample's activation that are kept; a larger one is projected to so many
+PERPLEXITY = 30  # of t-SNE, as scikit-learn's default; less for few samples
+
+
+def inspect_run(
+    run: Path,
+    samples: int,
+    projection: str = "pca",
+    model: str | None = None,
+    data: str | None = None,
+    overrides: Sequence[str] = (),
+) -> dict:
+    """Measure the network of a run's last checkpoint on samples of its test split.
+
+    Args:
+        run: the run's directory.
+        samples: how many of the test split, at most.
+        projection: `pca` or `tsne`.
+        model, data: needed when the run's blocks or data come from a function of one's own: its `package.module:function`.
+        overrides: `data.root=…`, `data.file=…`, `data.test_file=…`, where the data lies elsewhere now.
+
+    Returns:
+        What quality.json holds; see `measure`.
+
+    Raises:
+        UserError: naming what is missing, or does not fit the run.
+    """
+    config, network, dataset, step = open_run(run, model, data, overrides)
+    result = measure(network, dataset, choose_samples(len(dataset.test), samples), config, projection)
+    return {"run": run.resolve().name, "step": step, **result}
+
+
+def open_run(run: Path, model: str | None, data: str | None, overrides: Sequence[str]) -> tuple[Config, Network, Dataset, int]:
+    """Configuration, trained network, data set, and the step of its checkpoint; raises as `inspect_run`."""
+    path = run / rundir.CONFIG
+    if not path.is_file():
+        raise UserError(f"{run}: is not the directory of a run: it has no config.yaml")
+    for override in overrides:
+        if override.partition("=")[0] not in MAY_CHANGE:
+            raise UserError(f"--set: got {override!r}; of a run that is inspected only {', '.join(MAY_CHANGE)} can change")
+    config = load_config(path, overrides)
+    given = {"model.name": model, "data.name": data}
+    for name, function in user_code_fields(config).items():
+        if given[name] != function:
+            raise UserError(
+                f"{run}: its {name} is your own code; to have it imported, add --{name.removesuffix('.name')} {function}"
+            )
+    network = load_run(run, model)
+    manifest = read_manifest(find_checkpoint(run))
+    dataset = read_data(config.data)
+    micro_batches = count_micro_batches(dataset.train, config.data.batch_size)
+    if dataset.target != network.target or micro_batches != manifest["micro_batches"]:
+        raise UserError(
+            f"data: {micro_batches} micro-batches an epoch and {dataset.target}, but the run was trained with "
+            f"{manifest['micro_batches']} and {network.target}; give it the data that it was trained with"
+        )
+    return config, network, dataset, manifest["step"]
+
+
+def choose_samples(available: int, wanted: int) -> Tensor:
+    """Which samples of a split, ascending: so many, drawn with a fixed seed; some test splits are sorted by class."""
+    return shuffled(available, 0, 0)[:wanted].sort().values
+
+
+def measure(network: Network, dataset: Dataset, indices: Tensor, config: Config, projection: str = "pca") -> dict:
+    """All figures of a network on these samples of the test split.
+
+    Returns:
+        A dictionary for JSON: `metric`, `samples`, `test_samples`; `components`, each with its `component` number and the
+        `accuracy` (or `mse`) of its exit; and for classes `projection`, `classes`, `labels` (the class of each sample),
+        `confusion` (counts; a row for each class, a column for each that the last exit said), and in each component `width`
+        (numbers in a sample's activation), `intra`, `inter`, `ratio` (see `distances`;
+        null where there is none), `explained` (share of the variance that the two coordinates hold; null for t-SNE) and
+        `coordinates`.
+
+    Raises:
+        UserError: for activations that are not finite.
+    """
+    exits, labels, predicted, activations, widths = observe(network, dataset, indices, config)
+    metric = network.target.metric
+    components = [{"component": number, metric: score} for number, score in enumerate(exits, 1)]
+    result = {"metric": metric, "samples": len(indices), "test_samples": len(dataset.test), "components": components}
+    if not isinstance(network.target, Classes):
+        return result
+    from sklearn.metrics import confusion_matrix
+
+    for described, of_component, width in zip(components, activations, widths, strict=True):
+        normalised = normalise(of_component)
+        coordinates, explained = project(normalised, projection)
+        described |= {"width": width, **distances(normalised, labels), "explained": explained}
+        described["coordinates"] = [[float(f"{value:.4g}") for value in point] for point in coordinates.tolist()]
+    classes = list(range(network.target.count))
+    confusion = confusion_matrix(labels.numpy(), predicted.numpy(), labels=classes)
+    return {
+        **result,
+        "projection": projection,
+        "classes": classes,
+        "labels": labels.tolist(),
+        "confusion": confusion.tolist(),
+    }
+
+
+def observe(
+    network: Network, dataset: Dataset, indices: Tensor, config: Config
+) -> tuple[list[float], Tensor, Tensor, list[Tensor], list[int]]:
+    """Run samples of the test split through the network, micro-batch by micro-batch, as its evaluations in training did.
+
+    Of each activation only what `shrink` leaves is kept: 8 KiB a sample and component at most.
+
+    Returns:
+        The score of each exit; labels; what the last exit decides; for classes, of each component the activations, (N, D)
+        float32 on the CPU, and their widths before they were shrunk.
+
+    Raises:
+        UserError: for activations that are not finite.
+    """
+    device = local_device("cpu" if config.device == "cpu" else "auto")
+    use_deterministic_kernels(device)
+    torch.set_num_threads(config.threads)  # with as many as in training an exit's accuracy is that of the summary
+    network.to(device)
+    parts = [component.exit_parts() for component in network.components]
+    scores = ExitScores(network.objective, parts)
+    compares = isinstance(network.target, Classes)
+    all_labels, predicted, widths = [], [], [0] * len(parts)
+    activations: list[list[Tensor]] = [[] for _ in parts]
+    wanted = (Request("test", 0, part) for part in indices.split(config.data.batch_size))
+    with eval_mode(network), autocast(device, config.precision), torch.no_grad():
+        for tensors, labels in load_micro_batches(dataset, wanted, config.train.seed):
+            tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
+            exits = []
+            for index, component in enumerate(network.components):
+                tensors, output = component.evaluate(tensors)
+                exits.append(output)
+                if compares:
+                    activation = vectors(component, tensors)
+                    if not activation.isfinite().all():
+                        raise UserError(f"component {index + 1}: its activations on the test samples are not all finite")
+                    widths[index] = activation.shape[1]
+                    activations[index].append(shrink(activation))
+            scores.add(exits, labels.to(device))
+            all_labels.append(labels)
+            predicted.append(network.target.decide(network.objective.decode(parts, exits[-1])).cpu())
+    joined = [torch.cat(of_component) for of_component in activations] if compares else []
+    return scores.mean(), torch.cat(all_labels), torch.cat(predicted), joined, widths
+
+
+def vectors(component: Component, tensors: Tensors) -> Tensor:
+    """A component's activation as a vector for each sample, (N, width) float32 on the CPU.
+
+    A sequence, (N, T, C), is averaged over its positions, as the default bridges do: over those where a tensor "mask" is true if
+    there is one. Anything else is flattened.
+
+    Args:
+        tensors: the named tensors that leave the component, (N, ...) each.
+    """
+    name = gives(component.block)[0]
+    activation = tensors[name]
+    if activation.ndim == 3:
+        activation = call(choose_pool(tensors, name, "mean"), tensors, takes=(name,))
+    return activation.float().cpu().reshape(len(activation), -1)
+
+
+def shrink(activation: Tensor) -> Tensor:
+    """(N, width) -> (N, at most LARGEST), so that the feature maps of all samples and components fit into memory.
+
+    A random projection keeps distances (Johnson & Lindenstrauss, 1984): the squared distance of two samples has a standard
+    error of about √(2 / LARGEST) = 3 %, and means over many pairs a much smaller one.
+    """
+    if activation.shape[1] <= LARGEST:
+        return activation
+    return torch.from_numpy(projector(activation.shape[1]).transform(activation.numpy())).float()
+
+
+@cache
+def projector(width: int):
+    """scikit-learn's sparse random projection (Li, Hastie & Church, 2006) from so many numbers to LARGEST; always the same."""
+    import numpy
+    from sklearn.random_projection import SparseRandomProjection
+
+    return SparseRandomProjection(LARGEST, random_state=0).fit(numpy.zeros((1, width), dtype=numpy.float32))
+
+
+def normalise(activations: Tensor) -> Tensor:
+    """Move activations, (N, D), to mean 0 and scale them to a mean squared length of 1.
+
+    Distances grow with the width of a layer and with the size of its activations, neither of which says anything of the classes.
+    One factor for all dimensions makes layers comparable and leaves the shape of the cloud, and inter / intra, as they are.
+    Activations that are all the same become 0.
+    """
+    centred = activations - activations.mean(dim=0)
+    scale = centred.square().sum(dim=1).mean().sqrt()
+    return centred / scale if scale > 0 else torch.zeros_like(centred)
+
+
+def distances(activations: Tensor, labels: Tensor) -> dict[str, float | None]:
+    """How far the samples of a class are from each other, and the classes from each other.
+
+    With μ_c the mean of the activations of class c, over the classes that have at least two of the samples:
+
+        intra   mean over classes of the mean over their samples of ‖x - μ_c‖
+        inter   mean over pairs of classes of ‖μ_c - μ_c'‖
+        ratio   inter / intra: larger is better
+
+    Every class counts alike, whatever its number of samples. A class with one sample would be 0 away from its own mean.
+
+    Args:
+        activations: (N, D), as `normalise` gives them.
+        labels: (N,) class indices.
+
+    Returns:
+        `intra`, `inter`, `ratio`; None where too few classes have two samples, or for a ratio to an intra of 0.
+    """
+    classes = [chosen for label in labels.unique() if len(chosen := activations[labels == label]) > 1]
+    means = [of_class.mean(dim=0) for of_class in classes]
+    spreads = [(of_class - mean).norm(dim=1).mean() for of_class, mean in zip(classes, means, strict=True)]
+    intra = torch.stack(spreads).mean().item() if spreads else None
+    inter = torch.pdist(torch.stack(means)).mean().item() if len(means) > 1 else None
+    return {"intra": intra, "inter": inter, "ratio": inter / intra if intra and inter is not None else None}
+
+
+def project(activations: Tensor, method: str) -> tuple[Tensor, float | None]:
+    """Two coordinates for each sample, (N, 2), by scikit-learn; the same for the same activations.
+
+    `pca` gives the two directions of the largest variance, and the share of the variance that they hold. `tsne` keeps
+    neighbours together (van der Maaten & Hinton, 2008); its distances between groups mean nothing, and it has no such share.
+
+    Args:
+        activations: (N, D), as `normalise` gives them.
+    """
+    if len(activations) < 2 or not activations.any():
+        return torch.zeros(len(activations), 2), None
+    if activations.shape[1] == 1:
+        activations = torch.nn.functional.pad(activations, (0, 1))
+    if method == "tsne":
+        from sklearn.manifold import TSNE
+
+        perplexity = min(PERPLEXITY, (len(activations) - 1) / 3)
+        return torch.from_numpy(TSNE(perplexity=perplexity, random_state=0).fit_transform(activations.numpy())), None
+    from sklearn.decomposition import PCA
+
+    pca = PCA(2, random_state=0)
+    coordinates = torch.from_numpy(pca.fit_transform(activations.numpy()))
+    return coordinates, float(pca.explained_variance_ratio_.sum())
+
+
+def write_quality(run: Path, result: dict) -> None:
+    """Write quality.json and quality.png into a run's directory; what was there stays until both are whole.
+
+    Raises:
+        UserError: when they cannot be written.
+    """
+
+    from alrpc.analysis.quality_plots import draw
+
+    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in result.items())  # one a line
+    try:
+        with (
+            rundir.partial_file(run / rundir.QUALITY) as numbers,
+            rundir.partial_file(run / "quality.png") as picture,
+        ):
+            numbers.write_text(f"{{\n{lines}\n}}\n", encoding="utf-8")
+            draw(result, picture)
+    except OSError as error:
+        raise UserError(f"{run}: quality.json and quality.png cannot be written: {error.strerror}") from error

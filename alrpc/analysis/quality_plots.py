@@ -1,0 +1,151 @@
+"""The quality of a network as one picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
+    from matplotlib.figure import SubFigure
+
+WIDTH, TOP, ROW, DOTS = 12, 4, 3.2, 110  # inches wide, of the upper part, of a row of projections; pixels an inch
+FEW = 20  # classes that can be told apart by colour, and named one by one
+COLUMNS = 4  # projections in a row, at most
+ROOM = 6  # values that are written beside their points; of more the first and the last
+TICKS = 12  # components that are numbered on an axis; of more every second, third, …
+SCORE, INTER, INTRA = "#0072b2", "#009e73", "#d55e00"
+
+
+def draw(result: dict, path: Path) -> None:
+    """Write a PNG of what `alrpc.analysis.quality.measure` gives."""
+    from matplotlib.figure import Figure
+
+    components = result["components"]
+    numbers = [component["component"] for component in components]
+    title = f"{result['run']}, step {result['step']:,}: {result['samples']:,} of {result['test_samples']:,} test samples"
+    if "confusion" not in result:
+        figure = Figure(figsize=(6, TOP), layout="constrained")
+        _draw_exits(figure.subplots(), numbers, components, result["metric"])
+        figure.suptitle(title)
+        figure.savefig(path, format="png", dpi=DOTS)
+        return
+    rows = -(-len(components) // COLUMNS)
+    figure = Figure(figsize=(WIDTH, TOP + rows * ROW + 0.5), layout="constrained")
+    figure.suptitle(title)
+    upper, lower = figure.subfigures(2, 1, height_ratios=[TOP, rows * ROW])
+    exits, separation, confusion = upper.subplots(1, 3)
+    _draw_exits(exits, numbers, components, result["metric"])
+    _draw_distances(separation, numbers, components)
+    _draw_confusion(upper, confusion, result["confusion"], len(result["classes"]))
+    _draw_projections(lower, result, rows)
+    figure.savefig(path, format="png", dpi=DOTS)
+
+
+def _draw_exits(axes: Axes, numbers: list[int], components: list[dict], metric: str) -> None:
+    scores = [component[metric] for component in components]
+    axes.plot(numbers, scores, color=SCORE, marker="o")
+    _mark(axes, numbers, scores, "{:.4f}")
+    low, high = min(scores), max(scores)
+    room = max(0.18 * (high - low), 0.01 * high)  # one sample more or less is no cliff
+    axes.set(title=f"{metric} by exit", xlabel="exit", ylabel=f"test {metric}", ylim=(low - room, high + room))
+    _count(axes, numbers)
+
+
+def _draw_distances(axes: Axes, numbers: list[int], components: list[dict]) -> None:
+    """Missing distances leave gaps."""
+    of = {name: [_or_nan(component[name]) for component in components] for name in ("ratio", "inter", "intra")}
+    axes.plot(numbers, of["ratio"], color="black", marker="o", label="inter / intra")
+    axes.plot(numbers, of["inter"], color=INTER, marker="^", linestyle="--", label="inter-class")
+    axes.plot(numbers, of["intra"], color=INTRA, marker="v", linestyle=":", label="intra-class")
+    _mark(axes, numbers, of["ratio"], "{:.2f}")
+    axes.set(title="distances of the activations", xlabel="component", ylim=(0, None))
+    axes.legend(frameon=False)
+    _count(axes, numbers)
+
+
+def _draw_confusion(figure: SubFigure, axes: Axes, confusion: list[list[int]], classes: int) -> None:
+    """Colour is the share of the row, by its square root so that rare confusions show; numbers where there is room."""
+    from matplotlib.colors import PowerNorm
+    from matplotlib.ticker import MaxNLocator
+
+    shares = [[count / max(1, sum(row)) for count in row] for row in confusion]
+    image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
+    axes.set(title="confusions of the last exit", xlabel="predicted class", ylabel="class")
+    if classes <= FEW:
+        size = 8 if classes <= FEW // 2 else 5.5
+        axes.set_xticks(range(classes))
+        axes.set_yticks(range(classes))
+        axes.tick_params(labelsize=size, length=0)
+        for y, row in enumerate(confusion):
+            for x, count in enumerate(row):
+                if count:
+                    colour = "white" if shares[y][x] > 0.25 else "black"
+                    axes.text(x, y, count, ha="center", va="center", fontsize=size, color=colour)
+    else:
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_locator(MaxNLocator(6, integer=True))
+    bar = figure.colorbar(image, ax=axes, shrink=0.8, ticks=[0, 0.05, 0.25, 0.5, 1], format="{x:.0%}")
+    bar.set_label("share of the class")
+    bar.outline.set_visible(False)
+
+
+def _draw_projections(figure: SubFigure, result: dict, rows: int) -> None:
+    from matplotlib.lines import Line2D
+
+    components, labels, classes = result["components"], result["labels"], len(result["classes"])
+    few = classes <= FEW
+    size = min(12, max(2, 9000 / len(labels)))  # of a dot, in square points
+    colours = class_colours(classes)
+    panels = figure.subplots(rows, -(-len(components) // rows), squeeze=False).flatten()
+    for axes, component in zip(panels, components, strict=False):
+        x, y = zip(*component["coordinates"], strict=True)
+        points = axes.scatter(x, y, c=labels, cmap=colours, vmin=-0.5, vmax=classes - 0.5, s=size, alpha=0.75, linewidths=0)
+        share = f" ({component['explained']:.0%} of the variance)" if component["explained"] is not None else ""
+        axes.set_title(f"component {component['component']}{share}", fontsize=10)
+        axes.set(xticks=[], yticks=[])
+        axes.margins(0.05)
+        axes.set_box_aspect(1)
+        for spine in axes.spines.values():
+            spine.set_color("lightgrey")
+    for axes in panels[len(components) :]:
+        axes.set_visible(False)
+    figure.suptitle({"pca": "activations by PCA", "tsne": "activations by t-SNE"}[result["projection"]])
+    if few:
+        handles = [Line2D([], [], marker="o", linestyle="", color=colours(label)) for label in range(classes)]
+        figure.legend(handles, result["classes"], title="class", loc="outside right center", frameon=False)
+    else:
+        figure.colorbar(points, ax=panels.tolist(), label="class", fraction=0.02).solids.set_alpha(1)
+
+
+def class_colours(classes: int) -> Colormap:
+    """A colour for each class, or a range of colours where they are too many to be told apart."""
+    from matplotlib import colormaps
+    from matplotlib.colors import ListedColormap
+
+    name = "tab10" if classes <= FEW // 2 else "tab20"
+    return ListedColormap(colormaps[name].colors[:classes]) if classes <= FEW else colormaps["turbo"]
+
+
+def _mark(axes: Axes, numbers: list[int], values: list[float], form: str) -> None:
+    """Write values above their points, legible on a line too."""
+    from matplotlib.patheffects import withStroke
+
+    outline = [withStroke(linewidth=3, foreground="white")]
+    points = list(zip(numbers, values, strict=True))
+    for x, y in points if len(points) <= ROOM else (points[0], points[-1]):
+        if y == y:  # not NaN
+            place = {"xy": (x, y), "xytext": (0, 7), "textcoords": "offset points", "ha": "center"}
+            axes.annotate(form.format(y), **place, fontsize=9, path_effects=outline, zorder=5)
+    axes.margins(0.12, 0.18)
+
+
+def _count(axes: Axes, numbers: list[int]) -> None:
+    axes.set_xticks(numbers[:: -(-len(numbers) // TICKS)])
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _or_nan(value: float | None) -> float:
+    return float("nan") if value is None else value

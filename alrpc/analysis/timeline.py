@@ -1,0 +1,262 @@
+"""A picture of what each process of a run did over time, and what its time went into.
+
+coordinator  ▏▏ ▏ ▏      feeds
+stage 1      ██▓░██▓░    forward, backward, update, waits …
+stage 2      ░██▓░██▓
+             ├────────┤  one time axis, seconds
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import groupby, pairwise
+from pathlib import Path
+
+from alrpc.analysis.aligned import Block, Span, Timings, align_timings, step_seconds
+from alrpc.errors import UserError
+from alrpc.telemetry.bottleneck import find_bottleneck
+from alrpc.timing import STATES, WORKING
+
+STEPS = 6  # training micro-batches that a picture shows
+LOOKS = {  # colours that colour-blind eyes tell apart too
+    "forward": "#4477aa",
+    "backward": "#228833",
+    "update": "#ccbb44",
+    "handling": "#888888",
+    "checkpoint": "#aa3377",
+    "waiting_to_receive": "#eeeeee",
+    "waiting_to_send": "#ee6677",
+    "testing": "#66ccee",
+}
+ENGINES = {"pipeline": "associated learning", "sequential": "associated learning, sequential"}
+WIDTH, LANE, AROUND, DOTS = 11.0, 0.42, 1.5, 130  # inches, inches, inches, pixels an inch
+PASSES = ("forward", "backward")
+EDGE = 0.05  # inches that a bar has at least if its edges are drawn
+CHARACTER = 0.075  # inches that a character of a label takes
+
+
+@dataclass(frozen=True)
+class Window:
+    """A time of a run in which all of its processes' moments are known."""
+
+    timings: Timings
+    begin: float
+    end: float
+    lanes: dict[int, list[Span]]
+    """By stage, the coordinator as 0; cut to the window."""
+    on_gpu: dict[int, list[Span]]
+    """What its GPU did, of each stage that has one."""
+    labels: dict[tuple[int, int], str]
+    """By stage and packet: the number of a training micro-batch."""
+
+    @property
+    def seconds(self) -> float:
+        return self.end - self.begin
+
+    def seconds_of(self, stage: int) -> dict[str, float]:
+        """What a stage did with the window; adds up to it."""
+        seconds = dict.fromkeys(STATES, 0.0)
+        for span in self.lanes[stage]:
+            seconds[span.state] += span.end - span.begin
+        return seconds
+
+    def work(self, stage: int) -> float:
+        """The share of the window in which a stage works, or tests; of one on a GPU, in which that does."""
+        if spans := self.on_gpu.get(stage):
+            return sum(span.end - span.begin for span in spans) / self.seconds
+        seconds = self.seconds_of(stage)
+        return sum(seconds[state] for state in (*WORKING, "testing")) / self.seconds
+
+    def bubble(self) -> float:
+        """The share of all stages' time in which they do not work."""
+        stages = [stage for stage in self.lanes if stage]
+        return 1 - sum(map(self.work, stages)) / len(stages)
+
+    def bottleneck(self) -> tuple[int | None, str]:
+        """The stage that holds the others up, and a sentence on it; see `find_bottleneck`. A baseline's processes wait by schedule."""
+        if self.timings.engine != "pipeline":
+            return None, ""
+        stages = [stage for stage in self.lanes if stage]
+        components = {stage: self.timings.components_of(stage) for stage in stages}
+        return find_bottleneck({stage: self.seconds_of(stage) for stage in stages}, components)
+
+
+def choose_window(timings: Timings, step: int | None = None, steps: int = STEPS) -> Window:
+    """The part of a run to show.
+
+    Args:
+        step: the micro-batch to begin with, from 0; None for the middle of training.
+        steps: training micro-batches to show: the time that so many take the slowest stage.
+
+    Raises:
+        UserError: when that step's moments were not kept.
+    """
+    trains = [[each for block in group[1] for each in block.packets if each.kind == "train"] for group in _groups(timings)]
+    groups = [group for group, found in zip(_groups(timings), trains, strict=True) if found]
+    if not groups:
+        raise UserError(f"{timings.title}: no training step's moments are known of all stages")
+    if step is None:
+        group = groups[-2] if len(groups) > 2 else groups[-1]  # the last one drains the pipeline
+        begin, end = _steady(group, steps)
+    else:
+        group = next((group for group in groups if _begin_of(group, step) is not None), None)
+        if group is None:
+            raise UserError(f"--step: the moments of step {step} were not kept; those of {_steps_of(groups)} were")
+        begin = _begin_of(group, step)
+        end = begin + _length(group, steps)
+    lanes = {stage: _cut((span for block in blocks for span in block.spans), begin, end) for stage, blocks in group.items()}
+    packets = [(stage, each) for stage, blocks in group.items() for block in blocks for each in block.packets]
+    labels = {(stage, each.number): str(each.step) for stage, each in packets if each.kind == "train"}
+    on_gpu = {stage: _cut((span for block in blocks for span in block.device), begin, end) for stage, blocks in group.items()}
+    return Window(timings, begin, end, lanes, on_gpu, labels)
+
+
+def _groups(timings: Timings) -> list[dict[int, list[Block]]]:
+    """Runs of consecutive blocks that all stages have; by stage, the coordinator too where it has them."""
+    everywhere = set.intersection(*({b.number for b in timings.blocks if b.stage == stage} for stage in timings.stages))
+    groups = []
+    for _, run in groupby(enumerate(sorted(everywhere)), key=lambda pair: pair[1] - pair[0]):
+        numbers = {number for _, number in run}
+        group: dict[int, list[Block]] = {}
+        for block in timings.blocks:
+            if block.number in numbers:
+                group.setdefault(block.stage, []).append(block)
+        groups.append(group)
+    return groups
+
+
+def _length(group: dict[int, list[Block]], steps: int) -> float:
+    """Seconds that so many steps of the slowest stage take."""
+    return steps * max(step_seconds(block) for stage, blocks in group.items() if stage for block in blocks)
+
+
+def _steady(group: dict[int, list[Block]], steps: int) -> tuple[float, float]:
+    """The first time of that length in which all stages do nothing but train; else the first in which all are there."""
+    stages = [blocks for stage, blocks in group.items() if stage]
+    ready, over = max(blocks[0].begin for blocks in stages), min(blocks[-1].end for blocks in stages)
+    others = [
+        (before.end, each.end)
+        for blocks in stages
+        for before, each in pairwise(each for block in blocks for each in block.packets)
+        if each.kind != "train"
+    ]
+    length = _length(group, steps)
+    for each in (each for block in group[1] for each in block.packets if each.kind == "train"):
+        begin, end = each.begin, each.begin + length
+        if begin >= ready and end <= over and not any(first < end and last > begin for first, last in others):
+            return begin, end
+    return ready, min(ready + length, over) if over > ready else ready + length
+
+
+def _begin_of(group: dict[int, list[Block]], step: int) -> float | None:
+    trains = (each for block in group[1] for each in block.packets if each.kind == "train")
+    return next((each.begin for each in trains if each.step == step), None)
+
+
+def _steps_of(groups: list[dict[int, list[Block]]]) -> str:
+    of_groups = [[each.step for block in group[1] for each in block.packets if each.kind == "train"] for group in groups]
+    return ", ".join(f"{steps[0]} to {steps[-1]}" for steps in of_groups)
+
+
+def _cut(spans: Iterator[Span], begin: float, end: float) -> list[Span]:
+    return [
+        replace(span, begin=max(span.begin, begin), end=min(span.end, end))
+        for span in spans
+        if span.end > begin and span.begin < end
+    ]
+
+
+def describe(window: Window) -> str:
+    """The words under a picture: what all stages' time went into, and what holds them up."""
+    of_stages = [window.seconds_of(stage) for stage in window.lanes if stage]
+    shares = {state: sum(each[state] for each in of_stages) / (len(of_stages) * window.seconds) for state in STATES}
+    parts = " · ".join(f"{state.replace('_', ' ')} {part:.1%}" for state, part in shares.items() if part >= 0.0005)
+    _, bottleneck = window.bottleneck()
+    return f"all stages: {parts}\nbubble {window.bubble():.1%}" + (f" · {bottleneck}" if bottleneck else "")
+
+
+def draw(windows: list[Window], paths: list[Path]) -> None:
+    """Write the picture, once in each format that a path's suffix names; runs below each other on one time axis."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    heights = [LANE * len(window.lanes) + AROUND for window in windows]
+    figure = Figure(figsize=(WIDTH, sum(heights) + 0.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    longest = max(window.seconds for window in windows)
+    scale, unit = (1000, "ms") if longest < 2 else (1, "s")
+    every = figure.subplots(len(windows), sharex=True, squeeze=False, height_ratios=heights)[:, 0]
+    for window, axes in zip(windows, every, strict=True):
+        draw_lanes(window, axes, scale, longest)
+        axes.set_xlabel(describe(window), fontsize=8, loc="left")
+        engine = ENGINES.get(window.timings.engine, window.timings.engine)
+        axes.set_title(f"{window.timings.title} · {engine}", fontsize=10, loc="left")
+    every[-1].xaxis.set_major_formatter(f"{{x:g}} {unit}")
+    seen = {span.state for window in windows for spans in window.lanes.values() for span in spans}
+    patches = [Patch(facecolor=colour, label=state.replace("_", " ")) for state, colour in LOOKS.items() if state in seen]
+    figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), frameon=False, fontsize=8)
+    for path in paths:
+        partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+        figure.savefig(partial, dpi=DOTS)
+        partial.rename(path)
+
+
+def draw_run(run: Path, picture: Path) -> bool:
+    """Draw a run's timeline, in mid-training; whether it has one: a run of a few packets has none."""
+    try:
+        window = choose_window(align_timings(run))
+    except UserError:
+        return False
+    draw([window], [picture])
+    return True
+
+
+def draw_lanes(window: Window, axes, scale: float, longest: float) -> None:
+    """A lane for each process, as bars in the colours of LOOKS.
+
+    Args:
+        scale: units of the time axis in a second.
+        longest: seconds that the axis is long.
+    """
+    stages = sorted(window.lanes)
+    room = (WIDTH - 2.6) / longest  # inches a second
+    cut_in_schedule = window.timings.engine not in ("pipeline", "sequential")
+    for stage, host in window.lanes.items():
+        gpu = window.on_gpu.get(stage, [])
+        height = 0.3 if gpu else 0.8 if stage else 0.4  # the coordinator computes nothing
+        _draw_bars(axes, window, host, (stage - 0.4 if stage else stage - 0.2, height), scale, room)
+        _draw_bars(axes, window, gpu, (stage - 0.1, 0.5), scale, room)  # below what its process does
+        for span in gpu or host:
+            label = str(span.part) if cut_in_schedule else window.labels.get((stage, span.packet), "")
+            if span.state in PASSES and (span.end - span.begin) * room > CHARACTER * len(label):
+                middle = ((span.begin + span.end) / 2 - window.begin) * scale
+                axes.text(middle, stage, label, ha="center", va="center", fontsize=7, color="white", clip_on=True)
+    axes.set_yticks(stages, [_name(window.timings, stage) for stage in stages], fontsize=8)
+    axes.set(ylim=(max(stages) + 0.5, min(stages) - 0.5), xlim=(0, longest * scale))
+    for stage in stages:
+        if stage:
+            axes.text(
+                1.005, stage, f"works {window.work(stage):.0%}", transform=axes.get_yaxis_transform(), va="center", fontsize=8
+            )
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.tick_params(left=False)
+
+
+def _draw_bars(axes, window: Window, spans: list[Span], place: tuple[float, float], scale: float, room: float) -> None:
+    """Passes have an edge between them, where there is room for one; what is short is drawn over it."""
+    for state in (*PASSES, *(state for state in STATES if state not in PASSES)):
+        of_state = [span for span in spans if span.state == state]
+        wide = [state in PASSES and (span.end - span.begin) * room > EDGE for span in of_state]
+        bars = [((span.begin - window.begin) * scale, (span.end - span.begin) * scale) for span in of_state]
+        axes.broken_barh(bars, place, facecolor=LOOKS[state], edgecolor="white", linewidth=[0.5 * edge for edge in wide])
+
+
+def _name(timings: Timings, stage: int) -> str:
+    if not stage:
+        return "coordinator"
+    numbers = timings.components_of(stage)
+    return f"{'stage' if timings.engine == 'pipeline' else 'process'} {stage}" + (
+        f"\n({numbers[0]}-{numbers[-1]})" if len(numbers) > 1 else f"\n({numbers[0]})" if numbers else ""
+    )

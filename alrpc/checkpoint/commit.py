@@ -1,0 +1,154 @@
+"""A checkpoint counts once its manifest is there, which one rename commits when every stage has written its files.
+
+checkpoints/step-00000120/component-001.safetensors    parameters, buffers, optimizer; written by the component's stage
+                          …
+                          manifest.json                step, files with sizes and SHA-256, and what the network was built for
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from alrpc import rundir
+from alrpc.checkpoint.files import Files, checkpoint_directory, step_of
+from alrpc.errors import UserError
+from alrpc.events import Checkpoint, Event, Unwritten, Written
+from alrpc.objectives.base import Classes, Target, Values
+
+FORMAT = 2
+MANIFEST = "manifest.json"
+TARGETS = {"classes": Classes, "values": Values}
+AGES = {"newer": "a newer alrpc", "older": "the alrpc that it is from"}
+
+
+class Committer:
+    """Commits a checkpoint when all stages have written their files of it; removes it if one could not.
+
+    Args:
+        describe: gives `describe_run`'s figures; called once there is something to commit.
+        emit: takes `Checkpoint` or `Unwritten`.
+        committed: takes the step of each that was committed, and the steps that are kept.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        stages: int,
+        keep: int,
+        describe: Callable[[], dict],
+        emit: Callable[[Event], None],
+        committed: Callable[[int, list[int]], None],
+    ):
+        self._run, self._stages, self._keep = run, stages, keep
+        self._describe, self._emit, self._committed = describe, emit, committed
+        self._events: dict[int, list[Written | Unwritten]] = {}
+
+    def receive(self, event: Written | Unwritten) -> None:
+        """Take in what a stage says of its files."""
+        events = self._events.setdefault(event.step, [])
+        events.append(event)
+        if len(events) == self._stages:
+            self._conclude(event.step, self._events.pop(event.step))
+
+    def _conclude(self, step: int, events: list[Written | Unwritten]) -> None:
+        cause = next((event.cause for event in events if isinstance(event, Unwritten)), None)
+        if cause is None:
+            files = {name: described for event in events for name, described in event.files.items()}
+            try:
+                kept = commit(self._run, step, self._describe(), files, self._keep)
+            except OSError as error:
+                cause = f"{error.filename or self._run}: {error.strerror}"
+        if cause is None:
+            self._emit(Checkpoint(step))
+            self._committed(step, kept)
+        else:
+            remove(checkpoint_directory(self._run, step))  # what is left of it takes the room of the next one
+            self._emit(Unwritten(step, cause))
+
+
+def describe_run(components: int, sample: dict[str, Tensor], target: Target, micro_batches: int) -> dict:
+    """For the manifest: what a network must be built for to load the components, and the micro-batches of an epoch."""
+    shapes = {name: [str(tensor.dtype).removeprefix("torch."), list(tensor.shape)] for name, tensor in sample.items()}
+    kind = {type(target).__name__.lower(): asdict(target)}
+    return {"components": components, "sample": shapes, "target": kind, "micro_batches": micro_batches}
+
+
+def commit(run: Path, step: int, described: dict, files: Files, keep: int) -> list[int]:
+    """Declare a checkpoint complete, and keep the latest `keep` of the complete ones; gives the steps of those that are kept.
+
+    Raises:
+        OSError: when the manifest cannot be written.
+    """
+    directory = checkpoint_directory(run, step)
+    manifest = {"format": FORMAT, "step": step, **described, "files": dict(sorted(files.items()))}
+    directory.mkdir(parents=True, exist_ok=True)  # the stages may have written on other hosts
+    rundir.write_json(directory / MANIFEST, manifest, durable=True)
+    kept = [step_of(complete) for complete in complete_checkpoints(run)[-keep:]]
+    prune(run, step, kept)
+    return kept
+
+
+def prune(run: Path, step: int, kept: list[int]) -> None:
+    """Remove what is on this host of checkpoints before a step, but for those that are kept."""
+    for directory in run.glob("checkpoints/step-*"):
+        if step_of(directory) < step and step_of(directory) not in kept:
+            remove(directory)
+
+
+def remove(directory: Path) -> None:
+    """Remove a checkpoint, its manifest first, so that what is left of it does not count."""
+    with suppress(OSError):
+        (directory / MANIFEST).unlink()
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+def complete_checkpoints(run: Path) -> list[Path]:
+    """From the first to the last."""
+    return sorted(manifest.parent for manifest in run.glob(f"checkpoints/step-*/{MANIFEST}"))
+
+
+def find_checkpoint(run: Path, step: int | None = None) -> Path:
+    """A complete checkpoint of a run: the last, or that of a step.
+
+    Raises:
+        UserError: when there is none.
+    """
+    complete = complete_checkpoints(run)
+    if not complete:
+        raise UserError(f"{run}: no complete checkpoint in it")
+    directory = complete[-1] if step is None else checkpoint_directory(run, step)
+    if directory not in complete:
+        steps = ", ".join(str(step_of(each)) for each in complete)
+        raise UserError(f"--step: {run} has no complete checkpoint of step {step}; it has {steps}")
+    return directory
+
+
+def read_manifest(directory: Path) -> dict:
+    """What a complete checkpoint's manifest says.
+
+    Raises:
+        UserError: when it is damaged, or not of this format.
+    """
+    path = directory / MANIFEST
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        if manifest["format"] != FORMAT:
+            age = "newer" if manifest["format"] > FORMAT else "older"
+            raise UserError(f"{path}: format {manifest['format']} is {age} than this alrpc's, {FORMAT}; use {AGES[age]}")
+        ((kind, fields),) = manifest["target"].items()
+        return {**manifest, "target": TARGETS[kind](**fields)}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path}: is damaged: {' '.join(str(error).split())}") from error
+
+
+def empty_sample(manifest: dict) -> dict[str, Tensor]:
+    """Zeros of the shapes that the network was built for."""
+    return {name: torch.zeros(shape, dtype=getattr(torch, dtype)) for name, (dtype, shape) in manifest["sample"].items()}

@@ -1,0 +1,133 @@
+"""A checkpoint's files: a safetensors file for each component, written by the component's stage. Nothing is pickled."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors.torch import load, save
+
+from alrpc.checkpoint.state import State, restore, snapshot, split_state
+from alrpc.errors import NonFinite, UserError
+from alrpc.events import Event, Unwritten, Written
+from alrpc.objectives.base import Component
+from alrpc.training.step import Trainer
+
+Files = dict[str, dict]
+"""name -> {"bytes": …, "sha256": …}"""
+
+
+def checkpoint_directory(run: Path, step: int) -> Path:
+    return run / "checkpoints" / f"step-{step:08d}"
+
+
+def step_of(directory: Path) -> int:
+    return int(directory.name.removeprefix("step-"))
+
+
+def component_file(number: int) -> str:
+    return f"component-{number:03d}.safetensors"
+
+
+class Saver:
+    """Keeps what a stage has: its state is copied at once, and a thread writes the copy."""
+
+    def __init__(self, run: Path, stage: int, emit: Callable[[Event], None]):
+        self._run, self._stage, self._emit = run, stage, emit
+        self._thread = ThreadPoolExecutor(1, "write-checkpoint")
+        self._thread.submit(int).result()  # it begins now, before its stage is bound to a core
+        self._writing: Future | None = None
+
+    def save(self, step: int, trainers: Sequence[Trainer]) -> None:
+        """Copy all state; waits for the write of the copy before this one.
+
+        Raises:
+            NonFinite: when the copy before had a state that is no use going on from.
+        """
+        self.wait()
+        states = {component_file(trainer.number): snapshot(trainer) for trainer in trainers}
+        self._writing = self._thread.submit(lambda: self._emit(write_files(self._run, self._stage, step, states)))
+
+    def wait(self) -> None:
+        """Wait until all copies are written; raises as `save`."""
+        if self._writing is not None:
+            self._writing.result()
+
+
+def write_files(run: Path, stage: int, step: int, states: dict[str, State]) -> Written | Unwritten:
+    """Write snapshots by their files' names and wait until they are on the disk.
+
+    Raises:
+        NonFinite: for a state that is no use going on from; nothing has been written then.
+    """
+    for name, state in states.items():
+        for part, tensor in state.items():
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise NonFinite(f"{part} of {name.removesuffix('.safetensors')} is not finite after step {step}")
+    directory, files = checkpoint_directory(run, step), {}
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, state in states.items():
+            data = save(state)
+            with (directory / name).open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            files[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    except OSError as error:
+        return Unwritten(step, f"{error.filename or directory}: {error.strerror}", stage)
+    return Written(stage, step, files)
+
+
+def read_file(directory: Path, name: str, described: dict) -> State:
+    """A snapshot, if it is what the manifest describes.
+
+    Raises:
+        UserError: naming the file and what is wrong with it.
+    """
+    path = directory / name
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    if len(data) != described["bytes"]:
+        raise UserError(f"{path}: has {len(data):,} bytes, but {described['bytes']:,} were written")
+    if hashlib.sha256(data).hexdigest() != described["sha256"]:
+        raise UserError(f"{path}: is damaged: its checksum is not the manifest's")
+    return load(data)
+
+
+def load_component(directory: Path, component: Component, files: Files) -> None:
+    """Read a component's parameters and buffers.
+
+    Raises:
+        UserError: naming the file that is missing, damaged or of another network.
+    """
+    name = component_file(component.number)
+    own, _, _ = split_state(read_file(directory, name, files[name]))
+    with _fitting(directory, component.number):
+        component.load_state_dict(own)
+
+
+def load_trainers(directory: Path, trainers: Sequence[Trainer], files: Files) -> None:
+    """Put a checkpoint's state into every trainer; raises as `load_component` does."""
+    for trainer in trainers:
+        name = component_file(trainer.number)
+        state = read_file(directory, name, files[name])
+        with _fitting(directory, trainer.number):
+            restore(trainer, state)
+
+
+@contextmanager
+def _fitting(directory: Path, number: int) -> Iterator[None]:
+    """Says of what does not fit which file it is in."""
+    try:
+        yield
+    except (RuntimeError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        path = directory / component_file(number)
+        raise UserError(f"{path}: does not fit component {number} of this configuration: {reason}") from error

@@ -1,0 +1,169 @@
+"""Going on with a run from one of its checkpoints, with the bits that it would have had anyway; and loading what it trained."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from alrpc import rundir
+from alrpc.checkpoint.commit import complete_checkpoints, empty_sample, find_checkpoint, read_manifest, remove
+from alrpc.checkpoint.files import Files, load_component, read_file, step_of
+from alrpc.config import Config, flat_fields, load_config, save_config, user_code_fields
+from alrpc.errors import UserError
+from alrpc.network import Network, build_network, resolve
+
+# What may change without another result. With more epochs the schedule of learning rates counts on them from then on.
+MAY_CHANGE = (
+    *("train.epochs", "train.log_every", "pipeline", "checkpoint", "observe", "device"),
+    *("data.root", "data.file", "data.test_file", "data.workers"),
+)
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """Where a run goes on from."""
+
+    directory: Path
+    """The checkpoint's."""
+    step: int
+    """Steps that it holds."""
+    micro_batches: int
+    """Of an epoch when it was taken."""
+    files: Files
+
+
+def resume_hint(run: Path) -> str:
+    """The last complete checkpoint of a run that has ended before its end, for a message."""
+    complete = complete_checkpoints(run)
+    if not complete:
+        return "there is no checkpoint of it"
+    return f"its last complete checkpoint is that of step {step_of(complete[-1])}; --resume {run} goes on from it"
+
+
+def load_resume_point(run: Path, overrides: Sequence[str], step: int | None) -> tuple[Config, int, ResumePoint]:
+    """Check that a run can go on from its last checkpoint, or that of a step; changes nothing.
+
+    Returns:
+        The resolved configuration, the number of components, and where to go on from.
+
+    Raises:
+        UserError: naming what is missing or damaged, and the checkpoint before it.
+    """
+    path = run / rundir.CONFIG
+    if not path.is_file():
+        raise UserError(f"--resume: {run} is not the directory of a run: it has no {rundir.CONFIG}")
+    config = _changed_config(path, overrides)
+    if rundir.is_locked(run):
+        raise UserError(f"{run}: a training is under way in it; wait for its end, or stop it")
+    config, components = resolve(config)
+    directory = find_checkpoint(run, step)
+    older = [step_of(other) for other in complete_checkpoints(run) if other < directory]
+    try:
+        manifest = read_manifest(directory)
+        if manifest["components"] != components:
+            raise UserError(f"{directory}: is of a network of {manifest['components']} components, this one has {components}")
+        network = build_network(config, empty_sample(manifest), manifest["target"])
+        for component in network.components:
+            load_component(directory, component, manifest["files"])
+    except UserError as error:
+        hint = f"; the checkpoint before it is that of step {older[-1]}: add --step {older[-1]}" if older else ""
+        raise UserError(f"{error}{hint}") from error
+    if manifest["step"] >= config.train.epochs * manifest["micro_batches"]:
+        if step is None and older and not (run / rundir.SUMMARY).exists():  # it ended before it could tell the result
+            return load_resume_point(run, overrides, older[-1])
+        raise UserError(
+            f"--resume: {run} has finished its {config.train.epochs} epochs; for more of them add --set train.epochs=N"
+        )
+    return config, components, ResumePoint(directory, manifest["step"], manifest["micro_batches"], manifest["files"])
+
+
+def _changed_config(path: Path, overrides: Sequence[str]) -> Config:
+    """A run's configuration with overrides; raises UserError for one that would make it another run."""
+    before, after = load_config(path), load_config(path, overrides)
+    was, now = (dict(flat_fields(config.model_dump(mode="json"))) for config in (before, after))
+    for name, value in user_code_fields(before).items():
+        if not any(override.startswith(f"{name}=") for override in overrides):
+            raise UserError(f"--resume: the run's {name} is your own code; to have it imported, add --set {name}={value}")
+    for name in [*now, *was]:
+        allowed = any(name == field or name.startswith(f"{field}.") for field in MAY_CHANGE)
+        if not allowed and was.get(name) != now.get(name):
+            raise UserError(
+                f"--set: {name} was {was.get(name)} and cannot become {now.get(name)}: the run would not be the same; "
+                f"what may change is {', '.join(MAY_CHANGE)}"
+            )
+    return after
+
+
+def check_resume_options(source: str | None, out: Path | None) -> None:
+    """Raises UserError for an option that a run which goes on has no use for."""
+    for option, given, reason in (("--config", source, "has its own configuration"), ("--out", out, "has its own directory")):
+        if given is not None:
+            raise UserError(f"{option}: a run that goes on {reason}; leave it out, or --resume")
+
+
+def check_same_data(resume: ResumePoint | None, micro_batches: int) -> None:
+    """Raises UserError when the data has another number of micro-batches than when the run began."""
+    if resume is not None and resume.micro_batches != micro_batches:
+        raise UserError(
+            f"data: {micro_batches} micro-batches an epoch, but the run began with {resume.micro_batches}; "
+            "give it the data that it began with"
+        )
+
+
+def last_whole_step(run: Path, epochs: int) -> int | None:
+    """Steps of the last checkpoint that is complete and undamaged, and not of the end of so many epochs; None for none."""
+    for directory in reversed(complete_checkpoints(run)):
+        with suppress(UserError):
+            manifest = read_manifest(directory)
+            for name, described in manifest["files"].items():
+                read_file(directory, name, described)
+            if manifest["step"] < epochs * manifest["micro_batches"]:
+                return manifest["step"]
+    return None
+
+
+def note_restart(run: Path, cause: str, step: int | None) -> None:
+    """Add a line to what the summary says of restarts: why, from which step, and how many are repeated."""
+    reached, step = rundir.read_reached(run)["step"], step or 0
+    with (run / rundir.RESTARTS).open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"cause": cause, "step": step, "repeated_steps": max(0, reached - step)}) + "\n")
+
+
+def reopen(run: Path, config: Config, step: int) -> None:
+    """Clear the marks of a finished run before it is resumed; the last thing before it does go on.
+
+    Checkpoints of later steps go: what they hold is about to happen again, perhaps otherwise.
+    """
+    for directory in complete_checkpoints(run):
+        if step_of(directory) > step:
+            remove(directory)
+    save_config(config, run / rundir.CONFIG)
+    for name in (rundir.SUMMARY, rundir.STOP):
+        (run / name).unlink(missing_ok=True)
+
+
+def load_run(directory: Path | str, model: str | None = None) -> Network:
+    """The trained network of a run, from its directory.
+
+    Args:
+        model: needed when the run's blocks come from a function of one's own: its `package.module:function`. Code is
+            imported on the caller's word, never on a file's.
+
+    Raises:
+        UserError: naming the file that is missing or does not fit.
+    """
+    directory = Path(directory)
+    config = load_config(directory / rundir.CONFIG)
+    if ":" in config.model.name and config.model.name != model:
+        raise UserError(
+            f"{directory}: its blocks come from {config.model.name}; pass model={config.model.name!r} to import that"
+        )
+    checkpoint = find_checkpoint(directory)
+    manifest = read_manifest(checkpoint)
+    network = build_network(config, empty_sample(manifest), manifest["target"])
+    for component in network.components:
+        load_component(checkpoint, component, manifest["files"])
+    return network.eval()

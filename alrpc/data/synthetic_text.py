@@ -1,0 +1,30 @@
+"""Generated text: random words in sequences of one length, for measuring speed without a download."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from alrpc.data.dataset import Dataset, Split
+from alrpc.objectives.base import Classes, Tensors
+
+SEQUENCES, TESTED, TOKENS, VOCABULARY = 1024, 64, 64, 10_000
+
+
+@dataclass(frozen=True)
+class Sequences(Split):
+    """inputs: (N, TOKENS), int64; a micro-batch has the mask that texts have, true everywhere."""
+
+    def batch(self, indices: Tensor) -> tuple[Tensors, Tensor]:
+        x = self.inputs[indices]
+        return {"x": x, "mask": torch.ones_like(x, dtype=torch.bool)}, self.labels[indices]
+
+
+def load() -> Dataset:
+    """1,024 sequences of 64 words out of 10,000, two classes, and 64 of them to test on; there is nothing to be learned."""
+    generator = torch.Generator().manual_seed(0)
+    words = torch.randint(2, VOCABULARY, (SEQUENCES, TOKENS), generator=generator)
+    labels = torch.arange(SEQUENCES) % 2
+    return Dataset(Sequences(words, labels), Sequences(words[:TESTED], labels[:TESTED]), Classes(2))

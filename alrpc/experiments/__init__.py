@@ -1,0 +1,1 @@
+"""Measurements and comparisons: the engine's benchmarks, baselines, profiles."""

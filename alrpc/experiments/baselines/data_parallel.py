@@ -1,0 +1,112 @@
+"""`bp` and `ddp`: the whole network in each process, each with its share of every micro-batch."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections import deque
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from alrpc.data.dataset import Dataset
+from alrpc.data.loader import Request, load_micro_batches, requests
+from alrpc.experiments.baselines.model import ModelPart, SequentialModel
+from alrpc.experiments.baselines.objective import loss
+from alrpc.experiments.baselines.tuning import fastest, thread_choices
+from alrpc.objectives.base import Target, Tensors
+from alrpc.timing import Timing
+from alrpc.training.optimizer import Recipe, accumulation_step, make_optimizer, optimizer_step
+from alrpc.training.step import autocast, seed_step
+
+Batch = tuple[Tensors, Tensor, int]
+"""Named tensors, labels, and how many samples the whole micro-batch has."""
+
+
+class DataParallel:
+    """One process of `ddp`, or all of `bp`."""
+
+    def __init__(self, model: SequentialModel, rank: int, world: int, device: torch.device, target: Target, recipe: Recipe):
+        self.rank, self.world, self.device, self.target, self.recipe = rank, world, device, target, recipe
+        self.layers = list(range(1, len(model.layers) + 1))
+        self.module = ModelPart(model, range(len(model.layers))).to(device)
+        if recipe.compile:
+            self.module.compile()
+        self.wrapped: nn.Module = self.module
+        self.optimizer = make_optimizer({"lr": list(self.module.parameters())}, recipe)
+        self.timing = Timing()
+        self.timing.spans.watch(device)
+
+    def read(self, dataset: Dataset, batch_size: int, workers: int) -> Iterator[Batch]:
+        """This process' share of every micro-batch of the run; a sample that does not count where there is none left."""
+        sizes: deque[tuple[int, int]] = deque()  # of what is read ahead: this process' share, and the whole
+
+        def wanted() -> Iterator[Request]:
+            for request in requests(dataset, batch_size, self.recipe.train.seed, self.recipe.train.epochs):
+                share = request.indices.tensor_split(self.world)[self.rank]
+                sizes.append((len(share), len(request.indices)))
+                yield Request(request.split, request.epoch, share if len(share) else request.indices[:1])
+
+        for tensors, labels in load_micro_batches(dataset, wanted(), self.recipe.train.seed, workers):
+            own, whole = sizes.popleft()
+            yield tensors, labels[:own], whole
+
+    def choose(self, batch: Batch, processes_here: int) -> dict:
+        """Choose threads by trying; wrap the module if there are other processes."""
+        if self.world > 1:
+            self.rehearse(batch, 0)
+            unused = any(parameter.grad is None for parameter in self.module.parameters())
+            self.module.zero_grad(set_to_none=True)
+            self.wrapped = DistributedDataParallel(self.module, find_unused_parameters=unused)
+
+        def trial(threads: int) -> None:
+            torch.set_num_threads(threads)
+            self.rehearse(batch, 0)
+            self.module.zero_grad(set_to_none=True)
+
+        threads, seconds = fastest(thread_choices(processes_here), trial, self.device)
+        torch.set_num_threads(threads)
+        return {"threads": threads, "tried_threads": seconds}
+
+    def rehearse(self, batch: Batch, step: int, synchronise: bool = True, share: int = 1) -> None:
+        """Forward and backward pass; with `share` micro-batches to a group their gradients are averaged."""
+        tensors, labels, samples = batch
+        seed_step(self.device, self.recipe.train.seed, self.rank, step)
+        inputs = [tensors[name].to(self.device) for name in self.module.takes]
+        quiet = contextlib.nullcontext() if synchronise or self.world == 1 else self.wrapped.no_sync()
+        with quiet:
+            self.timing.enter("forward")
+            with autocast(self.device, self.recipe.precision):
+                output = self.wrapped(*inputs)[: len(labels)]
+                value = loss(self.target, output, labels.to(self.device), samples)
+            self.timing.enter("backward")
+            # DistributedDataParallel averages over processes, the loss over samples
+            (value * (self.world / share)).backward()
+
+    def learn(self, batch: Batch, step: int) -> None:
+        """One micro-batch of training."""
+        busy, began = time.thread_time(), time.perf_counter()
+        turn = accumulation_step(step, self.recipe)
+        self.rehearse(batch, step, synchronise=turn.last, share=turn.size)
+        self.timing.enter("update")
+        if turn.last:
+            optimizer_step(self.optimizer, self.recipe, turn.update, self.recipe.train.clip_norm)
+        if self.world > 1 and self.device.type == "cpu":  # this thread sleeps while it waits for gradients
+            idle = (time.perf_counter() - began) - (time.thread_time() - busy)
+            self.timing.move("backward", "waiting_to_receive", max(idle, 0.0))
+        self.timing.enter("waiting_to_receive")
+
+    def agree(self) -> None:
+        """Give every process the statistics of the first one, as they are before each step of training."""
+        if self.world > 1:
+            for buffer in self.module.buffers():
+                distributed.broadcast(buffer, src=0)
+
+    def score(self, batch: Batch) -> float:
+        """The sum of this process' scores in a micro-batch."""
+        tensors, labels, _ = batch
+        with autocast(self.device, self.recipe.precision):
+            output = self.module(*(tensors[name].to(self.device) for name in self.module.takes))[: len(labels)]
+        return self.target.score(output, labels.to(self.device)) if len(labels) else 0.0

@@ -1,0 +1,156 @@
+"""One process of a baseline's run, or of sequential associated learning; started by `alrpc compare` and `alrpc profile`."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+import traceback
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import distributed
+
+from alrpc import rundir
+from alrpc.analysis.timeline import draw_run
+from alrpc.config import Config, load_config
+from alrpc.data import read_data
+from alrpc.data.dataset import Dataset, count_micro_batches
+from alrpc.data.loader import read, requests
+from alrpc.errors import FAILED, REFUSED, UserError, error_line
+from alrpc.events import Job, Ready
+from alrpc.experiments.baselines import loop
+from alrpc.experiments.baselines.data_parallel import DataParallel
+from alrpc.experiments.baselines.model import build_sequential_model
+from alrpc.experiments.baselines.pipelined import Pipelined
+from alrpc.experiments.baselines.tuning import fastest, thread_choices
+from alrpc.network import build_network, resolve
+from alrpc.objectives.base import Microbatch
+from alrpc.pipeline.failures import hard_exit, log_line, write_error_file
+from alrpc.planning.costs import train_once
+from alrpc.runtime.process import Process, log_to
+from alrpc.runtime.run import Run, train_in_directory
+from alrpc.system import local_device, reset_peak_memory, use_deterministic_kernels
+from alrpc.telemetry.recorder import recorder, write_summary
+from alrpc.training.optimizer import make_recipe
+from alrpc.training.step import make_trainers
+
+
+def run_method(process: Process, method: str, directory: Path, recorded_steps: tuple[int, int] | None = None) -> None:
+    """Do this process' part in a run whose directory holds its configuration; ends the process if it fails.
+
+    Args:
+        recorded_steps: to warm up with, and to record with torch.profiler; None for a whole run.
+    """
+    rank = int(os.environ["RANK"])
+    name = f"process-{rank + 1}"
+    log_to(directory, name)
+    try:
+        config, components = resolve(load_config(directory / rundir.CONFIG))
+        if method == "al-sequential":
+            run_sequential(Run(config, components, directory, process.started, quiet=True))
+        else:
+            run_baseline(method, config, directory, process.started, recorded_steps)
+    except Exception as error:
+        log_line(traceback.format_exc())
+        refused = isinstance(error, UserError) and rank == 0
+        message, code = error_line(error), REFUSED if refused else FAILED
+        if not refused:
+            log = rundir.log_path(directory, name)
+            message = f"process {rank + 1} (rank {rank}, host {socket.gethostname()}) failed: {message}; log: {log}"
+        write_error_file(message, code)
+        hard_exit(code)
+
+
+def run_sequential(run: Run) -> None:
+    """Associated learning in one process, with as many threads as make it fastest here."""
+    config = run.config
+    device = local_device(config.device)
+    dataset = read_data(config.data)
+    threads, seconds = try_threads(config, dataset, device)
+    reset_peak_memory(device)
+    config = config.model_copy(update={"threads": threads})
+    network = build_network(config, dataset.sample, dataset.target, dataset.word_vectors)
+    chosen = {"threads": threads, "tried_threads": seconds, "device": str(device)}
+    train_in_directory(replace(run, config=config), dataset, network, chosen)
+
+
+def try_threads(config: Config, dataset: Dataset, device: torch.device) -> tuple[int, dict[int, float]]:
+    """The number of threads that is fastest for a throw-away network, and the seconds of each number."""
+    recipe = make_recipe(config, count_micro_batches(dataset.train, config.data.batch_size))
+    request = next(requests(dataset, config.data.batch_size, config.train.seed, 1))
+    tensors, labels = read(dataset, config.train.seed, request)
+    network = build_network(config, dataset.sample, dataset.target)
+    trainers = make_trainers(network.components, recipe, device)
+    on_device = {name: tensor.to(device) for name, tensor in tensors.items()}
+    batch = Microbatch(on_device, network.objective.begin(labels.to(device)))
+
+    def trial(threads: int) -> None:
+        torch.set_num_threads(threads)
+        train_once(trainers, batch)
+
+    return fastest(thread_choices(1), trial, device)
+
+
+def run_baseline(method: str, config: Config, directory: Path, started: float, recorded_steps: tuple[int, int] | None) -> None:
+    """Set the processes up, train and test, or record some steps; the first one writes what is told."""
+    rank, world, here = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    device = own_device(method, config, world)
+    if world > 1:
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+    everywhere = method in ("bp", "ddp")  # where every process reads its own share
+    facts: list = [None]
+    dataset = None
+    if everywhere or rank == 0:
+        dataset = read_data(config.data)
+        counts = [count_micro_batches(split, config.data.batch_size) for split in (dataset.train, dataset.test)]
+        facts = [(dataset.sample, dataset.target, dataset.word_vectors, counts, len(dataset.test))]
+    if world > 1:
+        distributed.broadcast_object_list(facts, src=0)
+    sample, target, word_vectors, (trains, tests), test_samples = facts[0]
+    if recorded_steps is not None:  # more may be recorded than the configuration's epochs have
+        more = {"epochs": sum(recorded_steps) + 2 * loop.LEAD, "schedule": "constant"}
+        config = config.model_copy(update={"train": config.train.model_copy(update=more)})
+    recipe = make_recipe(config, trains)
+    model = build_sequential_model(config, sample, target, word_vectors)
+    if everywhere:
+        engine = DataParallel(model, rank, world, device, target, recipe)
+    else:
+        engine = Pipelined(method, model, rank, world, device, target, recipe, config.pipeline.split)
+    batches = engine.read(dataset, config.data.batch_size, config.data.workers) if dataset is not None else None
+    if recorded_steps is not None:
+        train = partial(loop.record, engine, batches, tests, here, *recorded_steps, directory)
+    else:
+        train = partial(loop.run, engine, batches, tests, test_samples, here)
+    places = loop.gather(Ready(0, engine.layers, str(device), socket.gethostname()))
+    if rank > 0:
+        train(lambda event: None)
+    else:
+        with recorder(config, directory, method, world, quiet=True, draw_timeline=draw_run) as (progress, emit):
+            emit(Job(len(dataset.train), trains))
+            for number, place in enumerate(places, 1):
+                emit(replace(place, stage=number))
+            train(emit)
+        if recorded_steps is None:
+            write_summary(directory, progress, time.time() - started)
+    if world > 1:
+        distributed.barrier()
+        distributed.destroy_process_group()
+
+
+def own_device(method: str, config: Config, world: int) -> torch.device:
+    """This process' device, made ready.
+
+    Raises:
+        UserError: when several processes would share a GPU.
+    """
+    device = local_device(config.device)
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]) % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+        if world > 1 and torch.cuda.device_count() < int(os.environ["LOCAL_WORLD_SIZE"]):
+            raise UserError(f"device: {method} needs a GPU for each of its {world} processes; use cpu or fewer stages")
+    use_deterministic_kernels(device)
+    return device

@@ -1,0 +1,80 @@
+"""The engine alone, with simulated stages; and torch's pipelines of back-propagation with the same sleeps."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+
+from alrpc.config import parse_config
+from alrpc.experiments.bench.gloo_cost import copy_seconds
+from alrpc.experiments.bench.measure import Watch, rate, run_rounds, summarise
+from alrpc.experiments.bench.peers import MICRO_BATCHES, run_peer
+from alrpc.experiments.bench.rounds import PIPELINE, Settings
+from alrpc.experiments.bench.simulated import SAMPLES
+from alrpc.system import cores
+
+STEPS, PEER_STEPS = 100, 20
+PEER_TURNS = 3  # each begins its processes anew, which they vary with
+
+
+def hops(stages: int, stage_ms: float, message_mb: float, peers: list[str], rounds: int, directory: Path, watch: Watch) -> dict:
+    """Measure the engine, then the peers in turns, with stages that sleep `stage_ms` a step and packets of `message_mb`.
+
+    Efficiency is what a stage sleeps of a steady state's time: stage_ms × steps / elapsed, of the slowest stage.
+
+    Raises:
+        RunFailed, Interrupted: as `alrpc.runtime.local.run_processes`.
+    """
+    config = parse_config(
+        {
+            "model": {"name": "alrpc.experiments.bench.simulated:build", "stages": stages},
+            "data": {"batch_size": SAMPLES},
+            "pipeline": {"stages": stages, "pin_cores": "never"},
+            "device": "cpu",
+        }
+    )
+    settings = Settings(rounds, STEPS, stage_ms=stage_ms, message_mb=message_mb)
+    directory.mkdir(parents=True, exist_ok=True)
+    measured = run_rounds(config, settings, directory / "al", watch).rounds
+    figures = summarise(measured)
+    efficiencies = [stage_ms / 1000 * rate(of_stages, PIPELINE) for of_stages in measured[1:]]
+    sending = figures["stages"][:-1]  # the last one only receives
+    engine = statistics.median(s["cpu_seconds_per_step"] - s["ceiling_cpu_seconds_per_step"] for s in sending)
+    copies = copy_seconds(message_mb, stage_ms / 1000)
+    found = {peer: {} for peer in peers}
+    for (peer, keeps_memory), of_turns in time_peers(stages, stage_ms, message_mb, peers, directory, watch).items():
+        median = statistics.median(of_turns)
+        figure = {
+            "steps_per_second": 1 / median,
+            "efficiency": stage_ms / 1000 / median,
+            "theoretical_efficiency": MICRO_BATCHES / (MICRO_BATCHES + stages - 1),
+            "throughput_ratio": figures["steps_per_second"] * median,
+            "throughput_ratios": [figures["steps_per_second"] * each for each in of_turns],
+        }
+        found[peer] |= {"memory_kept": figure} if keeps_memory else figure
+    return {
+        "simulated": True,
+        "cores": cores(),
+        "stage_ms": stage_ms,
+        "message_mb": message_mb,
+        **figures,
+        "efficiency": statistics.median(efficiencies),
+        "rounds": efficiencies,
+        "cpu_seconds_per_packet": engine,
+        "cpu_seconds_of_copies": copies,
+        "cpu_seconds_beyond_copies": engine - copies,
+        "peers": found,
+    }
+
+
+def time_peers(
+    stages: int, stage_ms: float, message_mb: float, peers: list[str], directory: Path, watch: Watch
+) -> dict[tuple[str, bool], list[float]]:
+    """Seconds a batch of each peer, turn by turn: as torch has it, and with memory kept as this engine's processes do."""
+    seconds: dict[tuple[str, bool], list[float]] = {(peer, keeps): [] for peer in peers for keeps in (False, True)}
+    for turn in range(1, PEER_TURNS + 1):
+        for (peer, keeps_memory), of_turns in seconds.items():
+            place = directory / f"{peer}{'-memory-kept' if keeps_memory else ''}-{turn}"
+            with watch(place, 1):
+                of_turns.append(run_peer(peer, stages, stage_ms, message_mb, PEER_STEPS, keeps_memory, place))
+    return seconds

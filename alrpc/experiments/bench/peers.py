@@ -1,0 +1,108 @@
+"""torch.distributed.pipelining's schedules of back-propagation with SIMULATED stages, as a pipeline of them would run.
+
+A batch takes each stage the same sleep in all as a step of `alrpc.experiments.bench.simulated`: a third forward, two thirds backward, cut
+into micro-batches; activations go forward and gradients of the same size go back.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
+
+from alrpc import rundir
+from alrpc.experiments.bench.simulated import FORWARD, SAMPLES, Sleeper
+from alrpc.runtime.local import Launch, listening_socket, process_role, run_processes
+from alrpc.runtime.process import Process, log_to
+
+SCHEDULES = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}
+MICRO_BATCHES = 8
+WARM = 3  # steps that do not count
+RESULT = "seconds.json"
+
+
+class Sleeping(nn.Module):
+    """x -> x, with a sleep in each direction; one parameter, so that there is something to send gradients for."""
+
+    def __init__(self, seconds: float):
+        super().__init__()
+        self.seconds = seconds
+        self.sleeper = Sleeper()
+        self.weight = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _Sleep.apply(x, self.weight, self)
+
+
+class _Sleep(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, stage: Sleeping) -> Tensor:
+        ctx.stage = stage
+        stage.sleeper.sleep(FORWARD * stage.seconds)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor, None]:
+        ctx.stage.sleeper.sleep((1 - FORWARD) * ctx.stage.seconds)
+        return gradient, torch.zeros(()), None
+
+
+def run_peer(
+    name: str, stages: int, stage_ms: float, message_mb: float, steps: int, keeps_memory: bool, directory: Path
+) -> float:
+    """Seconds that a batch takes in a pipeline of so many processes, in a directory made for it.
+
+    Args:
+        keeps_memory: whether its processes keep what they free, in large pages, as this engine's do; otherwise they are as
+            Python and torch have them.
+
+    Raises:
+        RunFailed, Interrupted: as `alrpc.runtime.local.run_processes`.
+    """
+    directory.mkdir(parents=True)
+    launch = Launch(
+        be_peer,
+        (name, stage_ms, message_mb, steps, directory),
+        stages,
+        process_role,
+        silent=True,
+        variables=None if keeps_memory else {"GLIBC_TUNABLES": ""},
+    )
+    with listening_socket(0) as listener:
+        run_processes(launch, directory, listener)
+    return json.loads((directory / RESULT).read_text(encoding="utf-8"))
+
+
+def be_peer(process: Process, name: str, stage_ms: float, message_mb: float, steps: int, directory: Path) -> None:
+    """Be one process of the pipeline."""
+    warnings.filterwarnings("ignore", module="torch.distributed")
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    log_to(directory, f"process-{rank + 1}")
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo")
+    cpu = torch.device("cpu")
+    stage = PipelineStage(Sleeping(stage_ms / 1000 / MICRO_BATCHES), rank, world, cpu)
+    schedule = SCHEDULES[name](stage, MICRO_BATCHES, loss_fn=lambda output, target: output[:, :1].sum())
+    batch = torch.randn(SAMPLES, round(message_mb * (1 << 20) / 4 / SAMPLES))
+    began = 0.0
+    for step in range(WARM + steps):
+        if step == WARM:
+            distributed.barrier()
+            began = time.perf_counter()
+        if rank == 0:
+            schedule.step(batch)
+        elif rank == world - 1:
+            schedule.step(target=torch.zeros(SAMPLES), losses=[])
+        else:
+            schedule.step()
+    distributed.barrier()
+    if rank == 0:
+        rundir.write_json(directory / RESULT, (time.perf_counter() - began) / steps)
+    distributed.barrier()
+    distributed.destroy_process_group()

@@ -1,0 +1,181 @@
+"""One pipeline, two kinds of rounds in turn: packets that travel, and the same training on what a stage already holds.
+
+    coordinator   train × n, round │ repeat n                                           │ train × n, round │ … │ end
+    a stage       trains and sends │ trains on the packets it still has, sends nothing  │ …
+
+The second kind is the ceiling: the same processes, at the same time, on the same machine, with every input in the memory of
+the process that needs it. A round begins when every stage has told of the one before, so that all stages are in the same kind.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import cycle, islice
+
+from torch import Tensor
+
+from alrpc.config import Config
+from alrpc.data.dataset import Dataset
+from alrpc.data.loader import load_micro_batches, requests
+from alrpc.events import Finished, Round
+from alrpc.objectives.base import Tensors
+from alrpc.system import peak_memory
+from alrpc.training.packet import LABEL, Kind, Packet
+from alrpc.training.stage import Stage
+
+ROUNDS = "rounds.jsonl"
+PIPELINE, CEILING = "pipeline", "ceiling"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is measured."""
+
+    rounds: int
+    steps: int
+    """Counted in each round, or some more; those that fill and drain the pipeline come on top."""
+    ceiling: bool = True
+    """Whether each round is followed by one of the ceiling's."""
+    stage_ms: float | None = None
+    """Milliseconds that a step of a simulated stage sleeps; None for stages that train."""
+    message_mb: float | None = None
+    """MB of a packet between simulated stages."""
+
+
+def at_the_ends(stages: int, window: int) -> int:
+    """The most steps of a round that do not count: while they pass, the pipeline fills or drains.
+
+    A stage can be ahead of the next one by a window of sent packets, a window of received ones and the one in work.
+    """
+    return stages + (stages - 1) * (2 * window + 1)
+
+
+class Gathered:
+    """Lets the stream wait until every stage has told of a round."""
+
+    def __init__(self, stages: int):
+        self.stages = stages
+        self.told = 0
+        self.changed = threading.Condition()
+
+    def tell(self) -> None:
+        """A stage has told of a round."""
+        with self.changed:
+            self.told += 1
+            self.changed.notify()
+
+    def await_rounds(self, rounds: int) -> None:
+        """Wait until all stages have told of so many."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.told >= rounds * self.stages)
+
+
+def with_constant_rate(config: Config) -> Config:
+    """The configuration with rates that stay: more is measured than its epochs have steps."""
+    return config.model_copy(update={"train": config.train.model_copy(update={"schedule": "constant"})})
+
+
+def endless_micro_batches(config: Config, dataset: Dataset) -> Iterator[tuple[Tensors, Tensor]]:
+    """The training split's micro-batches, epoch after epoch."""
+    wanted = requests(dataset, config.data.batch_size, config.train.seed, 1 << 30)
+    return load_micro_batches(dataset, (r for r in wanted if r.split == "train"), config.train.seed, config.data.workers)
+
+
+def stream_rounds(config: Config, settings: Settings, gathered: Gathered, dataset: Dataset) -> Iterator[Packet]:
+    """The rounds' stream; round 0 of each kind only warms up."""
+    steps = settings.steps + at_the_ends(config.pipeline.stages, config.pipeline.window)
+    step, rounds = 0, 0
+    micro_batches = enumerate(endless_micro_batches(config, dataset))
+    for number in range(settings.rounds + 1):
+        for step, (tensors, labels) in islice(micro_batches, steps):
+            yield Packet(Kind.TRAIN, number, step, {**tensors, LABEL: labels})
+        yield Packet(Kind.ROUND, number, step)
+        rounds += 1
+        gathered.await_rounds(rounds)
+        if settings.ceiling:
+            yield Packet(Kind.REPEAT, number, steps)
+            rounds += 1
+            gathered.await_rounds(rounds)
+    yield Packet(Kind.END, settings.rounds, step)
+
+
+class MeasuredStage(Stage):
+    """A stage that notes when each of its steps ended, and tells of every round."""
+
+    most_held: int | None = None
+    """Packets of a round that are kept for the ceiling's; None for all."""
+
+    def __init__(self, *arguments, **callbacks):
+        super().__init__(*arguments, **callbacks)
+        self.actions |= {Kind.ROUND: self.end_round, Kind.REPEAT: self.repeat}
+        self.held: deque[Packet] = deque(maxlen=self.most_held)
+        self.marks: list[dict] = []
+
+    def train(self, packet: Packet) -> None:
+        if not self.marks:
+            self.held.clear()
+            self.mark()
+        self.held.append(packet)
+        super().train(packet)
+        self.mark()
+
+    def mark(self) -> None:
+        self.marks.append({"moment": time.perf_counter(), "cpu": time.process_time(), **self.timing.read()})
+
+    def end_round(self, packet: Packet) -> None:
+        self.send(packet)
+        self.emit_round(packet.epoch, PIPELINE)
+
+    def repeat(self, packet: Packet) -> None:
+        """Train on the round's packets again, as many steps, and send nothing."""
+        self.send(packet)
+        self.mark()
+        send_on, self.send_on = self.send_on, None
+        for held in islice(cycle(list(self.held)), packet.step):
+            super().train(held)
+            self.mark()
+        self.send_on = send_on
+        self.emit_round(packet.epoch, CEILING)
+
+    def emit_round(self, number: int, measured: str) -> None:
+        size = sum(tensor.nbytes for tensor in self.held[-1].tensors.values())
+        self.emit(Round(self.number, number, measured, self.marks, size))
+        self.marks = []
+
+    def finish(self) -> None:
+        """Nothing that was trained is of interest."""
+        self.emit(Finished(self.number, peak_memory(self.device)))
+
+
+def steady_state(rounds: list[Round]) -> list[dict]:
+    """What all stages told of a round, reduced to the time in which all of them worked.
+
+    It begins when the last stage has ended its first step, and ends when the first one has ended its last; of each stage, the
+    whole steps within it count. One clock is taken to be that of all stages: they are on one machine.
+    """
+    begins = max(told.marks[1]["moment"] for told in rounds)
+    ends = min(told.marks[-1]["moment"] for told in rounds)
+    reduced = []
+    for told in sorted(rounds, key=lambda told: told.stage):
+        within = [mark for mark in told.marks if begins <= mark["moment"] <= ends]
+        took = {name: within[-1][name] - within[0][name] for name in within[0]}
+        reduced.append(
+            {
+                "event": "round",
+                "stage": told.stage,
+                "round": told.round,
+                "kind": told.measured,
+                "packet_bytes": told.packet_bytes,
+                "steps": len(within) - 1,
+                "began": told.marks[0]["moment"],
+                "ended": told.marks[-1]["moment"],
+                "seconds": took.pop("moment"),
+                "cpu_seconds": took.pop("cpu"),
+                "states": took,
+            }
+        )
+    return reduced

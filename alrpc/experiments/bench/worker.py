@@ -1,0 +1,64 @@
+"""One process of a measured pipeline: rank 0 is the coordinator, rank n is stage n. Started by `alrpc bench`."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+
+from alrpc import rundir
+from alrpc.config import load_config
+from alrpc.data import read_data
+from alrpc.data.dataset import Dataset
+from alrpc.events import Event, Job, Round
+from alrpc.experiments.bench import simulated
+from alrpc.experiments.bench.rounds import (
+    ROUNDS,
+    Gathered,
+    MeasuredStage,
+    Settings,
+    steady_state,
+    stream_rounds,
+    with_constant_rate,
+)
+from alrpc.network import resolve
+from alrpc.pipeline.process import coordinate
+from alrpc.planning.partition import choose_split
+from alrpc.runtime.process import Process
+from alrpc.runtime.worker import measure_rank
+
+
+def measure_rounds(process: Process, directory: Path, settings: Settings) -> None:
+    """Do this process' part in measured rounds of the run whose directory holds its configuration."""
+    ms = settings.stage_ms
+    make = MeasuredStage if ms is None else functools.partial(simulated.SimulatedStage, ms / 1000)
+    measure_rank(process, directory, make, lambda: feed_rounds(directory, settings))
+
+
+def feed_rounds(directory: Path, settings: Settings) -> None:
+    """Feed the rounds, and write what every stage tells of each to a file, a line each."""
+    config, components = resolve(load_config(directory / rundir.CONFIG))
+    config = with_constant_rate(config)
+    gathered = Gathered(config.pipeline.stages)
+    told: list[Round] = []
+
+    def load() -> tuple[Dataset, list[int] | None]:
+        dataset = read_data(config.data) if settings.message_mb is None else simulated.load(settings.message_mb)
+        return dataset, choose_split(config, dataset)
+
+    def stream(dataset: Dataset):
+        return stream_rounds(config, settings, gathered, dataset)
+
+    with (directory / ROUNDS).open("w", encoding="utf-8", buffering=1) as file:
+
+        def emit(event: Event) -> None:
+            if isinstance(event, Round):
+                told.append(event)
+                if len(told) == config.pipeline.stages:  # a round is over before the next one begins
+                    file.writelines(json.dumps(reduced) + "\n" for reduced in steady_state(told))
+                    told.clear()
+                gathered.tell()
+            elif isinstance(event, Job):
+                file.write(json.dumps({"event": "job", "samples_per_step": event.samples / event.micro_batches}) + "\n")
+
+        coordinate(config, components, load, stream, directory, emit)

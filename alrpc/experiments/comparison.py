@@ -1,0 +1,143 @@
+"""The comparison itself: every method in turn, round after round."""
+
+from __future__ import annotations
+
+import platform
+import socket
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import torch
+
+from alrpc import __version__, rundir
+from alrpc.analysis.comparison.plots import draw
+from alrpc.analysis.comparison.summary import read_run, summarise, worst
+from alrpc.config import Config
+from alrpc.data import read_data
+from alrpc.errors import RunFailed, StartupError
+from alrpc.experiments.baselines import METHODS as BASELINES
+from alrpc.experiments.baselines.worker import run_method as run_rank_of_method
+from alrpc.network import resolve
+from alrpc.pipeline.placement import check_pipeline
+from alrpc.planning.partition import choose_split
+from alrpc.runtime.local import Launch, listening_socket, process_role, run_processes
+from alrpc.runtime.restarts import with_stages
+from alrpc.runtime.run import prepare_directory
+from alrpc.runtime.worker import Options, run_rank
+from alrpc.system import cores, local_device
+
+METHODS = ("al", "al-sequential", *BASELINES)
+ALONE = ("al-sequential", "bp")  # in one process
+Watch = Callable[[str, Path], AbstractContextManager]
+
+
+def compare(
+    config: Config,
+    methods: list[str],
+    stages: int | None,
+    repeat: int,
+    goal: float | None,
+    out: Path | None,
+    name: str,
+    watch: Watch,
+    tell: Callable[[dict | str], None],
+) -> tuple[dict, Path]:
+    """Run every method `repeat` times and write comparison.json, accuracy.png and throughput.png.
+
+    Repeat r of every method has seed train.seed + r. A round is one repeat of all methods, each round beginning with another
+    one, so that a machine that gets slower or faster does so for all.
+
+    Args:
+        methods: of METHODS.
+        stages: processes of the methods that have several; None for the configuration's.
+        goal: the score whose reaching is timed; None for the worst of all runs' best, which all of them reach.
+        out: directory to make; None for runs/compare-<name>-<time>.
+        watch: (label, directory) -> a context that shows the run under way.
+        tell: called with each run's figures, or with the message of one that failed.
+
+    Returns:
+        The contents of comparison.json, and the directory.
+
+    Raises:
+        UserError: for what the user can put right; nothing is left then.
+    """
+    config, components = resolve(with_stages(config, stages))
+    if not set(methods) <= {*ALONE, "ddp"}:
+        check_pipeline(config, components)
+    local_device(config.device)
+    if config.pipeline.split == "auto":  # one split for all methods, since they train the same blocks
+        split = choose_split(config, read_data(config.data))
+        config = config.model_copy(update={"pipeline": config.pipeline.model_copy(update={"split": split})})
+        tell(f"components of each stage, by what they take: {', '.join(map(str, split))}")
+    directory = rundir.make_directory(out, f"compare-{name}")
+    runs: list[dict] = []
+    failures: list[str] = []
+    for number in range(repeat):
+        turn = number % len(methods)
+        for method in [*methods[turn:], *methods[:turn]]:
+            label = f"round {number + 1}/{repeat} {method}"
+            folder = directory / f"{method}-{number + 1}"
+            try:
+                with watch(label, folder):
+                    chosen = run_method(method, config, number, folder)
+            except StartupError:
+                if not runs:
+                    directory.rmdir()
+                raise
+            except RunFailed as error:
+                failures.append(f"{label}: {error}")
+                tell(failures[-1])
+                continue
+            run = read_run(folder, method, number + 1, config.train.seed + number)
+            run["chosen"] = run["chosen"] or chosen
+            runs.append(run)
+            tell(run)
+    if not runs:
+        raise RunFailed(failures[0])
+    metric = runs[0]["metric"]
+    goal = goal if goal is not None else worst(metric, [run["best"] for run in runs])
+    reference = [run for run in runs if run["method"] == "bp"]
+    of_method = {method: [run for run in runs if run["method"] == method] for method in methods}
+    result = {
+        "alrpc": __version__,
+        "torch": torch.__version__,
+        "machine": {"host": socket.gethostname(), "cores": cores(), "processor": platform.processor() or platform.machine()},
+        "config": config.model_dump(mode="json"),
+        "stages": config.pipeline.stages,
+        "repeat": repeat,
+        "metric": metric,
+        "goal": goal,
+        "table": [summarise(found, goal, reference) for found in of_method.values() if found],
+        "runs": runs,
+        "failures": failures,
+    }
+    rundir.write_json(directory / rundir.COMPARISON, result)
+    stages = config.pipeline.stages
+    title = f"{config.model.name} on {config.data.name}, {stages} {'stage' if stages == 1 else 'stages'}"
+    draw(runs, methods, title, directory)
+    return result, directory
+
+
+def run_method(method: str, config: Config, repeat: int, directory: Path) -> dict:
+    """One run of a method in processes of its own; gives what was chosen for it, unless the method chooses for itself.
+
+    Raises:
+        RunFailed, StartupError, Interrupted: as `alrpc.runtime.local.run_processes`.
+    """
+    stages = config.pipeline.stages
+    train = config.train.model_copy(update={"seed": config.train.seed + repeat})
+    checkpoint = config.checkpoint.model_copy(update={"every": None, "seconds": None, "epoch": False})  # the others take none
+    config = config.model_copy(update={"train": train, "checkpoint": checkpoint})
+    if method == "al":
+        threads = max(1, cores() // stages)
+        config = config.model_copy(update={"threads": threads})
+        chosen = {"threads": threads, "device": str(local_device(config.device).type)}
+        launch = Launch(run_rank, (Options(prepared=directory, quiet=True),), stages + 1, silent=True)
+    else:
+        chosen = {}
+        launch = Launch(run_rank_of_method, (method, directory), 1 if method in ALONE else stages, process_role, silent=True)
+    prepare_directory(directory, method, config)
+    with listening_socket(0) as listener:
+        run_processes(launch, directory, listener)
+    return chosen

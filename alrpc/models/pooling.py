@@ -1,0 +1,58 @@
+"""How one vector is made of a block's output: for bridges, heads, and measures of quality."""
+
+from __future__ import annotations
+
+import math
+
+from torch import Tensor, nn
+
+GRID = 4  # pixels a side that the default pool of an image keeps
+
+
+class MeanOverTokens(nn.Module):
+    """(N, T, C) -> (N, C): the mean over the tokens where the mask, (N, T), is true."""
+
+    def __init__(self, name: str):
+        super().__init__()
+        self.takes = (name, "mask")
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        weights = mask.to(x.dtype).unsqueeze(-1)
+        return (x * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1)
+
+
+class MeanOverPositions(nn.Module):
+    """(N, T, C) -> (N, C) over tokens, (N, C, ...) -> (N, C) over pixels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(dim=1) if x.ndim == 3 else x.flatten(2).mean(dim=2)
+
+
+class Pooled(nn.Sequential):
+    """A pool and the layers after it; it takes what its pool takes."""
+
+    def __init__(self, pool: nn.Module, *layers: nn.Module):
+        super().__init__(pool, *layers)
+        if hasattr(pool, "takes"):
+            self.takes = pool.takes
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        pool, *layers = self
+        x = pool(*inputs)
+        for layer in layers:
+            x = layer(x)
+        return x
+
+
+def choose_pool(tensors: dict[str, Tensor], name: str, pooling: str) -> nn.Module:
+    """What makes one vector, (N, C), of the tensor of this name among those that leave a block."""
+    shape = tensors[name].shape
+    if pooling == "auto":
+        pooling = {2: "flatten", 3: "mean", 4: "grid"}.get(len(shape), "flatten")
+    if pooling == "mean" and len(shape) == 3 and "mask" in tensors:
+        return MeanOverTokens(name)
+    if pooling == "mean" and len(shape) > 2:
+        return MeanOverPositions()
+    if pooling == "grid" and len(shape) == 4 and math.prod(shape[2:]) > GRID * GRID:
+        return nn.Sequential(nn.AdaptiveAvgPool2d(GRID), nn.Flatten())
+    return nn.Flatten()

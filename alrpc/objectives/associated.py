@@ -1,0 +1,140 @@
+"""Associated learning: a component's output, bridged, is to equal its encoded target.
+
+    s_{l-1} ──► f ──► s_l ──────────► next component
+                       │
+                       b ──► s'_l ─┐
+                                   ├ associated loss (trains f and b)
+    t_{l-1} ──► g ──► t_l ─┴─(no gradient)──► next component
+                       │
+                       h ──► t'_{l-1} ── autoencoder loss against t_{l-1} (trains g and h)
+
+f is the block, b the bridge, g the target encoder, h the target decoder. What travels beside the activations is t_l, and t_0
+is the label's representation. Exit l is h_1(… h_l(s'_l)).
+
+Kao & Chen, Associated Learning, Neural Computation 33(1), 2021, section 3; Wu et al., ICLR 2022.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from alrpc.errors import UserError
+from alrpc.models.pooling import Pooled, choose_pool
+from alrpc.objectives.base import Classes, Component, Objective, Place, Target, Tensors, call, gives
+from alrpc.objectives.build import run_sample
+
+ACTIVATIONS = {"sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "relu": nn.ReLU, "gelu": nn.GELU, "none": nn.Identity}
+LOSSES = {"mse": functional.mse_loss, "smooth_l1": functional.smooth_l1_loss}
+CODE = "target"  # the name of t_l among what travels beside the activations
+
+
+class AssociatedLearning(Objective):
+    """The fields are documented in `alrpc.associate`."""
+
+    losses = ("associated", "autoencoder")
+    exit_parts = ("decoder",)
+
+    def __init__(
+        self,
+        target: Target,
+        *,
+        target_width: int = 128,
+        bridge_widths: Sequence[int] = (256,),
+        activation: str = "tanh",
+        decoder_activation: str = "none",
+        pooling: str = "auto",
+        associated_loss: str = "mse",
+        autoencoder_loss: str = "mse",
+    ):
+        super().__init__(target)
+        self.target_width = target_width
+        self.bridge_widths = tuple(bridge_widths)
+        self.activation = ACTIVATIONS[activation]
+        self.decoder_activation = ACTIVATIONS[decoder_activation]
+        self.pooling = pooling
+        self.associated_loss = LOSSES[associated_loss]
+        self.by_cross_entropy = autoencoder_loss == "cross_entropy" and isinstance(target, Classes)
+        """Whether the first component's decoder learns by cross entropy; only t_0 is one-hot."""
+
+    def build(self, place: Place) -> tuple[dict[str, nn.Module], Tensors]:
+        number, own, code = place.number, place.own, place.beside[CODE]
+        width = code.shape[-1]
+        encoder = own.get("encoder")
+        if encoder is None:
+            encoder = nn.Sequential(nn.Linear(width, self.target_width), self.activation())
+        encoded = run_sample(encoder, {"x": code}, f"the encoder of component {number}")
+        decoder = own.get("decoder")
+        if decoder is None:
+            unsquashed = number == 1 and not isinstance(self.target, Classes)  # a squashed h_1 could not reach every value
+            last = nn.Identity() if unsquashed else self.decoder_activation()
+            decoder = nn.Sequential(nn.Linear(encoded.shape[-1], width), last)
+        bridge = own.get("bridge")
+        if bridge is None:
+            bridge = self._bridge(place, encoded.shape[-1])
+        parts = {"bridge": bridge, "encoder": encoder, "decoder": decoder}
+        self._check_fit(place, parts, encoded)
+        return parts, {CODE: encoded}
+
+    def _bridge(self, place: Place, width: int) -> nn.Module:
+        """The default b: a pool that makes one vector of the block's output, then linear layers to `width`."""
+        names = gives(place.block)[:1]
+        pool = place.own.get("pool")
+        if pool is None:
+            pool = choose_pool(place.leaving, names[0], self.pooling)
+        pooled = run_sample(pool, place.leaving, f"the pool of component {place.number}", names).shape[-1]
+        layers = []
+        for before, after in pairwise((pooled, *self.bridge_widths, width)):
+            layers += [nn.Linear(before, after), self.activation()]
+        return Pooled(pool, *layers)
+
+    def _check_fit(self, place: Place, parts: dict[str, nn.Module], encoded: Tensor) -> None:
+        """b must land where g lands, h must lead back to where g started."""
+        number, code = place.number, place.beside[CODE]
+        bridged = run_sample(parts["bridge"], place.leaving, f"the bridge of component {number}", gives(place.block)[:1])
+        if bridged.shape != encoded.shape:
+            raise UserError(
+                f"the bridge of component {number} gives {tuple(bridged.shape)}, its encoder {tuple(encoded.shape)}; "
+                "both must be of one shape"
+            )
+        decoded = run_sample(parts["decoder"], {"x": encoded}, f"the decoder of component {number}")
+        if decoded.shape != code.shape:
+            raise UserError(
+                f"the decoder of component {number} gives {tuple(decoded.shape)}, but its encoder was given "
+                f"{tuple(code.shape)}; a decoder leads back to that shape"
+            )
+
+    def begin(self, labels: Tensor) -> Tensors:
+        return {CODE: self.target.represent(labels)}
+
+    def learn(self, component: Component, leaving: Tensors, beside: Tensors) -> tuple[Tensors, tuple[Tensor, ...]]:
+        code = beside[CODE]
+        bridged = self.exit(component, leaving)
+        encoded = component.encoder(code)
+        decoded = component.decoder(encoded)
+        associated = self.associated_loss(bridged, encoded.detach())
+        if self.by_cross_entropy and component.number == 1:
+            autoencoder = functional.cross_entropy(decoded, code.argmax(dim=-1))
+        else:
+            autoencoder = functional.mse_loss(decoded, code)
+        return {CODE: encoded}, (associated, autoencoder)
+
+    def parameter_groups(self, component: Component) -> dict[str, list[nn.Parameter]]:
+        return {
+            "lr": [*component.block.parameters(), *component.bridge.parameters()],
+            "target_lr": [*component.encoder.parameters(), *component.decoder.parameters()],
+        }
+
+    def exit(self, component: Component, leaving: Tensors) -> Tensor:
+        return call(component.bridge, leaving, takes=gives(component.block)[:1])
+
+    def decode(self, parts: Sequence[nn.ModuleDict], output: Tensor) -> Tensor:
+        for part in reversed(parts):
+            output = part["decoder"](output)
+        return output
+
+    def training_only(self, component: Component, is_last: bool) -> list[nn.Module]:
+        return [component.encoder] if is_last else [component.encoder, component.bridge]

@@ -1,0 +1,173 @@
+"""A stage's side of the control plane: what the coordinator may call, and what the stage leaves there to be fetched."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from alrpc.checkpoint import commit
+from alrpc.checkpoint.resume import ResumePoint
+from alrpc.config import Config, Health
+from alrpc.data.dataset import WordVectors
+from alrpc.events import Event, Status, ToldToEnd
+from alrpc.objectives.base import Target
+from alrpc.pipeline.failures import (
+    HEARTBEAT_CHECK,
+    hard_exit,
+    kill_process,
+    log_line,
+    silence_limit,
+    write_error_file,
+)
+from alrpc.pipeline.placement import Placement
+from alrpc.system import peak_memory
+from alrpc.timing import STATES
+from alrpc.training.packet import describe_packet
+from alrpc.training.stage import Stage
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """What a stage is told when the run is set up."""
+
+    config: Config
+    sample: dict[str, Tensor]
+    target: Target
+    micro_batches: int
+    """Of an epoch."""
+    components: list[int]
+    """Numbers of the stage's components, from 1."""
+    word_vectors: WordVectors | None
+    """Only for the stage of component 1: an embedding starts from them."""
+    stages: int
+    device: str
+    transport: str
+    run: Path
+    """The run's directory, below which the stage's host keeps its components."""
+    coordinator: tuple[str, int]
+    """The host that it is on, and its process there."""
+    resume: ResumePoint | None = None
+
+
+class Endpoint:
+    """What the coordinator's calls find in a stage's process; they come on threads of the control plane."""
+
+    def __init__(self):
+        self.placement: Placement | None = None
+        self.spec: StageSpec | None = None
+        self.stage: Stage | None = None
+        self.dismissed = threading.Event()
+        self.told_to_end = False
+        self.last_call = time.monotonic()
+        self._specs: queue.SimpleQueue[StageSpec] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+
+    @property
+    def number(self) -> int:
+        return self.placement.stage
+
+    @property
+    def silence_limit(self) -> float:
+        """Seconds without a call from the coordinator after which it counts as lost."""
+        return silence_limit((self.spec.config.health if self.spec else Health()).timeout)
+
+    def emit(self, event: Event) -> None:
+        """Leave an event for the coordinator."""
+        self._events.put(event)
+
+    def await_spec(self) -> StageSpec:
+        self.spec = self._specs.get()
+        return self.spec
+
+    def ask_to_end(self) -> float:
+        """Ask for the end of the run, after a checkpoint; gives the seconds that there are for it, 0 before there is anything to keep."""
+        self.told_to_end = True
+        if self.spec is None:
+            return 0.0
+        self.emit(ToldToEnd(self.number))
+        return self.spec.config.checkpoint.grace
+
+    def status(self) -> Status:
+        """Where the stage is."""
+        if self.stage is not None:
+            return self.stage.status()
+        nothing = dict.fromkeys(STATES, 0.0)
+        return Status(self.number, 0, None, 0, 0, None, 0.0, nothing, peak_memory(torch.device("cpu")))
+
+    def poll(self, timeout: float) -> list[Event]:
+        """See the module's `poll`."""
+        self.last_call = time.monotonic()
+        events: list[Event] = []
+        with contextlib.suppress(queue.Empty):
+            events.append(self._events.get(timeout=timeout))
+            while True:
+                events.append(self._events.get_nowait())
+        return [*events, self.status()]
+
+    def set_up(self, spec: StageSpec) -> None:
+        self._specs.put(spec)
+
+    def watch_coordinator(self) -> None:
+        """End this process when the coordinator has not called for long: it is frozen, or its host or the network is gone."""
+        threading.Thread(target=self._watch, name="watch-coordinator", daemon=True).start()
+
+    def _watch(self) -> None:
+        self.last_call = asleep = time.monotonic()
+        while (now := time.monotonic()) - self.last_call < self.silence_limit:
+            if now - asleep > 2 * HEARTBEAT_CHECK:  # this process was frozen itself
+                self.last_call = now
+            asleep = now
+            time.sleep(HEARTBEAT_CHECK)
+        host = f", host {self.spec.coordinator[0]}" if self.spec else ""
+        message = (
+            f"the coordinator (rank 0{host}) has not been heard of for {self.silence_limit:.0f} s: it is frozen, or its host or "
+            f"the network is lost; last packet of stage {self.number}: {describe_packet(self.status().packet)}; "
+            f"log: {self.placement.log}"
+        )
+        log_line(message)
+        write_error_file(message, 1)
+        if self.spec:
+            kill_process(self.spec.coordinator[1])
+        hard_exit(1)
+
+
+endpoint = Endpoint()
+"""The only object of a process that is found by its name: RPC calls functions of modules."""
+
+
+# ---- called by the coordinator
+
+
+def describe() -> Placement:
+    return endpoint.placement
+
+
+def set_up(spec: StageSpec) -> None:
+    endpoint.set_up(spec)
+
+
+def poll(timeout: float) -> list[Event]:
+    """What happened since the last call, and where the stage is now; waits up to `timeout` seconds for something to happen."""
+    return endpoint.poll(timeout)
+
+
+def read_clock() -> float:
+    """Seconds on the clock that this stage's spans are taken from."""
+    return time.perf_counter()
+
+
+def prune(step: int, kept: list[int]) -> None:
+    """Remove from this host's disk what was written of checkpoints before a step that are not kept."""
+    if endpoint.spec is not None:
+        commit.prune(endpoint.spec.run, step, kept)
+
+
+def dismiss() -> None:
+    endpoint.dismissed.set()

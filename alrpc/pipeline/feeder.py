@@ -1,0 +1,135 @@
+"""The coordinator's feeding thread: sets up the stages, then sends the whole stream to stage 1."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from alrpc.checkpoint.resume import ResumePoint
+from alrpc.config import Config
+from alrpc.data.dataset import Dataset, count_micro_batches
+from alrpc.errors import StageFailed, UserError
+from alrpc.events import Event, Job, Spans, Start
+from alrpc.pipeline import endpoint, rpc
+from alrpc.pipeline.endpoint import StageSpec
+from alrpc.pipeline.groups import open_data_plane
+from alrpc.pipeline.link import Link, Sender
+from alrpc.pipeline.placement import Placement, choose_devices, describe_transport, split_components
+from alrpc.timing import Timing
+from alrpc.training.packet import Packet
+
+T = TypeVar("T")
+Load = Callable[[], tuple[Dataset, list[int] | None]]
+"""Reads the data set; gives it and the components of each stage (None for an even split)."""
+Stream = Callable[[Dataset], Iterator[Packet]]
+"""The packets to feed, in order."""
+
+
+class FeedStatus:
+    """What the feeding thread does; written by it, read by the monitor."""
+
+    def __init__(self):
+        self.reading_since: float | None = None
+        """Since when the loader has been asked for a micro-batch; None if it is not."""
+        self.read = 0
+        """Micro-batches that it has given."""
+        self.sent = 0
+        """Packets that were sent to stage 1."""
+        self.timing = Timing()
+
+    def watch(self, micro_batches: Iterator[T]) -> Iterator[T]:
+        """The same micro-batches, noting when the loader is waited for."""
+        while True:
+            self.reading_since = time.monotonic()
+            micro_batch = next(micro_batches, None)
+            self.reading_since = None
+            if micro_batch is None:
+                return
+            self.read += 1
+            yield micro_batch
+
+
+def feed(
+    config: Config,
+    components: int,
+    placements: list[Placement],
+    load: Load,
+    stream: Stream,
+    directory: Path,
+    resume: ResumePoint | None,
+    status: FeedStatus,
+    emit: Callable[[Event], None],
+) -> None:
+    """Load, tell every stage its part, then send the stream, as far ahead as the window allows.
+
+    Raises:
+        UserError: when the data cannot be read, or a device asked for is not there.
+        StageFailed: when the data cannot be read any further.
+        PeerLost, StageLost: when a stage is gone.
+    """
+    transport, dataset = set_up_stages(config, components, placements, load, directory, resume, emit)
+    cpu = torch.device("cpu")
+    open_data_plane(0, len(placements), transport, cpu)
+    emit(Start())
+    timing = status.timing
+    sender = Sender(Link(1, cpu), config.pipeline.window, timing)
+    timing.enter("waiting_to_receive")  # for the loader
+    try:
+        for packet in stream(dataset):
+            timing.begin_packet(packet.kind, packet.epoch, packet.step)
+            sender.send(packet)
+            status.sent += 1
+            timing.enter("waiting_to_receive")
+            emit_spans(timing, emit)
+        sender.drain()
+        emit_spans(timing, emit, last=True)
+    except UserError as error:  # in the middle of a run, of which everything stays
+        host = socket.gethostname()
+        raise StageFailed(f"the coordinator (rank 0, host {host}) cannot go on: {error}", retryable=False) from error
+
+
+def set_up_stages(
+    config: Config,
+    components: int,
+    placements: list[Placement],
+    load: Load,
+    directory: Path,
+    resume: ResumePoint | None,
+    emit: Callable[[Event], None],
+) -> tuple[str, Dataset]:
+    """Read the data and tell every stage what it is; gives what carries packets between stages, and the data set."""
+    devices, transport = choose_devices(placements, config.device)
+    dataset, sizes = load()
+    micro_batches = count_micro_batches(dataset.train, config.data.batch_size)
+    start = resume.step if resume is not None else 0
+    emit(Job(len(dataset.train), micro_batches, start, describe_transport(placements, devices, transport)))
+    split = split_components(components, len(placements), sizes)
+    for placement, numbers, device in zip(placements, split, devices, strict=True):
+        spec = StageSpec(
+            config=config,
+            sample=dataset.sample,
+            target=dataset.target,
+            micro_batches=micro_batches,
+            components=numbers,
+            word_vectors=dataset.word_vectors if numbers[0] == 1 else None,
+            stages=len(placements),
+            device=device,
+            transport=transport,
+            run=directory,
+            coordinator=(socket.gethostname(), os.getpid()),
+            resume=resume,
+        )
+        rpc.call(placement.stage, endpoint.set_up, spec)
+    return transport, dataset
+
+
+def emit_spans(timing: Timing, emit: Callable[[Event], None], last: bool = False) -> None:
+    """Emit the coordinator's own blocks of packets that have ended and are kept."""
+    for block in timing.spans.take(last):
+        emit(Spans(0, **block))

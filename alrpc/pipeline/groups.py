@@ -1,0 +1,69 @@
+"""The process groups of the data plane: gloo between all ranks, NCCL between neighbours on GPUs; and where processes meet."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections.abc import Iterator
+
+import torch
+from torch import distributed
+from torch.distributed.rendezvous import register_rendezvous_handler
+
+from alrpc.pipeline.failures import P2P_TIMEOUT, PeerLost
+
+SCHEME = "alrpc"
+SHARING = "NCCL_MULTI_RANK_GPU_ENABLE"  # lets several processes have one GPU, from NCCL 2.30 on
+INIT_METHOD = f"{SCHEME}://"
+"""The init_method of both planes."""
+
+
+def rendezvous_store() -> distributed.Store:
+    """The store where the processes of this attempt meet.
+
+    After a restart torchrun's static rendezvous gives the same store again, with what the processes of the attempt before left
+    there, so each attempt has keys of its own.
+    """
+    store, _, _ = next(distributed.rendezvous("env://"))
+    return distributed.PrefixStore(f"alrpc-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+
+
+def _rendezvous(url: str, **_) -> Iterator[tuple[distributed.Store, int, int]]:
+    yield rendezvous_store(), int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+
+
+register_rendezvous_handler(SCHEME, _rendezvous)
+
+
+def open_data_plane(rank: int, stages: int, transport: str, device: torch.device) -> dict[int, distributed.ProcessGroup]:
+    """Join gloo's process group and, if the transport is NCCL, a group with each neighbouring stage.
+
+    Every link has an NCCL communicator of its own: a receive that waits in one does not hold up a send in the other, and
+    the two threads of a stage never share one. The coordinator is in none, since its host may have no GPU.
+
+    Returns:
+        NCCL's groups by the neighbour's rank; empty for gloo. Returns when every rank has joined.
+
+    Raises:
+        PeerLost: when another rank is gone before it has joined.
+    """
+    groups = {}
+    timeout = datetime.timedelta(seconds=P2P_TIMEOUT)
+    try:
+        distributed.init_process_group("gloo", init_method=INIT_METHOD, timeout=timeout)
+        if transport == "nccl" and rank > 0:
+            os.environ.setdefault(SHARING, "1")  # without effect where every stage has a GPU of its own
+            # A link is opened at both of its ends at once, so all stages open them in the order of the pipeline.
+            for pair in ([rank - 1, rank], [rank, rank + 1]):
+                if pair[0] >= 1 and pair[1] <= stages:
+                    (neighbour,) = set(pair) - {rank}
+                    groups[neighbour] = distributed.new_group(
+                        pair, backend="nccl", timeout=timeout, use_local_synchronization=True, device_id=device
+                    )
+    except RuntimeError as error:
+        raise PeerLost(f"joining the data plane: {error}") from error
+    return groups
+
+
+def close_data_plane() -> None:
+    distributed.destroy_process_group()

@@ -1,0 +1,219 @@
+"""The coordinator's main thread: polls the stages, notices what has failed, hangs or is slow, and names whom to blame.
+
+Death shows by itself: the launcher sees it, or the connection breaks. What is frozen, cut off or hung only falls silent. Who
+speaks first, and after which time, stands in `alrpc.pipeline.failures`.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+
+from alrpc.errors import StageFailed
+from alrpc.events import Event, Failure, Finished, Slow, Status
+from alrpc.pipeline import endpoint, rpc
+from alrpc.pipeline.clocks import Clocks
+from alrpc.pipeline.failures import (
+    BLAME_DELAY,
+    FAILURE_WINDOW,
+    POLL_PAUSE,
+    POLL_TIMEOUT,
+    PeerLost,
+    StageLost,
+    describe_failure,
+    silence_limit,
+)
+from alrpc.pipeline.feeder import FeedStatus
+from alrpc.pipeline.placement import Placement
+from alrpc.timing import WAITING
+from alrpc.training.packet import describe_packet
+
+Call = Callable[..., rpc.Call]
+"""(stage, function, *arguments, timeout=…) -> a call under way."""
+
+
+def monitor(
+    feeding: Future,
+    health: Health,
+    emit: Callable[[Event], None],
+    call: Call = rpc.Call,
+    now: Callable[[], float] = time.monotonic,
+    pause: Callable[[float], None] = time.sleep,
+) -> None:
+    """Poll every stage until all have finished.
+
+    Args:
+        feeding: the feeding thread.
+        call, now, pause: the transport and the clock.
+
+    Raises:
+        StageFailed: when a stage says that it failed, or does not answer and nobody has said why, or the run does not move.
+        UserError: what the feeding thread has raised.
+    """
+    stages = range(1, len(health.placements) + 1)
+    finished: set[int] = set()
+    evidence = Evidence()
+    polls: dict[int, rpc.Call] = {}
+    clocks = Clocks(len(stages), call, now)
+    while len(finished) < len(stages):
+        for stage in stages:  # those that have finished too: a stage that is not called takes the coordinator for lost
+            for event in poll_stage(stage, polls, evidence, health.limit, call):
+                if isinstance(event, Failure):
+                    evidence.failed[stage] = now(), event
+                    continue
+                if isinstance(event, Status):
+                    health.receive(event, now())
+                    event = replace(event, in_flight=max(0, health.sent_to(stage) - event.received))
+                elif isinstance(event, Finished):
+                    finished.add(stage)
+                emit(event)
+        for event in clocks.poll(health.limit):
+            emit(event)
+        if feeding.done() and (error := feeding.exception()) is not None:
+            evidence.add_feeding_error(error, now())
+        if guilty := blame(evidence, now()):
+            raise failure_of(health, *guilty)
+        if evidence.is_empty:
+            check_progress(health, emit, now())
+        pause(POLL_PAUSE)
+
+
+def poll_stage(stage: int, polls: dict[int, rpc.Call], evidence: Evidence, limit: float, call: Call) -> list[Event]:
+    """The events of a stage's poll if it has been answered; keeps one poll outstanding."""
+    if stage in evidence.lost:
+        return []
+    try:
+        if stage not in polls:
+            polls[stage] = call(stage, endpoint.poll, POLL_TIMEOUT, timeout=limit)
+        return polls.pop(stage).result() if polls[stage].ended is not None else []
+    except StageLost as error:
+        polls.pop(stage, None)
+        evidence.lost[stage] = error
+        return []
+
+
+@dataclass
+class Evidence:
+    """What is known of stages that failed or were lost."""
+
+    failed: dict[int, tuple[float, Failure]] = field(default_factory=dict)
+    """By stage, what it said of itself, and when that was heard."""
+    lost: dict[int, StageLost] = field(default_factory=dict)
+    severed: StageLost | None = None
+    """The feeding thread has lost its connection to stage 1."""
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.failed or self.lost or self.severed)
+
+    def add_feeding_error(self, error: BaseException, now: float) -> None:
+        """What the feeding thread has raised; raises it again if no stage is to blame for it."""
+        if isinstance(error, PeerLost):
+            self.severed = self.severed or StageLost(1, f"is gone: {error}", when=now)
+        elif isinstance(error, StageLost):
+            self.lost.setdefault(error.stage, error)
+        else:
+            raise error
+
+
+def blame(evidence: Evidence, now: float) -> tuple[int, str, bool] | None:
+    """The stage to name, the cause, and whether it may go better another time; None while there is nothing, or it is too early.
+
+    Values that are not finite are seen by later stages too, so of those that failed the earliest is named. Of those that were
+    lost it is the first one to be lost; the one next to the coordinator if all still answer.
+    """
+    failed = evidence.failed
+    if failed and now - min(when for when, _ in failed.values()) > FAILURE_WINDOW:
+        stage = min(failed)
+        event = failed[stage][1]
+        return stage, f"failed: {event.cause}", event.retryable
+    suspects = evidence.lost or ({1: evidence.severed} if evidence.severed else {})
+    if not suspects:
+        return None
+    stage, first = min(suspects.items(), key=lambda item: item[1].when)
+    if first.silent:  # then nobody knows more, and all of a host fall silent at once
+        stage = min(number for number, other in suspects.items() if other.silent)
+    return (stage, str(first), True) if now - first.when > (FAILURE_WINDOW if first.silent else BLAME_DELAY) else None
+
+
+def failure_of(health: Health, stage: int, cause: str, retryable: bool = True) -> StageFailed:
+    """What is raised for a stage."""
+    placement = health.placements[stage - 1]
+    message = describe_failure(stage, placement.host, cause, health.last_packet(stage), placement.log)
+    return StageFailed(message, retryable)
+
+
+def check_progress(health: Health, emit: Callable[[Event], None], now: float) -> None:
+    """Name slow stages; raises StageFailed when the run waits for what does not come."""
+    for event in health.slow_stages():
+        emit(event)
+    if trouble := health.stalled_loader(now):
+        raise StageFailed(f"the coordinator (rank 0, host {socket.gethostname()}) hangs: {trouble}")
+    if broken := health.stalled_link():
+        raise failure_of(health, *broken)
+
+
+class Health:
+    """What the stages' statuses say of the run as a whole."""
+
+    def __init__(self, placements: list[Placement], feed: FeedStatus, timeout: float):
+        self.feed = feed
+        self.limit = silence_limit(timeout)
+        self.placements = placements
+        self.statuses: dict[int, Status] = {}
+        """The last one of each stage."""
+        self.stalled: dict[int, tuple[int, float, float]] = {}
+        """Of each stage that waits: packets received, since when more have been sent to it, and when it last said that it waits."""
+        self.reported: dict[int, int] = {}
+        """Of each stage: packets received when it was last named as slow."""
+
+    def receive(self, status: Status, now: float) -> None:
+        """Take a stage's status in."""
+        stage = status.stage
+        self.statuses[stage] = status
+        if status.state != "waiting_to_receive" or self.sent_to(stage) <= status.received:
+            self.stalled.pop(stage, None)
+        else:
+            known, since, _ = self.stalled.get(stage, (None, now, now))
+            self.stalled[stage] = (status.received, since if known == status.received else now, now)
+
+    def sent_to(self, stage: int) -> int:
+        """Packets that the process before a stage has sent, as far as it was heard."""
+        if stage == 1:
+            return self.feed.sent
+        return self.statuses[stage - 1].sent if stage - 1 in self.statuses else 0
+
+    def last_packet(self, stage: int) -> str:
+        """The last packet that a stage was heard to work on."""
+        return describe_packet(self.statuses[stage].packet if stage in self.statuses else None)
+
+    def stalled_loader(self, now: float) -> str | None:
+        """Why the run cannot go on, if it is for want of data."""
+        since = self.feed.reading_since
+        if since is None or now - since <= self.limit:
+            return None
+        return f"the loader of data has given nothing for {now - since:.0f} s, after {self.feed.read} micro-batches"
+
+    def stalled_link(self) -> tuple[int, str] | None:
+        """A stage that says that it waits for what was sent to it long ago, and what to say of it; one that is frozen says nothing."""
+        for stage, (received, since, heard) in sorted(self.stalled.items()):
+            if heard - since > self.limit:
+                host = self.placements[stage - 2].host if stage > 1 else "the coordinator's"
+                sender = f"stage {stage - 1} (host {host})" if stage > 1 else "the coordinator"
+                return (
+                    stage,
+                    f"has waited {heard - since:.0f} s for packet {received + 1}, which {sender} has sent: the network is lost",
+                )
+        return None
+
+    def slow_stages(self) -> Iterator[Slow]:
+        """An event for each stage that has begun to compute for longer than others would be waited for."""
+        for stage, status in self.statuses.items():
+            is_long = status.state not in (None, *WAITING) and status.in_state > self.limit
+            if is_long and self.reported.get(stage) != status.received:
+                self.reported[stage] = status.received
+                host, packet = self.placements[stage - 1].host, describe_packet(status.packet)
+                yield Slow(stage, host, round(status.in_state, 1), status.step, packet)

@@ -1,0 +1,1 @@
+"""Which components belong to which stage."""

@@ -1,0 +1,173 @@
+"""What each component costs, measured on this machine."""
+
+from __future__ import annotations
+
+import itertools
+import multiprocessing
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from alrpc.config import Config
+from alrpc.data.dataset import Dataset, count_micro_batches
+from alrpc.data.loader import load_micro_batches, requests
+from alrpc.network import build_network
+from alrpc.objectives.base import Microbatch, Target
+from alrpc.system import cores, keep_memory, synchronize
+from alrpc.training.optimizer import make_recipe
+from alrpc.training.step import Trainer, forward, make_trainers, update
+
+MICRO_BATCHES = 6  # that are measured, from all over an epoch, since their shapes may differ
+REPEATS = 5  # of each, of which the median counts
+WARM = 2  # updates before any is measured
+START_TIMEOUT = 120.0  # seconds that a neighbour may take to start
+OPTIMIZER_STATES = {"adam": 2, "adamw": 2, "sgd": 1}  # numbers that an optimizer keeps for each parameter
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one component costs: seconds of an update on a micro-batch, and bytes."""
+
+    number: int
+    seconds: float
+    parameter_bytes: int
+    """Parameters, buffers, gradients and optimizer states."""
+    activation_bytes: int
+    """What the forward pass keeps for the backward pass."""
+    packet_bytes: int
+    """What leaves it for the next component."""
+
+
+def measure_components(config: Config, dataset: Dataset, device: torch.device) -> list[Cost]:
+    """The cost of every component, from training throw-away copies of them on the data set's micro-batches.
+
+    On a CPU as many other processes train meanwhile as other stages will, since stages that share a memory slow each other down.
+    Peak memory is not what is measured, so that it does not depend on the allocator: bytes are those of the tensors.
+    """
+    others = min(config.pipeline.stages, cores() // config.threads) - 1 if device.type == "cpu" else 0
+    with neighbours(config, dataset, max(0, others)):
+        return _measure_components(config, dataset, device)
+
+
+@contextmanager
+def neighbours(config: Config, dataset: Dataset, count: int) -> Iterator[None]:
+    """Processes, `count` of them, that train the network's components all the while."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    first = torch.arange(min(config.data.batch_size, len(dataset.train)))
+    ready = context.Queue()
+    arguments = (config, dataset.sample, dataset.target, *dataset.train.batch(first), ready)
+    processes = [context.Process(target=keep_busy, args=arguments, daemon=True) for _ in range(count)]
+    try:
+        for process in processes:
+            process.start()
+        for _ in processes:
+            ready.get(timeout=START_TIMEOUT)
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
+
+
+def keep_busy(
+    config: Config, sample: dict[str, Tensor], target: Target, tensors: dict[str, Tensor], labels: Tensor, ready
+) -> None:
+    """Train on one micro-batch until killed; says so once it does."""
+    keep_memory()
+    torch.set_num_threads(config.threads)
+    parent, network = multiprocessing.parent_process(), build_network(config, sample, target)
+    trainers = make_trainers(network.components, make_recipe(config, 1), torch.device("cpu"))
+    batch = Microbatch(tensors, network.objective.begin(labels))
+    for step in itertools.count():
+        if not parent.is_alive():
+            return
+        train_once(trainers, batch)
+        if step == 0:
+            ready.put(step)
+
+
+def train_once(trainers: Sequence[Trainer], batch: Microbatch, step: int = 0) -> None:
+    """Update all components, one after the other, on one micro-batch that is on their device."""
+    for trainer in trainers:
+        output = forward(trainer, batch, step)
+        update(trainer, output, step)
+        batch = output.batch
+
+
+def _measure_components(config: Config, dataset: Dataset, device: torch.device) -> list[Cost]:
+    recipe = make_recipe(config, count_micro_batches(dataset.train, config.data.batch_size))
+    threads, seed = torch.get_num_threads(), config.train.seed
+    torch.set_num_threads(config.threads)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            network = build_network(config, dataset.sample, dataset.target)
+            trainers = make_trainers(network.components, recipe, device)
+            wanted = [r for r in requests(dataset, config.data.batch_size, seed, 1) if r.split == "train"]
+            every = max(1, len(wanted) // MICRO_BATCHES)
+            costs: list[list[Cost]] = []
+            for tensors, labels in islice(load_micro_batches(dataset, wanted[::every], seed), MICRO_BATCHES):
+                on_device = {name: tensor.to(device) for name, tensor in tensors.items()}
+                batch = Microbatch(on_device, network.objective.begin(labels.to(device)))
+                costs.append(_measure(trainers, batch, WARM if not costs else 0))
+    finally:
+        torch.set_num_threads(threads)
+    return [_mean(of_component) for of_component in zip(*costs, strict=True)]
+
+
+def _measure(trainers: Sequence[Trainer], batch: Microbatch, warm: int) -> list[Cost]:
+    costs = []
+    for trainer in trainers:
+        for _ in range(warm):
+            train_once([trainer], batch)
+        kept = _Kept(trainer)
+        with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor):
+            output = forward(trainer, batch, 0)
+            update(trainer, output, 0)
+        seconds = []
+        for _ in range(REPEATS):
+            synchronize(trainer.device)
+            began = time.perf_counter()
+            train_once([trainer], batch)
+            synchronize(trainer.device)
+            seconds.append(time.perf_counter() - began)
+        batch = output.batch
+        states = OPTIMIZER_STATES[trainer.recipe.train.optimizer]
+        parameters = sum(p.nbytes * (2 + states) for p in trainer.component.parameters())
+        buffers = sum(buffer.nbytes for buffer in trainer.component.buffers())
+        packet = sum(tensor.nbytes for tensor in (*batch.tensors.values(), *batch.beside.values()))
+        costs.append(Cost(trainer.number, statistics.median(seconds), parameters + buffers, kept.total, packet))
+    return costs
+
+
+class _Kept:
+    """Counts the bytes that autograd keeps, each storage once, parameters left out."""
+
+    def __init__(self, trainer: Trainer):
+        self.seen = {p.untyped_storage().data_ptr() for p in trainer.component.parameters()}
+        self.alive: list[Tensor] = []  # a storage that is let go may have its address taken by the next
+        self.total = 0
+
+    def pack(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in self.seen:
+            self.seen.add(storage.data_ptr())
+            self.alive.append(tensor)
+            self.total += storage.nbytes()
+        return tensor
+
+
+def _mean(costs: Sequence[Cost]) -> Cost:
+    """Mean of the times, largest of the sizes."""
+    return replace(
+        costs[0],
+        seconds=sum(cost.seconds for cost in costs) / len(costs),
+        activation_bytes=max(cost.activation_bytes for cost in costs),
+        packet_bytes=max(cost.packet_bytes for cost in costs),
+    )

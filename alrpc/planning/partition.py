@@ -1,0 +1,102 @@
+"""Which components belong to which stage: what a split would do, and the best one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from alrpc.config import Config
+from alrpc.data.dataset import Dataset
+from alrpc.errors import UserError
+from alrpc.planning.costs import Cost, measure_components
+from alrpc.system import local_device
+
+
+@dataclass(frozen=True)
+class Partition:
+    """Consecutive components in each stage, and what is predicted of them."""
+
+    sizes: list[int]
+    stage_seconds: list[float]
+    stage_bytes: list[int]
+
+    @property
+    def step_seconds(self) -> float:
+        """Of a micro-batch in the steady state: what the slowest stage takes."""
+        return max(self.stage_seconds)
+
+    @property
+    def efficiency(self) -> float:
+        """Share of the stages' time that is work when nothing but the slowest stage holds the others up."""
+        return sum(self.stage_seconds) / (len(self.sizes) * self.step_seconds)
+
+
+def predict(costs: Sequence[Cost], sizes: Sequence[int], window: int) -> Partition:
+    """What a split would do. A stage holds its parameters, one component's activations and two windows of packets."""
+    seconds, sizes_in_bytes, first = [], [], 0
+    for size in sizes:
+        part = costs[first : first + size]
+        seconds.append(sum(cost.seconds for cost in part))
+        sizes_in_bytes.append(stage_bytes(costs, first, first + size, window))
+        first += size
+    return Partition(list(sizes), seconds, sizes_in_bytes)
+
+
+def stage_bytes(costs: Sequence[Cost], first: int, end: int, window: int) -> int:
+    """Memory of a stage with components first … end - 1 (from 0)."""
+    part = costs[first:end]
+    arriving = costs[first - 1].packet_bytes if first else 0
+    packets = window * (arriving + part[-1].packet_bytes)
+    return sum(cost.parameter_bytes for cost in part) + max(cost.activation_bytes for cost in part) + packets
+
+
+def best_split(costs: Sequence[Cost], stages: int, window: int, memory_limit: int | None = None) -> Partition:
+    """The split whose slowest stage is as fast as any split's, by dynamic programming over the last stage's first component.
+
+    Args:
+        memory_limit: bytes that no stage may exceed; None for no limit.
+
+    Raises:
+        UserError: when there are fewer components than stages, or no split keeps every stage within the limit.
+    """
+    count = len(costs)
+    if stages > count:
+        raise UserError(f"pipeline.stages: got {stages}, but the model has {count} components; use 1 to {count}")
+    before = [0.0]
+    for cost in costs:
+        before.append(before[-1] + cost.seconds)
+    never = float("inf")
+    slowest = [[never] * (count + 1) for _ in range(stages + 1)]
+    first_of_last = [[0] * (count + 1) for _ in range(stages + 1)]
+    slowest[0][0] = 0.0
+    for stage in range(1, stages + 1):
+        for end in range(stage, count + 1):
+            for first in range(stage - 1, end):
+                if memory_limit is not None and stage_bytes(costs, first, end, window) > memory_limit:
+                    continue
+                candidate = max(slowest[stage - 1][first], before[end] - before[first])
+                if candidate < slowest[stage][end]:
+                    slowest[stage][end], first_of_last[stage][end] = candidate, first
+    if slowest[stages][count] == never:
+        largest = max(stage_bytes(costs, index, index + 1, window) for index in range(count))
+        raise UserError(
+            f"--memory-limit: no split into {stages} stages keeps each within it; a single component needs up to "
+            f"{largest / (1 << 20):.0f} MiB; give a higher limit, or more stages"
+        )
+    sizes, end = [], count
+    for stage in range(stages, 0, -1):
+        first = first_of_last[stage][end]
+        sizes.append(end - first)
+        end = first
+    return predict(costs, sizes[::-1], window)
+
+
+def choose_split(config: Config, dataset: Dataset) -> list[int] | None:
+    """The components of each stage that the configuration asks for, measured here and now if it says auto; None for even."""
+    if config.pipeline.split != "auto":
+        return config.pipeline.split
+    here = config.device if torch.cuda.is_available() else "cpu"  # the coordinator's host may have no GPU
+    costs = measure_components(config, dataset, local_device(here))
+    return best_split(costs, config.pipeline.stages, config.pipeline.window).sizes

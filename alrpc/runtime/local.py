@@ -1,0 +1,292 @@
+"""The processes of a run on this machine: started, watched and ended by torch's elastic agent; they meet on loopback."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch's own warnings are not about the run
+
+from torch.distributed import PrefixStore, TCPStore
+from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousInfo, RendezvousParameters, RendezvousStoreInfo
+from torch.distributed.elastic.rendezvous import rendezvous_handler_registry as registry
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from alrpc.errors import OF_EXIT_CODE, Interrupted, RunFailed, StartupError, UserError
+from alrpc.pipeline.failures import AGENT_INTERVAL, SHUTDOWN_TIMEOUT
+from alrpc.rundir import STOP, discard_directory, log_path, read_reached
+from alrpc.runtime.forkserver import environment, hidden_main, launch_environment, start_fork_server
+from alrpc.runtime.process import begin_process
+from alrpc.runtime.signals import restored_signals, terminate_twice
+
+LOOPBACK = "127.0.0.1"
+BACKEND = "alrpc-loopback"
+ENDING = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)  # at once, whatever there is to keep
+OF_RANK = ("RANK", "WORLD_SIZE", "MASTER_", "TORCHELASTIC_", "TORCH_NCCL_", "LOCAL_", "GROUP_", "ROLE_")
+"""What the names of the variables begin with that the agent sets for each process."""
+
+
+def listening_socket(port: int) -> socket.socket:
+    """A socket bound to loopback, before anything is written.
+
+    Raises:
+        UserError: when the port is in use.
+    """
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((LOOPBACK, port))
+    except OSError as error:
+        listener.close()
+        raise UserError(f"pipeline.port: got {port}: {error.strerror}; give a free port, or 0 for any") from error
+    listener.listen()
+    return listener
+
+
+class LoopbackRendezvous(RendezvousHandler):
+    """One agent, one machine: the store listens on a socket bound to loopback, where torch's own listens everywhere."""
+
+    def __init__(self, parameters: RendezvousParameters):
+        descriptor = parameters.get_as_int("listen_fd")  # the store closes it
+        host, port = parameters.endpoint.split(":")
+        self._store = TCPStore(host, int(port), is_master=True, wait_for_workers=False, master_listen_fd=descriptor)
+        self._address = RendezvousStoreInfo(host, int(port))
+
+    def get_backend(self) -> str:
+        return BACKEND
+
+    @property
+    def use_agent_store(self) -> bool:
+        return True
+
+    def next_rendezvous(self) -> RendezvousInfo:
+        return RendezvousInfo(PrefixStore("agent", self._store), 0, 1, self._address)
+
+    def is_closed(self) -> bool:
+        return False
+
+    def set_closed(self) -> None:
+        pass
+
+    def num_nodes_waiting(self) -> int:
+        return 0
+
+    def get_run_id(self) -> str:
+        return "alrpc"
+
+    def shutdown(self) -> bool:
+        return True
+
+
+registry.register(BACKEND, LoopbackRendezvous)
+
+
+def pipeline_role(rank: int) -> str:
+    """What a process of a pipeline is called; its log is called so too."""
+    return f"stage {rank}" if rank else "coordinator"
+
+
+def process_role(rank: int) -> str:
+    """What a process is called where all are alike."""
+    return f"process {rank + 1}"
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What the processes of a run do, and how they are kept.
+
+    `function` is a module's; each process calls it with a `alrpc.runtime.process.Process` and the arguments.
+    """
+
+    function: Callable[..., None]
+    arguments: tuple[Any, ...]
+    processes: int
+    role: Callable[[int], str] = pipeline_role
+    """What the process of a rank is called, in messages and as the name of its log."""
+    silent: bool = False
+    """Keep what they print from the terminal."""
+    grace: float = 0.0
+    """Seconds that SIGTERM leaves them to take a checkpoint and end; 0 for those that take none."""
+    variables: Mapping[str, str] | None = None
+    """For processes that begin anew, with these in their environment; None for those that the fork server forks."""
+
+
+def run_processes(launch: Launch, directory: Path, listener: socket.socket, keep: bool = False) -> None:
+    """Run processes that meet on loopback, and wait until all have ended well.
+
+    Args:
+        directory: of the run; holds logs/.
+        listener: where they meet.
+        keep: whether the directory stays when the run is refused.
+
+    Raises:
+        RunFailed: when a process failed; names the process, its host, the cause and its log.
+        Stopped: when this process was asked to end by SIGTERM, and the run has taken a checkpoint first.
+        Interrupted: when this process was ended otherwise, or no checkpoint could be taken in time.
+    """
+    logs = directory / "logs"
+    logs.mkdir(exist_ok=True)
+    with (
+        logging_to(logs / "launcher.log"),
+        tempfile.TemporaryDirectory(prefix="alrpc-", ignore_cleanup_errors=True) as scratch,
+    ):
+        try:
+            start_processes(launch, directory, listener, Path(scratch))
+        except StartupError:
+            if not keep:
+                discard_directory(directory)
+            raise
+
+
+def start_processes(launch: Launch, directory: Path, listener: socket.socket, scratch: Path) -> None:
+    """Run the processes under torch's elastic agent; raises as `run_processes`."""
+    forks = launch.variables is None
+    settings = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=launch.processes,
+        run_id="alrpc",
+        rdzv_backend=BACKEND,
+        rdzv_endpoint=f"{LOOPBACK}:{listener.getsockname()[1]}",
+        rdzv_configs={"listen_fd": os.dup(listener.fileno())},
+        max_restarts=0,
+        monitor_interval=AGENT_INTERVAL,
+        start_method="forkserver" if forks else "spawn",
+        local_addr=LOOPBACK,
+        logs_specs=DefaultLogsSpecs(log_dir=str(scratch), redirects=Std.OUT if launch.silent else Std.NONE),
+        signals_to_handle=",".join(each.name for each in (ENDING if launch.grace else (*ENDING, signal.SIGTERM))),
+        **({"shutdown_timeout": SHUTDOWN_TIMEOUT} if "shutdown_timeout" in LaunchConfig.__dataclass_fields__ else {}),
+    )
+    variables = run_environment(launch)
+    kills = kills_for_want_of_memory()
+    if forks:
+        start_fork_server()
+    with environment(variables), hidden_main(), restored_signals(), asking_to_end(directory / STOP, launch.grace):
+        try:
+            elastic_launch(settings, run_rank)(dict(os.environ), forks, launch.function, launch.arguments)
+        except ChildFailedError as error:
+            show_cursor()
+            message, code = read_error_files(scratch)
+            message = message or explain(error.failures, directory, launch.role, kills_for_want_of_memory() > kills)
+            raise OF_EXIT_CODE.get(code, RunFailed)(message) from error
+        except SignalException as error:
+            show_cursor()
+            raise Interrupted(error.sigval) from error
+
+
+def run_environment(launch: Launch) -> dict[str, str]:
+    """What the processes of a run have in their environment: loopback for both planes, and their launcher."""
+    return {
+        "GLOO_SOCKET_IFNAME": "lo",
+        "TP_SOCKET_IFNAME": "lo",
+        "NCCL_SOCKET_IFNAME": "lo",
+        "ALRPC_STARTED": str(time.time()),
+        "ALRPC_LAUNCHER": str(os.getpid()),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+        **launch_environment(),
+        **(launch.variables or {}),
+    }
+
+
+def run_rank(variables: dict[str, str], forked: bool, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    """The process of a rank: takes the launcher's environment over, and does its part.
+
+    Args:
+        variables: the launcher's environment, which may have changed since the fork server began.
+    """
+    os.environ.update({name: value for name, value in variables.items() if not name.startswith(OF_RANK)})
+    with suppress(PermissionError):
+        os.setsid()  # a signal from the terminal is for the launcher, which then ends its processes
+    function(begin_process(keeps_memory=forked), *arguments)
+
+
+def asking_to_end(request: Path, grace: float):
+    """Let SIGTERM ask the coordinator, by a file, for a checkpoint and the end; a second one, or the end of the grace period, ends it."""
+    if not grace:
+        return nullcontext()
+
+    @contextmanager
+    def asking() -> Iterator[None]:
+        def ask() -> None:
+            with suppress(OSError):  # a full disk; then the grace period ends it
+                request.touch()
+
+        try:
+            with terminate_twice(grace, ask, SignalException("told to end", signal.SIGTERM)):
+                yield
+        finally:
+            request.unlink(missing_ok=True)
+
+    return asking()
+
+
+def show_cursor() -> None:
+    """Undo what the live view of a coordinator that was killed has left."""
+    if sys.stdout.isatty():
+        print("\x1b[?25h", end="", flush=True)
+
+
+def kills_for_want_of_memory() -> int:
+    """Processes that Linux has killed because there was no memory left, since it began."""
+    with suppress(OSError):
+        for line in Path("/proc/vmstat").read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0
+
+
+def read_error_files(scratch: Path) -> tuple[str | None, int | None]:
+    """What the first process to know why the run ended has left of it, whether it was the first to go or not; and its exit code."""
+    files = sorted(scratch.rglob("error.json"), key=lambda path: path.stat().st_mtime_ns)
+    tree = json.loads(files[0].read_text(encoding="utf-8")) if files else {}
+    return tree.get("message"), tree.get("code")
+
+
+def explain(failures: dict[int, ProcessFailure], directory: Path, role: Callable[[int], str], no_memory: bool) -> str:
+    """One message for a run whose processes did not say why. torchelastic lists the one that it saw fail first; those that it
+    ended follow."""
+    rank, failure = next(iter(failures.items()))
+    who = role(rank)
+    log = log_path(directory, who.replace(" ", "-"))
+    number = -failure.exitcode if failure.exitcode < 0 else failure.exitcode - 128
+    if number in set(signal.Signals):
+        cause = f"was killed by {signal.Signals(number).name}"
+        if number == signal.SIGKILL and no_memory:
+            cause += ", as Linux does when there is no memory left"
+    else:
+        cause = f"ended with exit code {failure.exitcode}"
+    packet = read_reached(directory)["packets"].get(str(rank))
+    last = f"; last packet: {packet}" if packet else ""
+    return f"{'' if rank else 'the '}{who} (rank {rank}, host {socket.gethostname()}) {cause}{last}; log: {log}"
+
+
+@contextmanager
+def logging_to(path: Path) -> Iterator[None]:
+    """Keep log lines of torchelastic from the terminal. A disk that is full costs lines, not the run."""
+    handler = logging.FileHandler(path)
+    handler.handleError = lambda record: None
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+    loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict if name.split(".")[0] == "torch"]
+    before = [(logger, logger.handlers) for logger in loggers if logger.handlers]
+    for logger, _ in before:
+        logger.handlers = [handler]
+    try:
+        yield
+    finally:
+        for logger, handlers in before:
+            logger.handlers = handlers
+        with suppress(OSError):
+            handler.close()

@@ -1,0 +1,110 @@
+"""What every process of a run does beside its work: it has a name, keeps its memory, watches over its launcher, writes a log.
+
+Imports nothing heavy, so that the watch begins before torch is there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import select
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn, TextIO
+
+from alrpc.pipeline.failures import PARENT_CHECK, TERMINAL
+from alrpc.rundir import log_path
+from alrpc.runtime.signals import SignalThread
+from alrpc.system import keep_memory
+
+PR_SET_NAME = 15  # of Linux' prctl
+
+
+class Launcher:
+    """The process that started this one, directly or through a fork server: `alrpc`, or torchrun's agent."""
+
+    def __init__(self):
+        self._parent = os.getppid()
+        self.pid = int(os.environ.get("ALRPC_LAUNCHER", self._parent))
+        self._telling = threading.Lock()
+        self._gone = False
+        self._poll = select.poll()
+        try:
+            self._poll.register(os.pidfd_open(self.pid), select.POLLIN)  # readable once it has ended
+        except ProcessLookupError:
+            self._gone = True
+        except (OSError, AttributeError):  # a system without; then its pid is looked at
+            self._poll = None
+
+    def is_gone(self) -> bool:
+        """Whether it, or the fork server between, has ended."""
+        if self._gone or os.getppid() != self._parent:
+            return True
+        if self._poll is not None:
+            return bool(self._poll.poll(0))
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True
+        return False
+
+    def watch(self) -> None:
+        """End this process when the launcher is gone, so that no orphan is left whatever killed it."""
+        threading.Thread(target=self._watch, name="watch-launcher", daemon=True).start()
+
+    def _watch(self) -> None:
+        while not self.is_gone():
+            if self._poll is not None:
+                self._poll.poll(1000 * PARENT_CHECK)
+            else:
+                time.sleep(PARENT_CHECK)
+        self.end_without()
+
+    def end_without(self) -> NoReturn:
+        """End this process; the coordinator says why."""
+        self._telling.acquire()  # for good: whichever thread notices first tells
+        if os.environ.get("RANK") == "0":
+            host = os.uname().nodename
+            os.write(TERMINAL, f"\nalrpc: the launcher (pid {self.pid}, host {host}) was killed; the run has ended\n".encode())
+        os._exit(1)
+
+
+@dataclass(frozen=True)
+class Process:
+    """This process of a run."""
+
+    started: float
+    """When the command began, on the system's clock."""
+    launcher: Launcher = field(default_factory=Launcher)
+    signals: SignalThread = field(default_factory=SignalThread)
+
+
+def begin_process(keeps_memory: bool = True) -> Process:
+    """Name this process, keep its memory, take its signals, watch over its launcher; to be called before any thread begins."""
+    set_name(f"alrpc-rank-{os.environ.get('RANK', '')}")
+    if keeps_memory:
+        keep_memory()
+    process = Process(float(os.environ.get("ALRPC_STARTED", time.time())))
+    process.signals.start()
+    process.launcher.watch()
+    return process
+
+
+def set_name(name: str) -> None:
+    """What `ps -o comm` and `top` call this process; Linux keeps 15 characters."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_NAME, name.encode(), 0, 0, 0)
+
+
+def log_to(directory: Path, name: str) -> tuple[TextIO, TextIO, str]:
+    """Send this process' output, a library's too, to its log; gives the terminal's two streams and the log's path."""
+    path = log_path(directory, name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    terminal, errors = (os.fdopen(os.dup(number), "w", buffering=1) for number in (1, 2))
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    return terminal, errors, str(path)

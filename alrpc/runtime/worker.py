@@ -1,0 +1,209 @@
+"""One process of a pipeline: rank 0 is the coordinator, rank n is stage n. Started by torchrun, or by `alrpc launch`."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from alrpc import rundir
+from alrpc.checkpoint.resume import check_resume_options, last_whole_step, load_resume_point, note_restart, resume_hint
+from alrpc.config import config_name, load_config
+from alrpc.errors import FAILED, FAILED_FOR_GOOD, REFUSED, STOPPED, Stopped, UserError, error_line, exit_code
+from alrpc.network import resolve
+from alrpc.pipeline.failures import (
+    BLAME_DELAY,
+    Disconnected,
+    StageLost,
+    hard_exit,
+    kill_process,
+    log_line,
+    write_error_file,
+)
+from alrpc.pipeline.groups import rendezvous_store
+from alrpc.pipeline.placement import check_pipeline, local_placement
+from alrpc.pipeline.process import MakeStage, run_stage
+from alrpc.runtime.process import Process, log_to
+from alrpc.runtime.run import Run, prepare_directory, run_coordinator
+from alrpc.telemetry.recorder import last_line
+from alrpc.training.stage import Stage
+
+DIRECTORY = "directory"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a run's processes are started with; the options of `-m alrpc.worker`. Only the coordinator reads them."""
+
+    source: str | None = None
+    overrides: tuple[str, ...] = ()
+    out: Path | None = None
+    quiet: bool = False
+    resume: Path | None = None
+    step: int | None = None
+    prepared: Path | None = None
+    """A directory that the launcher has made, with the resolved configuration in it."""
+
+
+def run_rank(process: Process, options: Options) -> None:
+    """Be the process of this rank in a run until its end; returns if it has ended well, else ends the process."""
+    rank = int(os.environ["RANK"])
+    code = join_stage(process, rank) if rank else lead(process, options)
+    if code:
+        hard_exit(code)
+
+
+def join_stage(process: Process, rank: int) -> int:
+    """Rank n: stage n. Returns the process' exit code."""
+    directory = Path(rendezvous_store().get(DIRECTORY).decode())
+    return be_stage(process, directory, rank)
+
+
+def be_stage(process: Process, directory: Path, rank: int, make: MakeStage = Stage) -> int:
+    """A stage that `make` makes, with a log; returns the process' exit code."""
+
+    def on_terminate(ask: Callable[[], float]) -> None:
+        process.signals.on_terminate = ask
+
+    _, _, log = log_to(directory, f"stage-{rank}")
+    return run_stage(local_placement(rank, log), world_size(), on_terminate, make)
+
+
+def lead(process: Process, options: Options) -> int:
+    """Rank 0: prepare the run, unless the launcher has, and see it through. Returns the process' exit code."""
+    launched = "ALRPC_LAUNCHER" in os.environ
+    directory, terminal, errors, is_new = options.prepared, sys.stdout, sys.stderr, False
+    try:
+        if not launched and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)):
+            options = after_restart(options, process.launcher.pid)
+        run, is_new = open_run(process, options)
+        directory = run.directory
+        terminal, errors, _ = log_to(directory, "coordinator")
+        if not launched:
+            (directory / rundir.BEGUN_BY).write_text(str(process.launcher.pid), encoding="utf-8")
+
+        def ask_to_end() -> float:
+            run.stopping.set()
+            return run.config.checkpoint.grace
+
+        process.signals.terminal, process.signals.on_terminate = terminal, ask_to_end
+        rendezvous_store().set(DIRECTORY, str(directory))
+        summary = run_coordinator(run, terminal)
+    except Exception as error:
+        if process.launcher.is_gone():
+            process.launcher.end_without()  # the store went with the launcher; what broke here is a consequence
+        code, message = fail(error, directory, is_new)
+        if not launched:  # otherwise the launcher prints it
+            hint = f"; {resume_hint(directory)}" if code in (FAILED, FAILED_FOR_GOOD) and directory else ""
+            print(f"alrpc: {message}{hint}", file=errors, flush=True)
+        return code
+    print(last_line(summary, directory), file=terminal, flush=True)
+    return 0
+
+
+def open_run(process: Process, options: Options) -> tuple[Run, bool]:
+    """The run that the options name, and whether its directory was made for it just now.
+
+    Raises:
+        UserError: for what the user can put right.
+    """
+    stages = f"pipeline.stages={world_size() - 1}"
+    if options.resume is not None:
+        check_resume_options(options.source, options.out)
+        config, components, point = load_resume_point(options.resume, [*options.overrides, stages], options.step)
+        check_pipeline(config, components)
+        return Run(config, components, options.resume, process.started, options.quiet, point), False
+    if options.prepared is not None:
+        config, components = resolve(load_config(options.prepared / rundir.CONFIG))
+        return Run(config, components, options.prepared, process.started, options.quiet), False
+    config, components = resolve(load_config(options.source, [*options.overrides, stages]))
+    check_pipeline(config, components)
+    directory = prepare_directory(options.out, config_name(options.source), config)
+    return Run(config, components, directory, process.started, options.quiet), True
+
+
+def fail(error: Exception, directory: Path | None, is_new: bool) -> tuple[int, str]:
+    """Leave the cause where the launcher looks for it, and end what must not outlive the run; gives exit code and message.
+
+    Args:
+        is_new: whether the run's directory goes if the run is refused.
+    """
+    code = exit_code(error)
+    if code == REFUSED:
+        if is_new:
+            rundir.discard_directory(directory)
+    elif code != STOPPED:
+        log_line(traceback.format_exc())
+    message = explain(error, directory)
+    write_error_file(message, code)
+    for pid in getattr(error, "pids", ()):
+        kill_process(pid)
+    return code, message
+
+
+def explain(error: Exception, directory: Path | None) -> str:
+    """The one line that says why the run ended."""
+    if isinstance(error, (UserError, Stopped)):
+        return str(error)
+    if isinstance(error, (Disconnected, StageLost)):
+        time.sleep(BLAME_DELAY)  # the launcher may know the cause; then it ends this process first
+        return f"{f'stage {error.stage} (rank {error.stage}) ' if isinstance(error, StageLost) else ''}{error}"
+    log = f"; log: {rundir.log_path(directory, 'coordinator')}" if directory else ""
+    return f"the coordinator (rank 0, host {socket.gethostname()}) failed: {error_line(error)}{log}"
+
+
+def after_restart(options: Options, launcher: int) -> Options:
+    """The options for a run whose processes torchrun, by its --max-restarts, has started again.
+
+    It goes on from its last checkpoint, or begins again if there is none. A directory that this torchrun's processes did not
+    train in before is none of its business: the options stay.
+
+    Raises:
+        UserError: when it cannot be known where the run was.
+    """
+    run = options.resume or options.out
+    if run is None:
+        raise UserError("--out: not given, so what torchrun starts again cannot find its run; give --out DIR")
+    begun_by = (run / rundir.BEGUN_BY).read_text(encoding="utf-8") if (run / rundir.BEGUN_BY).is_file() else ""
+    if begun_by != str(launcher):
+        return options
+    config = load_config(run / rundir.CONFIG if options.resume else options.source, options.overrides)
+    reached = last_whole_step(run, config.train.epochs)
+    if reached is None and options.resume is None:
+        rundir.discard_directory(run)
+        return replace(options, resume=None, step=None)
+    note_restart(run, "torchrun started the processes again", reached)
+    return replace(options, source=None, out=None, resume=run, step=None)
+
+
+def measure_rank(process: Process, directory: Path, make: MakeStage, coordinate: Callable[[], None]) -> None:
+    """Be the process of this rank in a run that trains only to be measured: a stage that `make` makes, or the coordinator.
+
+    Args:
+        coordinate: what the coordinator does.
+    """
+    rank = int(os.environ["RANK"])
+    code = be_stage(process, directory, rank, make) if rank else run_logged(directory, "coordinator", coordinate)
+    if code:
+        hard_exit(code)
+
+
+def run_logged(directory: Path, name: str, work: Callable[[], None]) -> int:
+    """Do a process' work with its output in its log; returns the exit code, and leaves the cause of a failure."""
+    log_to(directory, name)
+    try:
+        work()
+    except Exception as error:
+        code, _ = fail(error, directory, is_new=False)
+        return code
+    return 0
+
+
+def world_size() -> int:
+    """Processes of the run: the stages and the coordinator."""
+    return int(os.environ["WORLD_SIZE"])

@@ -1,0 +1,105 @@
+"""What a process asks of the system: memory, cores, a device, reproducible arithmetic.
+
+Importing this does not import torch, so that a process can set up its memory before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import hashlib
+import os
+import resource
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from alrpc.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+
+M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+
+
+def keep_memory() -> None:
+    """Keep memory that was freed for the next step.
+
+    Otherwise glibc gives a step's activations back to the system and takes them again, a page fault for every 4 KiB, in one
+    process more than in another, by chance of how its heap is laid out.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # not glibc
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_MMAP_MAX, 0)
+        libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the GPU's peak allocation for a stage on a GPU, else the process' peak resident size."""
+    if device.type == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated(device)
+    with contextlib.suppress(OSError):  # unlike getrusage's figure, Linux' own does not begin with the parent's
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Let the peak begin anew; where the system cannot, it stays."""
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.reset_peak_memory_stats(device)
+        return
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: VmHWM becomes what is resident now
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def local_device(wanted: str) -> torch.device:
+    """The device of a process that has the machine to itself.
+
+    Raises:
+        UserError: when a GPU is wanted and there is none.
+    """
+    import torch
+
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise UserError("device: got cuda, but this machine has no GPU that torch can use; use cpu or auto")
+    return torch.device("cuda", 0) if wanted != "cpu" and torch.cuda.is_available() else torch.device("cpu")
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a GPU has done all that was queued; on a CPU there is nothing to wait for."""
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.synchronize(device)
+
+
+def use_deterministic_kernels(device: torch.device) -> None:
+    """Choose deterministic kernels on a GPU; a CPU needs nothing but equal threads.
+
+    An operation that has no such kernel goes on with a warning from torch.
+    """
+    if device.type == "cuda":
+        import torch
+
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.backends.cudnn.benchmark = False
+        torch.backends.cudnn.deterministic = True
+        torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+def derive_seed(*purpose: int | str) -> int:
+    """A 63-bit seed from the run's seed and what it is for, so that no process depends on what another one drew."""
+    text = "/".join(str(part) for part in purpose)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1

@@ -1,0 +1,53 @@
+"""A run's figures for TensorBoard; needs the extra `tensorboard`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from alrpc.events import Evaluation, Event, Losses, StageTimes
+from alrpc.telemetry.bottleneck import share
+from alrpc.telemetry.progress import Progress
+from alrpc.timing import WAITING, WORKING
+
+FOLDER = "tensorboard"  # in the run's directory
+MIB = 1 << 20
+DrawTimeline = Callable[[Path, Path], bool]
+"""(run, PNG to write) -> whether the run has a timeline."""
+
+
+@contextmanager
+def tensorboard(directory: Path, progress: Progress, draw: DrawTimeline) -> Iterator[Callable[[Event], None]]:
+    """Write scalars as a run tells its events, and its timeline as an image when it has ended; gives what to call with each event.
+
+    Scalars are by component or stage, against the number of micro-batches: its losses and the accuracy (or mse) of its exit; shares of
+    working and waiting of a stage's time and its peak memory, MiB; samples a second.
+    """
+    from matplotlib.image import imread
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = SummaryWriter(str(directory / FOLDER))
+
+    def write(event: Event) -> None:
+        if isinstance(event, Losses):
+            for name, value in event.losses.items():
+                if value is not None:
+                    writer.add_scalar(f"{name}_loss/component {event.component}", value, event.step)
+        elif isinstance(event, Evaluation):
+            for number, score in enumerate(event.exits, 1):
+                writer.add_scalar(f"{event.metric}/exit {number}", score, event.epoch * progress.micro_batches)
+        elif isinstance(event, StageTimes):
+            for name, states in (("works", WORKING), *((state, (state,)) for state in WAITING)):
+                writer.add_scalar(f"{name}/stage {event.stage}", share(event.seconds, *states), event.step)
+            writer.add_scalar(f"peak_memory_MiB/stage {event.stage}", event.peak_memory / MIB, event.step)
+            writer.add_scalar("samples_per_second", progress.rate(), event.step)
+
+    try:
+        yield write
+        picture = directory / FOLDER / "timeline.png"
+        if draw(directory, picture):
+            writer.add_image("timeline", imread(picture)[..., :3], progress.step, dataformats="HWC")
+            picture.unlink()
+    finally:
+        writer.close()

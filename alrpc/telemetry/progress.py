@@ -1,0 +1,196 @@
+"""The state of a run, as its events tell it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from dataclasses import dataclass, field
+
+from alrpc.events import (
+    Checkpoint,
+    Chosen,
+    Coordinator,
+    Evaluation,
+    Event,
+    Finished,
+    Job,
+    Losses,
+    Ready,
+    Slow,
+    StageTimes,
+    Start,
+    Status,
+    Unwritten,
+)
+
+RECENT = 5.0  # seconds over which the rate shown is taken
+
+
+@dataclass
+class StageProgress:
+    components: list[int] = field(default_factory=list)
+    device: str = ""
+    host: str = ""
+    step: int = 0
+    epoch: int = 0
+    """Epochs that it has ended."""
+    seconds: dict[str, float] = field(default_factory=dict)
+    peak_memory: int = 0
+    packet: tuple[str, int, int] | None = None
+    """Kind, epoch and step of the last one that it was heard to work on."""
+    in_flight: int | None = None
+    """Packets that were sent to it and that it has not begun with; None where nothing is sent."""
+    in_state: float = 0.0
+    """Seconds that it had been doing what it did when it was last heard."""
+
+
+@dataclass
+class Progress:
+    """What is known of a run; `apply` takes each event in."""
+
+    title: str
+    engine: str
+    stages: dict[int, StageProgress]
+    epochs: int
+    micro_batches: int = 0
+    """In an epoch; 0 until the data is there."""
+    samples: int = 0
+    """In an epoch."""
+    packets: str | None = None
+    """How they travel between stages on GPUs, and why so."""
+    losses: dict[int, dict[int, dict[str, float]]] = field(default_factory=dict)
+    """By epoch: the losses of each component by name, as last told; nan where none was finite."""
+    metric: str = "accuracy"
+    evaluations: dict[int, list[float]] = field(default_factory=dict)
+    """By epoch: the score of every exit."""
+    digests: dict[int, list[str]] = field(default_factory=dict)
+    """By stage, of each of its components."""
+    parameters: dict[str, int] = field(default_factory=lambda: {"effective": 0, "affiliated": 0})
+    fed: float | None = None
+    """When the first micro-batch was sent, on the monotonic clock."""
+    ended: float | None = None
+    """When the last stage to finish did."""
+    coordinator_memory: int = 0
+    """Peak memory of the process that feeds a pipeline, bytes; 0 where it trains too."""
+    chosen: dict[str, int | str | dict] = field(default_factory=dict)
+    """What a method chose for itself on this machine."""
+    start: int = 0
+    """Steps that were done when this part of the run began."""
+    checkpoint: int | None = None
+    """Steps that the last complete checkpoint holds."""
+    failures: list[str] = field(default_factory=list)
+    """Why checkpoints, or lines of metrics, could not be written."""
+    skipped: int = 0
+    """Updates of components that were skipped because a loss or gradient was not finite."""
+    slow: dict[int, str] = field(default_factory=dict)
+    """Of each stage that computes for unusually long: what to say of it."""
+    recent: deque[tuple[float, int]] = field(default_factory=deque)
+
+    @property
+    def step(self) -> int:
+        """Micro-batches that have passed through the whole network."""
+        return min((stage.step for stage in self.stages.values()), default=0)
+
+    @property
+    def steps(self) -> int:
+        return self.epochs * self.micro_batches
+
+    @property
+    def epoch(self) -> int:
+        """The last epoch of which everything is known: every stage's losses and the exits' scores."""
+        return min(min((stage.epoch for stage in self.stages.values()), default=0), max(self.evaluations, default=0))
+
+    @property
+    def ready(self) -> bool:
+        """Whether the data is there and every stage has its components."""
+        return self.micro_batches > 0 and all(stage.components for stage in self.stages.values())
+
+    def rate(self) -> float:
+        """Training samples a second, over the last seconds."""
+        if len(self.recent) < 2 or not self.micro_batches:
+            return 0.0
+        (first, before), (last, now) = self.recent[0], self.recent[-1]
+        return (now - before) * self.samples / self.micro_batches / max(last - first, 1e-9)
+
+    def work(self) -> tuple[dict[int, dict[str, float]], dict[int, list[int]]]:
+        """Of each stage, its seconds in every state, and its components; nothing before all have told."""
+        if not all(stage.seconds for stage in self.stages.values()):
+            return {}, {}
+        stages = self.stages.items()
+        return {number: stage.seconds for number, stage in stages}, {number: stage.components for number, stage in stages}
+
+    def unwritten(self) -> str | None:
+        """Why the trained parameters are not on the disk, if they are not."""
+        if self.checkpoint == self.step:
+            return None
+        reasons = [failure for failure in self.failures if failure.startswith("no checkpoint")]
+        return f"the trained parameters could not be written: {reasons[-1]}"
+
+    def note_failure(self, what: str) -> None:
+        """Something could not be written; once of each kind."""
+        if what not in self.failures:
+            self.failures.append(what)
+
+    def apply(self, event: Event) -> None:
+        """Take an event in."""
+        match event:
+            case Job():
+                self.micro_batches, self.samples = event.micro_batches, event.samples
+                self.packets, self.start = event.packets, event.start
+                for stage in self.stages.values():
+                    stage.step = event.start
+            case Start():
+                self.fed = time.monotonic()
+            case Ready():
+                stage = self.stages[event.stage]
+                stage.components, stage.device, stage.host = event.components, event.device, event.host
+            case Status():
+                self._apply_status(self.stages[event.stage], event)
+            case StageTimes():
+                stage = self.stages[event.stage]
+                stage.step, stage.epoch, stage.seconds = event.step, event.epoch, event.seconds
+                stage.peak_memory = event.peak_memory
+                self._note_step()
+            case Slow():
+                who = f"stage {event.stage} (rank {event.stage}, host {event.host})"
+                what = f"has computed for {event.seconds:.0f} s on its {event.packet}; the others wait for it"
+                self.slow[event.stage] = f"{who} {what}"
+            case Losses():
+                losses = {name: math.nan if loss is None else loss for name, loss in event.losses.items()}
+                self.losses.setdefault(event.epoch, {})[event.component] = losses
+                self.skipped += event.skipped_updates
+            case Evaluation():
+                self.metric = event.metric
+                self.evaluations[event.epoch] = event.exits
+            case Checkpoint():
+                self.checkpoint = event.step
+            case Unwritten():
+                self.note_failure(f"no checkpoint of step {event.step}: {event.cause}")
+            case Coordinator():
+                self.coordinator_memory = event.peak_memory
+            case Chosen():
+                self.chosen = event.choices
+            case Finished():
+                self.ended = time.monotonic()
+                self.digests[event.stage] = event.digests
+                self.stages[event.stage].peak_memory = event.peak_memory
+                for name, count in event.parameters.items():
+                    self.parameters[name] += count
+
+    def _apply_status(self, stage: StageProgress, event: Status) -> None:
+        stage.step, stage.seconds = max(event.step, self.start), event.seconds
+        stage.peak_memory, stage.packet, stage.in_flight = event.peak_memory, event.packet, event.in_flight
+        if event.in_state < stage.in_state:
+            self.slow.pop(event.stage, None)
+        stage.in_state = event.in_state
+        self._note_step()
+
+    def _note_step(self) -> None:
+        now = time.monotonic()
+        if self.step == self.start:
+            self.recent = deque([(self.fed or now, self.start)])  # the rate counts from the first micro-batch on
+        else:
+            self.recent.append((now, self.step))
+        while len(self.recent) > 1 and now - self.recent[0][0] > RECENT:
+            self.recent.popleft()

@@ -1,0 +1,172 @@
+"""What a run writes: metrics.jsonl and timings.jsonl while it runs, summary.json when it has ended well."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TextIO
+
+import torch
+from rich.console import Console
+
+from alrpc import __version__, events, rundir
+from alrpc.config import Config
+from alrpc.events import Event, Run, Start, Status
+from alrpc.network import combine_digests
+from alrpc.telemetry import loggers
+from alrpc.telemetry.progress import Progress, StageProgress
+from alrpc.telemetry.terminal import show
+from alrpc.timing import computing
+from alrpc.training.packet import describe_packet
+
+NOTE_EVERY = 0.2  # seconds between two notes of where the stages are
+
+
+@contextmanager
+def recorder(
+    config: Config,
+    directory: Path,
+    engine: str,
+    stages: int,
+    quiet: bool,
+    stdout: TextIO | None = None,
+    appending: bool = False,
+    *,
+    draw_timeline: loggers.DrawTimeline,
+) -> Iterator[tuple[Progress, Callable[[Event], None]]]:
+    """Record a run's events in its files and show them; gives the progress and the function to report to, from any thread.
+
+    Args:
+        engine: pipeline, sequential, or a baseline's name.
+        stages: processes that train.
+        appending: go on with the file of a run that is resumed; its times count from now.
+        draw_timeline: for TensorBoard.
+    """
+    title = f"{config.model.name} on {config.data.name}, " + (
+        f"{stages} stages" if stages > 1 else "1 stage" if engine == "pipeline" else engine
+    )
+    progress = Progress(title, engine, {number: StageProgress() for number in range(1, stages + 1)}, config.train.epochs)
+    lock = threading.Lock()  # the threads that feed and that commit checkpoints report too
+    with (
+        Files(directory, appending, notes_place=engine == "pipeline") as files,
+        show(progress, quiet, Console(file=stdout or sys.stdout)) as refresh,
+        loggers.tensorboard(directory, progress, draw_timeline) if config.observe.tensorboard else nullcontext(ignore) as log,
+    ):
+
+        def record(event: Event) -> None:
+            with lock:
+                progress.apply(event)
+                try:
+                    files.write(event, progress)
+                except OSError as error:  # a full disk is no reason to stop learning
+                    progress.note_failure(f"metrics.jsonl lacks lines: {error.strerror}")
+                log(event)
+                refresh(event)
+
+        record(Run(title, engine, stages))
+        yield progress, record
+
+
+class Files:
+    """The files of a run that grow while it runs."""
+
+    def __init__(self, directory: Path, appending: bool, notes_place: bool):
+        self._directory, self._notes_place = directory, notes_place
+        self._metrics = (directory / rundir.METRICS).open("ab" if appending else "wb", buffering=0)
+        self._timings = (directory / rundir.TIMINGS).open("ab", buffering=0)
+        self._began = time.monotonic()
+        self._noted = 0.0
+        self._pending: list[Event] = []  # what is to go into timings.jsonl
+        self._is_whole = True  # metrics.jsonl's last line
+
+    def __enter__(self) -> Files:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._metrics.close()
+        self._timings.close()
+
+    def write(self, event: Event, progress: Progress) -> None:
+        """Put an event where it belongs; raises OSError when that cannot be written to."""
+        if isinstance(event, Status) and self._notes_place and time.monotonic() - self._noted > NOTE_EVERY:
+            self._noted = time.monotonic()
+            (self._directory / rundir.REACHED).write_text(json.dumps(reached(progress)))
+        if isinstance(event, events.METRICS):
+            self._write_metrics(event)
+        if isinstance(event, events.TIMINGS):
+            self._pending.append(event)
+        if isinstance(event, Start):  # what an earlier part of the run has left is over
+            self._timings.truncate(0)
+        if self._pending and progress.fed is not None:
+            self._timings.write("".join(json.dumps(events.to_json(each)) + "\n" for each in self._pending).encode())
+            self._pending.clear()
+
+    def _write_metrics(self, event: Event) -> None:
+        line = json.dumps({**events.to_json(event), "time": round(time.monotonic() - self._began, 3)}) + "\n"
+        line = line if self._is_whole else "\n" + line
+        self._is_whole = self._metrics.write(line.encode()) == len(line)
+
+
+def ignore(event: Event) -> None:
+    """For who does not want to know."""
+
+
+def reached(progress: Progress) -> dict:
+    """For whoever finds the run dead: the steps that have passed through it, and the last packet of each stage."""
+    packets = {number: describe_packet(stage.packet) for number, stage in progress.stages.items()}
+    return {"step": progress.step, "packets": packets}
+
+
+def write_summary(directory: Path, progress: Progress, wall_seconds: float) -> dict:
+    """Write summary.json, last of all: a run that has it has ended well."""
+    digests = [digest for _, of_stage in sorted(progress.digests.items()) for digest in of_stage]
+    summary = {
+        "alrpc": __version__,
+        "torch": torch.__version__,
+        "engine": progress.engine,
+        "stages": len(progress.stages),
+        "epochs": progress.epochs,
+        "steps": progress.steps,
+        "samples": progress.samples,
+        f"test_{progress.metric}": progress.evaluations[progress.epochs][-1],
+        "exits": progress.evaluations[progress.epochs],
+        "parameters_sha256": combine_digests(digests),
+        "parameters": progress.parameters,
+        "samples_per_second": (progress.steps - progress.start)
+        / progress.micro_batches
+        * progress.samples
+        / (progress.ended - progress.fed),
+        "resumed_at_step": progress.start,
+        "restarts": rundir.read_restarts(directory),
+        "checkpoint_failures": progress.failures,
+        "skipped_updates": progress.skipped,
+        "wall_seconds": wall_seconds,
+        "coordinator_peak_memory_bytes": progress.coordinator_memory,
+        "chosen": progress.chosen,
+        "per_stage": [
+            {
+                "stage": number,
+                "components": stage.components,
+                "host": stage.host,
+                "device": stage.device,
+                "seconds_computing": computing(stage.seconds),
+                **{f"seconds_{state}": seconds for state, seconds in stage.seconds.items()},
+                "peak_memory_bytes": stage.peak_memory,
+            }
+            for number, stage in progress.stages.items()
+        ],
+    }
+    rundir.write_json(directory / rundir.SUMMARY, summary)
+    (directory / rundir.REACHED).unlink(missing_ok=True)
+    return summary
+
+
+def last_line(summary: dict, directory: Path) -> str:
+    """What a command that trained says last."""
+    metric = "accuracy" if "test_accuracy" in summary else "mse"
+    return f"test {metric} {summary[f'test_{metric}']:.4f} after {summary['epochs']} epochs in {summary['wall_seconds']:.1f} s · {directory}"

@@ -1,0 +1,104 @@
+"""What training measures: a component's losses, without making a GPU wait; and how good every exit is on the test split."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from alrpc.errors import NonFinite
+from alrpc.events import Evaluation, Losses
+from alrpc.objectives.base import Objective
+
+READ_EVERY = 16  # steps between two transfers from a GPU
+
+
+@dataclass
+class LossMeter:
+    """The losses of one component since they were last averaged."""
+
+    number: int
+    names: tuple[str, ...]
+    nonfinite: str = "stop"
+    """stop, or skip: losses that are not finite do not count."""
+    unread: list[tuple[int, tuple[Tensor, ...]]] = field(default_factory=list)
+    sums: list[float] = field(default_factory=list)
+    steps: int = 0
+    skipped: int = 0
+
+    def add(self, step: int, losses: tuple[Tensor, ...], skipped: bool = False) -> None:
+        """Keep the losses of a step; on a GPU they are read every few steps, on a CPU at once.
+
+        Raises:
+            NonFinite: naming component, step and value.
+        """
+        self.skipped += skipped
+        if losses[0].device.type == "cpu":
+            self._count(step, [loss.item() for loss in losses])
+            return
+        self.unread.append((step, losses))
+        if len(self.unread) >= READ_EVERY:
+            self.read()
+
+    def read(self) -> None:
+        """Read what is still on a GPU, in one transfer."""
+        if not self.unread:
+            return
+        rows = torch.stack([torch.stack(losses) for _, losses in self.unread]).tolist()
+        for (step, _), values in zip(self.unread, rows, strict=True):
+            self._count(step, values)
+        self.unread.clear()
+
+    def _count(self, step: int, values: Sequence[float]) -> None:
+        if math.isfinite(sum(values)):
+            self.sums = [total + value for total, value in zip(self.sums or [0.0] * len(values), values, strict=True)]
+            self.steps += 1
+        elif self.nonfinite == "stop":
+            named = list(zip(self.names, values, strict=True))
+            name, value = next((each for each in named if not math.isfinite(each[1])), named[-1])
+            raise NonFinite(
+                f"the {name} loss of component {self.number} is {value} at step {step}; "
+                "a smaller train.lr or a train.clip_norm may help"
+            )
+
+    def take(self, stage: int, epoch: int, step: int) -> Losses | None:
+        """The means since the last call, and how many updates were skipped; None if there was no step since."""
+        self.read()
+        if not self.steps and not self.skipped:
+            return None
+        means = [total / self.steps for total in self.sums] if self.steps else [None] * len(self.names)
+        event = Losses(self.number, epoch, step, dict(zip(self.names, means, strict=True)), stage, self.skipped)
+        self.sums, self.steps, self.skipped = [], 0, 0
+        return event
+
+
+@dataclass
+class ExitScores:
+    """Scores of every exit, summed over test micro-batches.
+
+    `parts` holds what decoding needs of components 1 … L; with it and what all exits gave, every exit is decoded in one place.
+    """
+
+    objective: Objective
+    parts: list[nn.ModuleDict]
+    sums: list[float] = field(default_factory=list)
+    samples: int = 0
+
+    @torch.no_grad()
+    def add(self, outputs: list[Tensor], labels: Tensor) -> None:
+        """Decode the exits of one micro-batch, first to last, and score them against its labels."""
+        self.sums = self.sums or [0.0] * len(outputs)
+        for index, output in enumerate(outputs):
+            decoded = self.objective.decode(self.parts[: index + 1], output)
+            self.sums[index] += self.objective.target.score(decoded, labels)
+        self.samples += len(labels)
+
+    def mean(self) -> list[float]:
+        """The score of each exit, averaged over the samples."""
+        return [total / self.samples for total in self.sums]
+
+    def event(self, epoch: int, stage: int | None = None) -> Evaluation:
+        return Evaluation(epoch, self.objective.target.metric, self.mean(), stage)

@@ -1,0 +1,77 @@
+"""A run as a stream of packets: the only place that says when evaluation, checkpoint and end come.
+
+train × n │ epoch │ evaluate │ test × m │ evaluated │ checkpoint │ train × n │ …                  … │ checkpoint │ end
+                                                        └ also between two train packets, by steps or time, or when stopping
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from itertools import islice
+
+from alrpc.config import Checkpoint, Config
+from alrpc.data.dataset import Dataset, count_micro_batches
+from alrpc.data.loader import load_micro_batches, requests
+from alrpc.objectives.base import Tensors
+from alrpc.training.optimizer import Recipe
+from alrpc.training.packet import LABEL, Kind, Packet
+
+Watch = Callable[[Iterator[tuple[Tensors, object]]], Iterator[tuple[Tensors, object]]]
+
+
+def program(
+    config: Config,
+    dataset: Dataset,
+    recipe: Recipe,
+    start: int = 0,
+    stopping: Callable[[], bool] = lambda: False,
+    watch: Watch = iter,
+) -> Iterator[Packet]:
+    """All packets of a run, in order, from its step `start` on.
+
+    Args:
+        stopping: whether the run is to take a checkpoint and end before its end; asked after each micro-batch of training.
+        watch: what the micro-batches pass through as they are read.
+    """
+    wanted = requests(dataset, config.data.batch_size, recipe.train.seed, recipe.train.epochs, start)
+    micro_batches = watch(load_micro_batches(dataset, wanted, recipe.train.seed, config.data.workers))
+    tests = count_micro_batches(dataset.test, config.data.batch_size)
+    due = checkpoint_due(config.checkpoint)
+    step, last = start, recipe.train.epochs
+    for epoch in range(start // recipe.micro_batches + 1, last + 1):
+        for tensors, labels in islice(micro_batches, epoch * recipe.micro_batches - step):
+            yield Packet(Kind.TRAIN, epoch, step, {**tensors, LABEL: labels})
+            step += 1
+            stop = stopping()
+            if step % recipe.micro_batches and (due(step) or stop):
+                yield Packet(Kind.CHECKPOINT, epoch, step)
+                if stop:
+                    yield Packet(Kind.END, epoch, step)
+                    return
+        yield Packet(Kind.EPOCH, epoch, step)
+        yield Packet(Kind.EVALUATE, epoch, step)
+        for tensors, labels in islice(micro_batches, tests):
+            yield Packet(Kind.TEST, epoch, step, {**tensors, LABEL: labels})
+        yield Packet(Kind.EVALUATED, epoch, step)
+        stop = stopping()
+        if due(step) or config.checkpoint.epoch or stop or epoch == last:
+            yield Packet(Kind.CHECKPOINT, epoch, step)
+        if stop:
+            break
+    yield Packet(Kind.END, epoch, step)
+
+
+def checkpoint_due(settings: Checkpoint) -> Callable[[int], bool]:
+    """Whether a checkpoint is due after a step, by steps or by time; to be asked after each."""
+    last = time.monotonic()
+
+    def due(step: int) -> bool:
+        nonlocal last
+        by_steps = settings.every is not None and step % settings.every == 0
+        by_time = settings.seconds is not None and time.monotonic() - last >= settings.seconds
+        if by_steps or by_time:
+            last = time.monotonic()
+        return by_steps or by_time
+
+    return due

@@ -1,0 +1,200 @@
+"""A stage: consecutive components, and what it does with each packet of the stream. It knows neither processes nor links."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+
+import torch
+from torch import nn
+
+from alrpc.events import Event, Finished, Spans, StageTimes, Status
+from alrpc.network import Network, describe_components
+from alrpc.objectives.base import Microbatch, eval_mode
+from alrpc.system import peak_memory
+from alrpc.timing import Timing
+from alrpc.training.meters import ExitScores, LossMeter
+from alrpc.training.optimizer import Recipe
+from alrpc.training.packet import EXIT, LABEL, PART, Kind, Packet
+from alrpc.training.step import Trainer, autocast, forward, make_trainers, update
+
+
+class Stage:
+    """Trains its components on the packets that it is handed, in order; see `alrpc.training.packet` for the kinds.
+
+    Args:
+        number: from 1.
+        network: all of it; the stage keeps its own components and, in the last stage, what decoding the exits needs.
+        components: the numbers of its own, from 1.
+        log_every: steps that one event of losses averages over.
+        send: takes a packet for the next stage, and must not wait for the stage's backward pass; None in the last stage.
+        emit: takes each event.
+        save: takes a number of steps and all trainers, and keeps a copy of their state.
+        timing: the clock that the stage's time is charged to.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        network: Network,
+        components: list[int],
+        recipe: Recipe,
+        device: torch.device,
+        *,
+        log_every: int,
+        send: Callable[[Packet], None] | None,
+        emit: Callable[[Event], None],
+        save: Callable[[int, list[Trainer]], None],
+        timing: Timing,
+    ):
+        self.number, self.recipe, self.device, self.log_every = number, recipe, device, log_every
+        self.send_on, self.emit, self.save, self.timing = send, emit, save, timing
+        self.timing.spans.watch(device)
+        self.objective = network.objective
+        self.trainers = make_trainers([network.components[n - 1] for n in components], recipe, device, timing)
+        self.meters = [LossMeter(n, self.objective.losses, recipe.train.nonfinite) for n in components]
+        self.is_last = components[-1] == len(network.components)
+        self.parts = [component.exit_parts().to(device) for component in network.components] if self.is_last else []
+        for parts in self.parts[: components[0] - 1]:
+            parts.eval()  # those of earlier stages are never trained here; a marker brings their parameters
+        self.modes = ExitStack()  # holds the components in evaluation mode between two markers
+        self.scores: ExitScores | None = None
+        self.epoch_began: float | None = None
+        self.step = self.received = self.sent = 0
+        self.packet: tuple[str, int, int] | None = None
+        self.actions: dict[Kind, Callable[[Packet], None]] = {
+            Kind.TRAIN: self.train,
+            Kind.EPOCH: self.end_epoch,
+            Kind.EVALUATE: self.begin_evaluation,
+            Kind.TEST: self.test,
+            Kind.EVALUATED: self.end_evaluation,
+            Kind.CHECKPOINT: self.take_checkpoint,
+            Kind.END: self.send,
+        }
+
+    def handle(self, packet: Packet) -> None:
+        """Do what the next packet asks for; its tensors are on the stage's device."""
+        self.received += 1
+        self.packet = packet.kind.value, packet.epoch, packet.step
+        self.actions[packet.kind](packet)
+        self.emit_spans()
+
+    def send(self, packet: Packet) -> None:
+        """Hand a packet to the next stage, if there is one."""
+        if self.send_on is not None:
+            self.send_on(packet)
+            self.sent += 1
+
+    def train(self, packet: Packet) -> None:
+        """Train every component on a micro-batch."""
+        self.epoch_began = self.epoch_began or time.perf_counter()
+        self.train_components(packet)
+        self.step = packet.step + 1
+        if self.step % self.log_every == 0:
+            self.emit_losses(packet.epoch)
+
+    def train_components(self, packet: Packet) -> None:
+        batch = self.entering(packet)
+        for trainer, meter in zip(self.trainers, self.meters, strict=True):
+            output = forward(trainer, batch, packet.step)
+            if trainer is self.trainers[-1]:
+                self.send(packet.with_microbatch(output.batch))  # leaves before the backward pass
+            meter.add(packet.step, *update(trainer, output, packet.step))
+            batch = output.batch
+
+    def entering(self, packet: Packet) -> Microbatch:
+        """What enters the first of the components; in stage 1, the objective makes of the label what travels beside."""
+        if LABEL not in packet.tensors:
+            return packet.microbatch
+        return Microbatch(packet.activations, self.objective.begin(packet.tensors[LABEL]))
+
+    def end_epoch(self, packet: Packet) -> None:
+        self.send(packet)
+        self.emit_losses(packet.epoch)
+        seconds = time.perf_counter() - self.epoch_began
+        times = self.timing.read()
+        self.emit(StageTimes(self.number, packet.epoch, packet.step, seconds, times, peak_memory(self.device)))
+
+    def begin_evaluation(self, packet: Packet) -> None:
+        """Send what decoding the exits needs of the stage's components; learn no more."""
+        own = {
+            f"{PART}{trainer.number}.{name}": value.detach().clone(memory_format=torch.contiguous_format)
+            for trainer in self.trainers
+            for name, value in trainer.component.exit_parts().state_dict().items()
+        }  # copies, since training may go on before they have left
+        self.send(packet.with_tensors({**packet.tensors, **own}))
+        self.timing.test(True)
+        for trainer in self.trainers:
+            self.modes.enter_context(eval_mode(trainer.component))
+        if self.is_last:
+            load_parts(self.parts, packet)
+            self.scores = ExitScores(self.objective, self.parts)
+
+    def test(self, packet: Packet) -> None:
+        """Run the components on a test micro-batch and add their exits to it."""
+        self.timing.enter("testing")
+        tensors = packet.activations
+        beside = {name: tensor for name, tensor in packet.tensors.items() if name not in tensors}
+        with autocast(self.device, self.recipe.precision):
+            for trainer in self.trainers:
+                tensors, beside[f"{EXIT}{trainer.number}"] = trainer.component.evaluate(tensors)
+            self.send(packet.with_tensors({**tensors, **beside}))
+            if self.scores is not None:
+                self.scores.add([beside[f"{EXIT}{n}"] for n in range(1, len(self.parts) + 1)], beside[LABEL])
+
+    def end_evaluation(self, packet: Packet) -> None:
+        self.send(packet)
+        self.modes.close()
+        self.timing.test(False)
+        if self.scores is not None:
+            self.emit(self.scores.event(packet.epoch, self.number))
+            self.scores = None
+        self.epoch_began = time.perf_counter()  # of the next epoch, the wait for its first packet included
+
+    def take_checkpoint(self, packet: Packet) -> None:
+        self.send(packet)
+        self.timing.enter("checkpoint")
+        self.save(packet.step, self.trainers)
+
+    def finish(self) -> None:
+        """Emit what is left to tell once the stream has ended and all that it asked for is done."""
+        self.timing.enter(None)
+        self.emit_spans(last=True)
+        described = describe_components([trainer.component for trainer in self.trainers], self.is_last, self.device)
+        self.emit(Finished(self.number, **described))
+
+    def emit_losses(self, epoch: int) -> None:
+        for meter in self.meters:
+            if event := meter.take(self.number, epoch, self.step):
+                self.emit(event)
+
+    def emit_spans(self, last: bool = False) -> None:
+        """Emit the blocks of packets that have ended and are kept."""
+        for block in self.timing.spans.take(last):
+            self.emit(Spans(self.number, **block))
+
+    def status(self) -> Status:
+        """Where the stage is; may be called from another thread."""
+        state, in_state = self.timing.state()
+        return Status(
+            self.number,
+            self.step,
+            self.packet,
+            self.received,
+            self.sent,
+            state,
+            in_state,
+            self.timing.read(),
+            peak_memory(self.device),
+        )
+
+
+def load_parts(parts: list[nn.ModuleDict], packet: Packet) -> None:
+    """Take over earlier stages' parameters, which are named part.<component>.<parameter>."""
+    states: dict[int, dict[str, torch.Tensor]] = {}
+    for name, tensor in packet.named(PART).items():
+        number, parameter = name.split(".", 1)
+        states.setdefault(int(number), {})[parameter] = tensor
+    for number, state in states.items():
+        parts[number - 1].load_state_dict(state)
