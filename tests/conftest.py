@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -69,24 +71,30 @@ class Commands:
 
     def workers(self) -> dict[int, psutil.Process]:
         """The processes of a run in this folder, by rank."""
-        found = {}
+        ranks = {}
+        for process in self._here():
+            with contextlib.suppress(psutil.Error):
+                if found := re.fullmatch(r"alrpc-rank-(\d+)", process.name()):
+                    ranks[int(found[1])] = process
+        return ranks
+
+    def _here(self) -> Iterator[psutil.Process]:
+        """All processes in this folder but those that the test has started, which may have ended and not been waited for."""
+        started = {process.pid for process in self._started}
         for process in psutil.process_iter():
-            try:
-                if process.cwd() == str(self.folder) and "RANK" in (environment := process.environ()):
-                    found[int(environment["RANK"])] = process
-            except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
-                continue
-        return found
+            with contextlib.suppress(psutil.Error):
+                if process.pid not in started and process.cwd() == str(self.folder):
+                    yield process
 
     def leftovers(self, seconds: float) -> list[psutil.Process]:
         """Processes still there after so many seconds."""
         end = time.monotonic() + seconds
-        while (left := list(self.workers().values())) and time.monotonic() < end:
+        while (left := list(self._here())) and time.monotonic() < end:
             time.sleep(0.1)
         return left
 
     def end(self) -> None:
-        for process in [*self.workers().values(), *self._started]:
+        for process in [*self._here(), *self._started]:
             if process.is_running():
                 process.send_signal(signal.SIGKILL)
 

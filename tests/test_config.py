@@ -8,10 +8,10 @@ import pytest
 import torch
 
 import alrpc
-from alrpc.assembly import build_network, check_pipeline, make_recipe, resolve
 from alrpc.config import Config, load_config, save_config
 from alrpc.data import read_data
-from alrpc.training.sequential import make_learners, train_sequentially
+from alrpc.network import build_network, resolve
+from alrpc.pipeline.placement import check_pipeline
 
 
 def test_overrides_are_read_as_yaml_and_reach_any_section(tmp_path):
@@ -129,9 +129,8 @@ def test_the_configurations_whose_data_is_here_train_two_steps(name):
     test = dataclasses.replace(whole.test, inputs=whole.test.inputs[:size], labels=whole.test.labels[:size])
     network = build_network(config, whole.sample, whole.target)
     before = network.digest()
-    recipe = make_recipe(config.train.model_copy(update={"epochs": 1}), 2)
-    events = []
-    learners = make_learners(network, recipe, torch.device("cpu"))
-    train_sequentially(learners, network, dataclasses.replace(whole, train=train, test=test), size, 1, events.append)
+    fields = {**config.train.model_dump(), "epochs": 1, "log_every": 1}
+    events, two_steps = [], dataclasses.replace(whole, train=train, test=test)
+    alrpc.train(network, two_steps, batch_size=size, device="cpu", report=events.append, **fields)
     steps = {event["step"] for event in events if event["event"] == "losses"}
     assert steps == {1, 2} and network.digest() != before

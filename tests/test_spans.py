@@ -2,35 +2,35 @@
 
 import itertools
 
-from alrpc.spans import BLOCK, Moments
+from alrpc.spans import BLOCK, SpanRecorder
 from alrpc.timing import Timing
 
 
-def work_through(moments: Moments, packets: int) -> list[dict]:
+def work_through(recorder: SpanRecorder, packets: int) -> list[dict]:
     """Each packet is waited for, worked on forward and backward, and takes 1 s in all; gives the blocks told of meanwhile."""
     told = []
     for number in range(packets):
-        moments.enter("waiting_to_receive", 0, number)
-        moments.begin_packet("train", 1, number, number + 0.125)
-        moments.enter("forward", 1, number + 0.25)
-        moments.enter("backward", 1, number + 0.5)
-        told += moments.take()
+        recorder.enter("waiting_to_receive", 0, number)
+        recorder.begin_packet("train", 1, number, number + 0.125)
+        recorder.enter("forward", 1, number + 0.25)
+        recorder.enter("backward", 1, number + 0.5)
+        told += recorder.take()
     return told
 
 
 def test_what_is_kept_of_a_run_of_any_length_is_little():
-    moments = Moments()
-    told = work_through(moments, 40 * BLOCK)
-    last = moments.take(last=True)
+    recorder = SpanRecorder()
+    told = work_through(recorder, 40 * BLOCK)
+    last = recorder.take(last=True)
     assert [block["block"] for block in told] == [0, 1, 2, 4, 8, 16, 32]
     assert [block["block"] for block in last] == [38, 39]
     assert all(len(block["packets"]) == BLOCK for block in told + last)
-    assert moments.take(last=True) == []
+    assert recorder.take(last=True) == []
 
 
 def test_a_block_has_every_moment_of_its_packets_and_the_waits_for_them():
-    moments = Moments()
-    told = work_through(moments, 2 * BLOCK + 1)
+    recorder = SpanRecorder()
+    told = work_through(recorder, 2 * BLOCK + 1)
     block = told[1]
     assert block["origin"] == BLOCK and block["end"] == BLOCK * 1_000_000
     entries = [("waiting_to_receive", 0, 0), ("forward", 1, 250_000), ("backward", 1, 500_000)]
@@ -40,9 +40,9 @@ def test_a_block_has_every_moment_of_its_packets_and_the_waits_for_them():
 
 
 def test_a_short_run_leaves_all_that_there_was():
-    moments = Moments()
-    assert work_through(moments, 3) == []
-    (block,) = moments.take(last=True)
+    recorder = SpanRecorder()
+    assert work_through(recorder, 3) == []
+    (block,) = recorder.take(last=True)
     assert [step for _, _, step, _, _ in block["packets"]] == [0, 1, 2]
 
 
@@ -50,4 +50,4 @@ def test_a_process_without_packets_keeps_nothing():
     timing = Timing()
     for state in itertools.islice(itertools.cycle(["forward", "waiting_to_send"]), 1000):
         timing.enter(state)
-    assert timing.moments.take(last=True) == [] and len(timing.moments._entries) == 1
+    assert timing.spans.take(last=True) == [] and len(timing.spans._entries) == 1

@@ -1,1 +1,1 @@
-"""What a run's files tell after it: timeline, trace, network quality, report."""
+"""Analysis of the files that a run has left: timeline, trace, network quality, report."""

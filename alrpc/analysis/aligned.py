@@ -1,4 +1,4 @@
-"""The spans that a run left in timings.jsonl, of all its processes on the coordinator's clock."""
+"""The spans that a run's processes left in timings.jsonl, aligned to the coordinator's clock."""
 
 from __future__ import annotations
 
@@ -15,48 +15,48 @@ from alrpc.spans import BLOCK
 
 @dataclass(frozen=True)
 class Span:
-    """A time that a process spent in one state."""
+    """An interval that a process spent in one state."""
 
     state: str
     part: int
-    """The component, or the schedule's micro-batch; 0 for none."""
+    """Number of the component, or of the schedule's micro-batch; 0 for none."""
     packet: int
-    """Its place in the stream, from 0; the wait for a packet is the packet's."""
+    """The packet's position in the stream, from 0; waiting for a packet belongs to that packet."""
     begin: float
     end: float
-    """Seconds on the coordinator's clock."""
+    """Begin and end are seconds on the coordinator's clock."""
 
 
 @dataclass(frozen=True)
 class PacketSpan:
-    """A packet in one process."""
+    """The interval in which one process works on a packet; times are seconds on the coordinator's clock."""
 
     number: int
-    """Its place in the stream, from 0."""
+    """The packet's position in the stream, from 0."""
     kind: str
     epoch: int
     step: int
     ready: float
-    """When it was there."""
+    """When the packet had arrived."""
     begin: float
-    """When it was begun with."""
+    """When the process began to work on it."""
     sent: float | None
-    """When it was handed to the next stage; None in the last one."""
+    """When it was passed to the next stage; None in the last stage."""
     end: float
 
 
 @dataclass(frozen=True)
 class Block:
-    """Consecutive packets in one process."""
+    """Consecutive packets of one process."""
 
     stage: int
     """0 for the coordinator."""
     number: int
     packets: list[PacketSpan]
     spans: list[Span]
-    """Without gaps."""
+    """The process' states, without gaps."""
     device: list[Span]
-    """What its GPU did; empty without one. They belong to no packet."""
+    """The states of its GPU, which belong to no packet; empty without a GPU."""
 
     @property
     def begin(self) -> float:
@@ -69,7 +69,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Timings:
-    """What timings.jsonl holds."""
+    """The contents of timings.jsonl, aligned to one clock."""
 
     title: str
     engine: str
@@ -79,41 +79,42 @@ class Timings:
     blocks: list[Block]
     """By number and stage."""
     clocks: dict[int, list[tuple[float, float]]]
-    """By stage, the estimates of its clock's offset: moment on the coordinator's clock, offset; seconds."""
+    """For each stage, the estimates of its clock's offset: (time on the coordinator's clock, offset), in seconds."""
     shifts: dict[int, float]
-    """By stage, by how much more its clock was set forward."""
+    """For each stage, the seconds that its clock was set forward beyond its offset."""
 
     def components_of(self, stage: int) -> list[int]:
         """The numbers of a stage's components; none where they are not known."""
         return self.stages[stage].components if stage in self.stages else []
 
     def on_coordinators_clock(self, stage: int, moment: float) -> float:
+        """Convert a time of a stage's clock to the coordinator's clock."""
         return moment - offset_at(moment, self.clocks.get(stage, [])) + self.shifts.get(stage, 0.0)
 
 
 def align_timings(run: Path) -> Timings:
-    """The moments that a run has left.
+    """Read the spans of a run and align them to the coordinator's clock.
 
     Raises:
-        UserError: when it has left none.
+        UserError: when the run has left none.
     """
     path = run / rundir.TIMINGS
     if not path.is_file():
         raise UserError(f"{run}: no {rundir.TIMINGS} in it; give the directory of a run")
-    told = read_timings(run)
-    head = next((event for event in told if isinstance(event, events.Run)), None)
-    of_blocks = [event for event in told if isinstance(event, events.Spans)]
+    kept = read_timings(run)
+    head = next((event for event in kept if isinstance(event, events.Run)), None)
+    of_blocks = [event for event in kept if isinstance(event, events.Spans)]
     if head is None or not of_blocks:
         raise UserError(f"{path}: no moments in it; a run leaves them after {BLOCK} packets, and at its end")
     clocks: dict[int, list[tuple[float, float]]] = {}
-    for event in told:
+    for event in kept:
         if isinstance(event, events.Clock):
             clocks.setdefault(event.stage, []).append((event.at, event.offset))
     blocks = [_read_block(event, clocks.get(event.stage, [])) for event in of_blocks]
     blocks.sort(key=lambda block: (block.number, block.stage))
     shifts = _until_packets_arrive(blocks)
     blocks = [_shifted(block, shifts[block.stage]) if shifts[block.stage] else block for block in blocks]
-    stages = {event.stage: event for event in told if isinstance(event, events.Ready)}
+    stages = {event.stage: event for event in kept if isinstance(event, events.Ready)}
     return Timings(head.title, head.engine, stages, blocks, clocks, shifts)
 
 
@@ -129,7 +130,7 @@ def _read_block(event: events.Spans, clock: list[tuple[float, float]]) -> Block:
     spans = []
     for index, (state, part, _) in enumerate(event.entries):
         if state is not None and times[index + 1] > times[index]:
-            # An entry before a packet's first one is the wait for it.
+            # The entry before a packet's first one is the wait for that packet.
             packet = min(bisect.bisect_right(starts, index + 1) - 1, len(starts) - 1)
             spans.append(Span(state, part, first + max(packet, 0), times[index], times[index + 1]))
     packets = []
@@ -143,10 +144,10 @@ def _read_block(event: events.Spans, clock: list[tuple[float, float]]) -> Block:
 
 
 def offset_at(moment: float, clock: list[tuple[float, float]]) -> float:
-    """A clock's offset at a moment of its own, linear between the estimates around it.
+    """A clock's offset at a time of that clock, interpolated between the estimates around it.
 
     Args:
-        clock: estimates, each a moment of the coordinator's clock and the offset then, seconds.
+        clock: estimates, each a time on the coordinator's clock and the offset at that time, in seconds.
     """
     if not clock:
         return 0.0
@@ -159,14 +160,14 @@ def offset_at(moment: float, clock: list[tuple[float, float]]) -> float:
 
 
 def _until_packets_arrive(blocks: list[Block]) -> dict[int, float]:
-    """By how much to set each stage's clock forward so that no packet is there before it was sent: estimates are not exact."""
+    """Seconds to set each stage's clock forward so that no packet arrives before it was sent: offsets are only estimates."""
     sent = {(block.stage, each.number): each.sent for block in blocks for each in block.packets if each.sent is not None}
     behind: dict[int, float] = {}
     for block in blocks:
         early = [sent[key] - each.ready for each in block.packets if (key := (block.stage - 1, each.number)) in sent]
         behind[block.stage] = max([behind.get(block.stage, 0.0), *early])
     shifts, total = {}, 0.0
-    for stage in sorted(behind):  # each clock by what those before it were set forward, at least
+    for stage in sorted(behind):  # each clock at least as far as those of the stages before it
         total += behind[stage]
         shifts[stage] = total
     return shifts
@@ -190,7 +191,7 @@ def _shifted(block: Block, seconds: float) -> Block:
 
 
 def step_seconds(block: Block) -> float:
-    """The median time from one training micro-batch's begin to the next one's; 0 where there are not two in a row."""
+    """Median seconds from the begin of one training micro-batch to the next; 0 where no two follow each other."""
     gaps = sorted(
         after.begin - before.begin for before, after in pairwise(block.packets) if before.kind == after.kind == "train"
     )

@@ -1,7 +1,7 @@
-"""How good a trained network is, depth by depth: accuracy of every exit, distances between and within the classes, confusions.
+"""The quality of a trained network, layer by layer: accuracy of every exit, distances between and within classes, confusions.
 
-The distances are of the activations s_l, which no exit's own accuracy tells: a block that learns from a local objective should
-bring samples of one class together and take the classes apart, and later blocks should go on with it.
+The distances are those of the activations s_l, which the accuracy of an exit does not show: a block that learns from a local
+objective should bring the samples of a class together and take the classes apart, and later blocks should continue that.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from alrpc.training.meters import ExitScores
 from alrpc.training.step import autocast
 
 MAY_CHANGE = ("data.root", "data.file", "data.test_file")
-LARGEST = 2048  # numbers of a sample's activation that are kept; a larger one is projected to so many
-PERPLEXITY = 30  # of t-SNE, as scikit-learn's default; less for few samples
+LARGEST = 2048  # most numbers kept of a sample's activation; a larger activation is projected to this size
+PERPLEXITY = 30  # perplexity of t-SNE, scikit-learn's default; lower for few samples
 
 
 def inspect_run(
@@ -46,16 +46,16 @@ def inspect_run(
 
     Args:
         run: the run's directory.
-        samples: how many of the test split, at most.
+        samples: most samples of the test split to measure.
         projection: `pca` or `tsne`.
-        model, data: needed when the run's blocks or data come from a function of one's own: its `package.module:function`.
-        overrides: `data.root=…`, `data.file=…`, `data.test_file=…`, where the data lies elsewhere now.
+        model, data: `package.module:function`, needed when the run's blocks or data come from the user's own function.
+        overrides: `data.root=…`, `data.file=…`, `data.test_file=…`, for data that was moved since.
 
     Returns:
-        What quality.json holds; see `measure`.
+        The contents of quality.json; see `measure`.
 
     Raises:
-        UserError: naming what is missing, or does not fit the run.
+        UserError: naming what is missing or does not fit the run.
     """
     config, network, dataset, step = open_run(run, model, data, overrides)
     result = measure(network, dataset, choose_samples(len(dataset.test), samples), config, projection)
@@ -63,7 +63,7 @@ def inspect_run(
 
 
 def open_run(run: Path, model: str | None, data: str | None, overrides: Sequence[str]) -> tuple[Config, Network, Dataset, int]:
-    """Configuration, trained network, data set, and the step of its checkpoint; raises as `inspect_run`."""
+    """Load a run's configuration, trained network, data set, and the step of its checkpoint; raises as `inspect_run`."""
     path = run / rundir.CONFIG
     if not path.is_file():
         raise UserError(f"{run}: is not the directory of a run: it has no config.yaml")
@@ -90,20 +90,19 @@ def open_run(run: Path, model: str | None, data: str | None, overrides: Sequence
 
 
 def choose_samples(available: int, wanted: int) -> Tensor:
-    """Which samples of a split, ascending: so many, drawn with a fixed seed; some test splits are sorted by class."""
+    """Draw `wanted` samples of a split with a fixed seed, since some splits are sorted by class; indices ascend."""
     return shuffled(available, 0, 0)[:wanted].sort().values
 
 
 def measure(network: Network, dataset: Dataset, indices: Tensor, config: Config, projection: str = "pca") -> dict:
-    """All figures of a network on these samples of the test split.
+    """Measure a network on these samples of the test split.
 
     Returns:
         A dictionary for JSON: `metric`, `samples`, `test_samples`; `components`, each with its `component` number and the
-        `accuracy` (or `mse`) of its exit; and for classes `projection`, `classes`, `labels` (the class of each sample),
-        `confusion` (counts; a row for each class, a column for each that the last exit said), and in each component `width`
-        (numbers in a sample's activation), `intra`, `inter`, `ratio` (see `distances`;
-        null where there is none), `explained` (share of the variance that the two coordinates hold; null for t-SNE) and
-        `coordinates`.
+        `accuracy` (or `mse`) of its exit. For classes also `projection`, `classes`, `labels` (the class of each sample),
+        `confusion` (counts; a row for each class, a column for each class predicted by the last exit), and in each component
+        `width` (numbers in a sample's activation), `intra`, `inter`, `ratio` (see `distances`; null where undefined),
+        `explained` (share of the variance that the two coordinates hold; null for t-SNE) and `coordinates`.
 
     Raises:
         UserError: for activations that are not finite.
@@ -135,20 +134,20 @@ def measure(network: Network, dataset: Dataset, indices: Tensor, config: Config,
 def observe(
     network: Network, dataset: Dataset, indices: Tensor, config: Config
 ) -> tuple[list[float], Tensor, Tensor, list[Tensor], list[int]]:
-    """Run samples of the test split through the network, micro-batch by micro-batch, as its evaluations in training did.
+    """Run samples of the test split through the network, micro-batch by micro-batch, as the evaluation in training does.
 
-    Of each activation only what `shrink` leaves is kept: 8 KiB a sample and component at most.
+    Activations are kept as `shrink` leaves them: at most 8 KiB per sample and component.
 
     Returns:
-        The score of each exit; labels; what the last exit decides; for classes, of each component the activations, (N, D)
-        float32 on the CPU, and their widths before they were shrunk.
+        The score of each exit; the labels; the predictions of the last exit; and for classes each component's activations,
+        (N, D) float32 on the CPU, and their widths before they were shrunk.
 
     Raises:
         UserError: for activations that are not finite.
     """
     device = local_device("cpu" if config.device == "cpu" else "auto")
     use_deterministic_kernels(device)
-    torch.set_num_threads(config.threads)  # with as many as in training an exit's accuracy is that of the summary
+    torch.set_num_threads(config.threads)  # with the threads of the training an exit's accuracy equals that of the summary
     network.to(device)
     parts = [component.exit_parts() for component in network.components]
     scores = ExitScores(network.objective, parts)
@@ -179,11 +178,11 @@ def observe(
 def vectors(component: Component, tensors: Tensors) -> Tensor:
     """A component's activation as a vector for each sample, (N, width) float32 on the CPU.
 
-    A sequence, (N, T, C), is averaged over its positions, as the default bridges do: over those where a tensor "mask" is true if
-    there is one. Anything else is flattened.
+    A sequence, (N, T, C), is averaged over its positions, or over those where the tensor "mask" is true if there is one, as
+    the default bridges do. Anything else is flattened.
 
     Args:
-        tensors: the named tensors that leave the component, (N, ...) each.
+        tensors: the component's named output tensors, (N, ...) each.
     """
     name = gives(component.block)[0]
     activation = tensors[name]
@@ -193,7 +192,7 @@ def vectors(component: Component, tensors: Tensors) -> Tensor:
 
 
 def shrink(activation: Tensor) -> Tensor:
-    """(N, width) -> (N, at most LARGEST), so that the feature maps of all samples and components fit into memory.
+    """Project (N, width) to (N, at most LARGEST), so that the feature maps of all samples and components fit into memory.
 
     A random projection keeps distances (Johnson & Lindenstrauss, 1984): the squared distance of two samples has a standard
     error of about √(2 / LARGEST) = 3 %, and means over many pairs a much smaller one.
@@ -205,7 +204,7 @@ def shrink(activation: Tensor) -> Tensor:
 
 @cache
 def projector(width: int):
-    """scikit-learn's sparse random projection (Li, Hastie & Church, 2006) from so many numbers to LARGEST; always the same."""
+    """scikit-learn's sparse random projection (Li, Hastie & Church, 2006) from `width` numbers to LARGEST, with fixed seed."""
     import numpy
     from sklearn.random_projection import SparseRandomProjection
 
@@ -215,9 +214,9 @@ def projector(width: int):
 def normalise(activations: Tensor) -> Tensor:
     """Move activations, (N, D), to mean 0 and scale them to a mean squared length of 1.
 
-    Distances grow with the width of a layer and with the size of its activations, neither of which says anything of the classes.
-    One factor for all dimensions makes layers comparable and leaves the shape of the cloud, and inter / intra, as they are.
-    Activations that are all the same become 0.
+    Distances grow with the width of a layer and with the size of its activations, neither of which depends on the classes.
+    One factor for all dimensions makes layers comparable and keeps the shape of the cloud, and with it inter / intra.
+    Activations that are all equal become 0.
     """
     centred = activations - activations.mean(dim=0)
     scale = centred.square().sum(dim=1).mean().sqrt()
@@ -225,22 +224,22 @@ def normalise(activations: Tensor) -> Tensor:
 
 
 def distances(activations: Tensor, labels: Tensor) -> dict[str, float | None]:
-    """How far the samples of a class are from each other, and the classes from each other.
+    """Distances of the samples within their classes, and of the classes from each other.
 
-    With μ_c the mean of the activations of class c, over the classes that have at least two of the samples:
+    With μ_c the mean of the activations of class c, over the classes that have at least two samples:
 
         intra   mean over classes of the mean over their samples of ‖x - μ_c‖
         inter   mean over pairs of classes of ‖μ_c - μ_c'‖
         ratio   inter / intra: larger is better
 
-    Every class counts alike, whatever its number of samples. A class with one sample would be 0 away from its own mean.
+    Every class has the same weight, whatever its number of samples. A class of one sample has no distance from its mean.
 
     Args:
-        activations: (N, D), as `normalise` gives them.
+        activations: (N, D), from `normalise`.
         labels: (N,) class indices.
 
     Returns:
-        `intra`, `inter`, `ratio`; None where too few classes have two samples, or for a ratio to an intra of 0.
+        `intra`, `inter`, `ratio`; None where too few classes have two samples, and for the ratio where intra is 0.
     """
     classes = [chosen for label in labels.unique() if len(chosen := activations[labels == label]) > 1]
     means = [of_class.mean(dim=0) for of_class in classes]
@@ -251,13 +250,13 @@ def distances(activations: Tensor, labels: Tensor) -> dict[str, float | None]:
 
 
 def project(activations: Tensor, method: str) -> tuple[Tensor, float | None]:
-    """Two coordinates for each sample, (N, 2), by scikit-learn; the same for the same activations.
+    """Project activations to two coordinates for each sample, (N, 2), by scikit-learn; the result is deterministic.
 
-    `pca` gives the two directions of the largest variance, and the share of the variance that they hold. `tsne` keeps
-    neighbours together (van der Maaten & Hinton, 2008); its distances between groups mean nothing, and it has no such share.
+    `pca` projects to the two directions of the largest variance, and returns the share of the variance that they hold. `tsne`
+    keeps neighbours together (van der Maaten & Hinton, 2008); its distances between groups have no meaning, nor has it a share.
 
     Args:
-        activations: (N, D), as `normalise` gives them.
+        activations: (N, D), from `normalise`.
     """
     if len(activations) < 2 or not activations.any():
         return torch.zeros(len(activations), 2), None
@@ -276,7 +275,7 @@ def project(activations: Tensor, method: str) -> tuple[Tensor, float | None]:
 
 
 def write_quality(run: Path, result: dict) -> None:
-    """Write quality.json and quality.png into a run's directory; what was there stays until both are whole.
+    """Write quality.json and quality.png into a run's directory; older files stay until both are complete.
 
     Raises:
         UserError: when they cannot be written.
@@ -284,7 +283,7 @@ def write_quality(run: Path, result: dict) -> None:
 
     from alrpc.analysis.quality_plots import draw
 
-    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in result.items())  # one a line
+    lines = ",\n".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in result.items())  # one field per line
     try:
         with (
             rundir.partial_file(run / rundir.QUALITY) as numbers,

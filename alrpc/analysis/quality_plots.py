@@ -1,4 +1,4 @@
-"""The quality of a network as one picture."""
+"""The picture of a network's quality, quality.png."""
 
 from __future__ import annotations
 
@@ -10,16 +10,21 @@ if TYPE_CHECKING:
     from matplotlib.colors import Colormap
     from matplotlib.figure import SubFigure
 
-WIDTH, TOP, ROW, DOTS = 12, 4, 3.2, 110  # inches wide, of the upper part, of a row of projections; pixels an inch
-FEW = 20  # classes that can be told apart by colour, and named one by one
-COLUMNS = 4  # projections in a row, at most
-ROOM = 6  # values that are written beside their points; of more the first and the last
-TICKS = 12  # components that are numbered on an axis; of more every second, third, …
+WIDTH, TOP, ROW, DOTS = (
+    12,
+    4,
+    3.2,
+    110,
+)  # inches: width, height of the upper part, height of a row of projections; pixels per inch
+FEW = 20  # most classes that colours distinguish and that are named one by one
+COLUMNS = 4  # most projections in a row
+ROOM = 6  # most values that are all written beside their points; otherwise only the first and the last are
+TICKS = 12  # most components that are all numbered on an axis; otherwise every second, third, … is
 SCORE, INTER, INTRA = "#0072b2", "#009e73", "#d55e00"
 
 
 def draw(result: dict, path: Path) -> None:
-    """Write a PNG of what `alrpc.analysis.quality.measure` gives."""
+    """Draw a result of `alrpc.analysis.quality.measure` as a PNG."""
     from matplotlib.figure import Figure
 
     components = result["components"]
@@ -48,13 +53,13 @@ def _draw_exits(axes: Axes, numbers: list[int], components: list[dict], metric: 
     axes.plot(numbers, scores, color=SCORE, marker="o")
     _mark(axes, numbers, scores, "{:.4f}")
     low, high = min(scores), max(scores)
-    room = max(0.18 * (high - low), 0.01 * high)  # one sample more or less is no cliff
+    room = max(0.18 * (high - low), 0.01 * high)  # so that one sample does not look like a cliff
     axes.set(title=f"{metric} by exit", xlabel="exit", ylabel=f"test {metric}", ylim=(low - room, high + room))
     _count(axes, numbers)
 
 
 def _draw_distances(axes: Axes, numbers: list[int], components: list[dict]) -> None:
-    """Missing distances leave gaps."""
+    """Draw the distances by component; missing distances leave gaps."""
     of = {name: [_or_nan(component[name]) for component in components] for name in ("ratio", "inter", "intra")}
     axes.plot(numbers, of["ratio"], color="black", marker="o", label="inter / intra")
     axes.plot(numbers, of["inter"], color=INTER, marker="^", linestyle="--", label="inter-class")
@@ -66,7 +71,7 @@ def _draw_distances(axes: Axes, numbers: list[int], components: list[dict]) -> N
 
 
 def _draw_confusion(figure: SubFigure, axes: Axes, confusion: list[list[int]], classes: int) -> None:
-    """Colour is the share of the row, by its square root so that rare confusions show; numbers where there is room."""
+    """Colour each cell by the square root of its share of the row, so that rare confusions show; counts where there is room."""
     from matplotlib.colors import PowerNorm
     from matplotlib.ticker import MaxNLocator
 
@@ -96,7 +101,7 @@ def _draw_projections(figure: SubFigure, result: dict, rows: int) -> None:
 
     components, labels, classes = result["components"], result["labels"], len(result["classes"])
     few = classes <= FEW
-    size = min(12, max(2, 9000 / len(labels)))  # of a dot, in square points
+    size = min(12, max(2, 9000 / len(labels)))  # size of a dot in square points
     colours = class_colours(classes)
     panels = figure.subplots(rows, -(-len(components) // rows), squeeze=False).flatten()
     for axes, component in zip(panels, components, strict=False):
@@ -120,7 +125,7 @@ def _draw_projections(figure: SubFigure, result: dict, rows: int) -> None:
 
 
 def class_colours(classes: int) -> Colormap:
-    """A colour for each class, or a range of colours where they are too many to be told apart."""
+    """A colour for each class, or a continuous colour map for more than FEW classes."""
     from matplotlib import colormaps
     from matplotlib.colors import ListedColormap
 
@@ -129,7 +134,7 @@ def class_colours(classes: int) -> Colormap:
 
 
 def _mark(axes: Axes, numbers: list[int], values: list[float], form: str) -> None:
-    """Write values above their points, legible on a line too."""
+    """Write values above their points, with an outline that keeps them legible on a line."""
     from matplotlib.patheffects import withStroke
 
     outline = [withStroke(linewidth=3, foreground="white")]

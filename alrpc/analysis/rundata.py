@@ -1,4 +1,4 @@
-"""The only reader of what runs and comparisons leave in their directories."""
+"""The only reader of the files that runs and comparisons leave in their directories."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from alrpc.timing import STATES, idle_share
 
 E = TypeVar("E", bound=Event)
 Timed = tuple[float, Event]
-"""An event of metrics.jsonl, and its time: seconds since its part of the run began."""
+"""An event of metrics.jsonl and its time: seconds since the run began or was last resumed."""
 
 
 def read_metrics(run: Path) -> list[Timed]:
-    """The events of a run's metrics.jsonl so far; raises UserError as `read_timings`."""
+    """Read the events that a run's metrics.jsonl holds so far; raises UserError as `read_timings`."""
     return [(tree.get("time", 0.0), event) for tree, event in _read_events(run / rundir.METRICS)]
 
 
 def read_timings(run: Path) -> list[Event]:
-    """The events of a run's timings.jsonl so far; none when there is no such file.
+    """Read the events that a run's timings.jsonl holds so far; none when there is no such file.
 
     Raises:
         UserError: naming the file, when a line lacks what it must have.
@@ -50,16 +50,16 @@ def _read_events(path: Path) -> Iterator[tuple[dict, Event]]:
 
 @dataclass(frozen=True)
 class Stage:
-    """A process that trains."""
+    """A training process of a run."""
 
     number: int
     components: list[int]
     device: str
     host: str
     seconds: dict[str, float]
-    """In each of STATES; empty before its first epoch has ended."""
+    """Seconds spent in each of STATES; empty before its first epoch has ended."""
     peak_memory: int
-    """Bytes; 0 before its first epoch has ended."""
+    """Peak memory in bytes; 0 before its first epoch has ended."""
 
     @property
     def total(self) -> float:
@@ -68,28 +68,30 @@ class Stage:
 
 @dataclass(frozen=True)
 class Checkpoint:
+    """A complete checkpoint on the disk."""
+
     step: int
     size: int
-    """Bytes on the disk."""
+    """Size on the disk in bytes."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run that has ended well, or died, or is under way."""
+    """Everything that a run's directory holds, whether the run has finished, has died or is under way."""
 
     directory: Path
     title: str
     engine: str
-    """pipeline, sequential, or a baseline's name; "" when it is not known."""
+    """pipeline, sequential, or the name of a baseline; "" when it is not known."""
     config: dict[str, Any]
     config_text: str
     summary: dict | None
-    """None unless it has ended well."""
+    """Contents of summary.json; None unless the run has finished."""
     under_way: bool
     metrics: list[Timed]
     stages: list[Stage]
     checkpoints: list[Checkpoint]
-    """Those that are kept."""
+    """The checkpoints that were kept."""
     restarts: list[dict]
     quality: dict | None
 
@@ -99,7 +101,7 @@ class Run:
 
     @cached_property
     def losses(self) -> dict[int, list[tuple[int, dict[str, float | None]]]]:
-        """By component: step, and each loss by its name; of a step that was repeated, the last."""
+        """For each component, its steps and their losses by name; the last values win where a step was repeated."""
         found: dict[int, dict[int, dict]] = {}
         for event in self._events(events.Losses):
             found.setdefault(event.component, {})[event.step] = event.losses
@@ -107,14 +109,14 @@ class Run:
 
     @property
     def loss_names(self) -> list[str]:
-        """In the objective's order."""
+        """The names of the losses, in the objective's order."""
         return next((list(event.losses) for event in self._events(events.Losses)), [])
 
     @cached_property
     def curve(self) -> list[tuple[float, int, list[float]]]:
-        """Of each epoch: seconds since the first micro-batch, tests included, epoch, score of every exit.
+        """For each epoch: seconds since the first micro-batch (evaluation included), epoch, score of every exit.
 
-        The seconds of a run that was resumed are those of all its parts, without the time between them.
+        The seconds of a resumed run add up over its parts, without the time between them.
         """
         found: dict[int, tuple] = {}
         before, began, last = 0.0, 0.0, 0.0
@@ -132,38 +134,38 @@ class Run:
 
     @property
     def scores(self) -> list[float]:
-        """Of the last exit, by epoch."""
+        """The last exit's score in each epoch."""
         return [exits[-1] for _, _, exits in self.curve]
 
     @property
     def wall_seconds(self) -> float:
-        """From its begin to its end, or to the last line that it has written so far."""
+        """Seconds from the begin of the run to its end, or to the last event so far."""
         return self.summary["wall_seconds"] if self.summary else self.metrics[-1][0]
 
     @property
     def samples_per_second(self) -> float | None:
-        """Known when it has ended well: tests included."""
+        """Training samples per second, evaluation included; None unless the run has finished."""
         return self.summary["samples_per_second"] if self.summary else None
 
     @property
     def coordinator_memory(self) -> int:
-        """Bytes; 0 where it trains too, or before the end."""
+        """Peak memory of the coordinator in bytes; 0 without a coordinator, or before the end."""
         return max((event.peak_memory for event in self._events(events.Coordinator)), default=0)
 
     @property
     def memory(self) -> dict[str, int]:
-        """Peak of each process, bytes; a GPU's where a stage has one."""
+        """Peak memory of each process in bytes; GPU memory for a stage on a GPU."""
         of_stages = {self.name_of(stage): stage.peak_memory for stage in self.stages if stage.peak_memory}
         return {**({"coordinator": self.coordinator_memory} if self.coordinator_memory else {}), **of_stages}
 
     @property
     def idle(self) -> float | None:
-        """The share of their training time in which the processes that train wait."""
+        """The share of their training time that the training processes wait; None before an epoch has ended."""
         return idle_share([stage.seconds for stage in self.stages if stage.seconds])
 
     @property
     def skipped(self) -> dict[int, int]:
-        """By component, the updates that were left out because a loss or gradient was not finite."""
+        """For each component, the number of updates skipped because a loss or gradient was not finite."""
         counts: Counter[int] = Counter()
         for event in self._events(events.Losses):
             counts[event.component] += event.skipped_updates
@@ -175,7 +177,7 @@ class Run:
 
     @property
     def failures(self) -> list[str]:
-        """Why checkpoints, or lines of metrics, could not be written."""
+        """Messages of checkpoints or metrics that could not be written."""
         if self.summary:
             return self.summary["checkpoint_failures"]
         return [f"no checkpoint of step {event.step}: {event.cause}" for event in self._events(events.Unwritten)]
@@ -188,7 +190,7 @@ class Run:
         return f"{'stage' if self.engine == 'pipeline' else 'process'} {stage.number}"
 
     def bottleneck(self) -> tuple[int | None, str]:
-        """The stage that holds the others up, and a sentence on it. A baseline's processes wait by schedule."""
+        """The slowest stage and a sentence about it; (None, "") for a baseline, whose processes wait by schedule."""
         if self.engine != "pipeline" or not all(stage.seconds for stage in self.stages):
             return None, ""
         components = {stage.number: stage.components for stage in self.stages}
@@ -200,20 +202,20 @@ class Run:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `alrpc compare` has left."""
+    """The directory of an `alrpc compare`."""
 
     directory: Path
     result: dict
-    """comparison.json."""
+    """Contents of comparison.json."""
     runs: list[Run]
-    """Of each method the first that is there."""
+    """The first run of each method that is there."""
 
 
 def read(directories: list[Path]) -> tuple[list[Run], list[Comparison]]:
-    """The runs and the comparisons of which these are the directories, each once.
+    """Read directories, each once, as runs and comparisons.
 
     Raises:
-        UserError: naming the directory, or the file, that is not what it should be.
+        UserError: naming the directory or file that is missing or damaged.
     """
     runs, comparisons, seen = [], [], set()
     for directory in directories:
@@ -234,13 +236,13 @@ def read(directories: list[Path]) -> tuple[list[Run], list[Comparison]]:
 
 
 def labels(runs: list[Run]) -> list[str]:
-    """What to call them: their directories' names, or paths if two have the same name."""
+    """A label for each run: the name of its directory, or its path if two names are the same."""
     names = [run.name for run in runs]
     return names if len(set(names)) == len(names) else [str(run.directory) for run in runs]
 
 
 def read_run(directory: Path) -> Run:
-    """What a run's directory tells; raises UserError when that is nothing yet, or a file is damaged."""
+    """Read a run's directory; raises UserError when there are no losses and scores yet, or a file is damaged."""
     metrics = read_metrics(directory)
     if not any(isinstance(event, (events.Losses, events.Evaluation, events.StageTimes)) for _, event in metrics):
         raise UserError(f"{directory}: nothing to report: no losses and no scores in {rundir.METRICS} yet")
@@ -290,7 +292,7 @@ def _stages_of_summary(summary: dict) -> list[Stage]:
 
 
 def _stages_so_far(metrics: list[Timed], timings: list[Event]) -> list[Stage]:
-    """As of the last epoch that all stages have ended, since the run was last resumed."""
+    """The stages after the last epoch that all of them have ended, since the run was last resumed."""
     starts = [index for index, (_, event) in enumerate(metrics) if isinstance(event, events.Start)]
     since = [event for _, event in metrics[starts[-1] if starts else 0 :]]
     of_epoch = {(event.stage, event.epoch): event for event in since if isinstance(event, events.StageTimes)}
@@ -316,7 +318,11 @@ def _read_comparison(directory: Path) -> Comparison:
 
 
 def read_json(path: Path, fields: tuple[str, ...]) -> dict | None:
-    """What a file holds, these fields among it; None when there is no such file."""
+    """The contents of a JSON file; None when there is no such file.
+
+    Raises:
+        UserError: when it is no JSON, or lacks one of `fields`.
+    """
     if not path.is_file():
         return None
     try:

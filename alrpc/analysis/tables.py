@@ -1,4 +1,4 @@
-"""Tables of what was observed, for a terminal."""
+"""Tables of a timeline's window, for a terminal."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SHORT = {"waiting_to_receive": "wait: input", "waiting_to_send": "wait: send"}
 
 
 def share_table(title: str, window: Window) -> Table:
-    """What each stage's time went into, in percent of the window."""
+    """The share of the window that each stage spent in each state."""
     stages = [stage for stage in sorted(window.lanes) if stage]
     seconds = {stage: window.seconds_of(stage) for stage in stages}
     states = [state for state in STATES if any(seconds[stage][state] for stage in stages)]

@@ -1,4 +1,4 @@
-"""A picture of what each process of a run did over time, and what its time went into.
+"""The timeline of a run: what each process did over time, as a picture and as shares of its time.
 
 coordinator  ▏▏ ▏ ▏      feeds
 stage 1      ██▓░██▓░    forward, backward, update, waits …
@@ -18,8 +18,8 @@ from alrpc.errors import UserError
 from alrpc.telemetry.bottleneck import find_bottleneck
 from alrpc.timing import STATES, WORKING
 
-STEPS = 6  # training micro-batches that a picture shows
-LOOKS = {  # colours that colour-blind eyes tell apart too
+STEPS = 6  # training micro-batches in a picture
+LOOKS = {  # colour-blind safe
     "forward": "#4477aa",
     "backward": "#228833",
     "update": "#ccbb44",
@@ -30,51 +30,51 @@ LOOKS = {  # colours that colour-blind eyes tell apart too
     "testing": "#66ccee",
 }
 ENGINES = {"pipeline": "associated learning", "sequential": "associated learning, sequential"}
-WIDTH, LANE, AROUND, DOTS = 11.0, 0.42, 1.5, 130  # inches, inches, inches, pixels an inch
+WIDTH, LANE, AROUND, DOTS = 11.0, 0.42, 1.5, 130  # width, lane height, margins: inches; resolution: pixels per inch
 PASSES = ("forward", "backward")
-EDGE = 0.05  # inches that a bar has at least if its edges are drawn
-CHARACTER = 0.075  # inches that a character of a label takes
+EDGE = 0.05  # inches; the edges of a shorter bar are not drawn
+CHARACTER = 0.075  # inches per character of a label
 
 
 @dataclass(frozen=True)
 class Window:
-    """A time of a run in which all of its processes' moments are known."""
+    """An interval of a run in which the spans of all its processes are known."""
 
     timings: Timings
     begin: float
     end: float
     lanes: dict[int, list[Span]]
-    """By stage, the coordinator as 0; cut to the window."""
+    """For each stage, 0 for the coordinator, its spans, cut to the window."""
     on_gpu: dict[int, list[Span]]
-    """What its GPU did, of each stage that has one."""
+    """For each stage on a GPU, the spans of that GPU."""
     labels: dict[tuple[int, int], str]
-    """By stage and packet: the number of a training micro-batch."""
+    """The step of each training micro-batch, by (stage, packet)."""
 
     @property
     def seconds(self) -> float:
         return self.end - self.begin
 
     def seconds_of(self, stage: int) -> dict[str, float]:
-        """What a stage did with the window; adds up to it."""
+        """Seconds that a stage spent in each state; they add up to the window."""
         seconds = dict.fromkeys(STATES, 0.0)
         for span in self.lanes[stage]:
             seconds[span.state] += span.end - span.begin
         return seconds
 
     def work(self, stage: int) -> float:
-        """The share of the window in which a stage works, or tests; of one on a GPU, in which that does."""
+        """The share of the window that a stage, or its GPU if it has one, works or evaluates."""
         if spans := self.on_gpu.get(stage):
             return sum(span.end - span.begin for span in spans) / self.seconds
         seconds = self.seconds_of(stage)
         return sum(seconds[state] for state in (*WORKING, "testing")) / self.seconds
 
     def bubble(self) -> float:
-        """The share of all stages' time in which they do not work."""
+        """The share of all stages' time that they do not work."""
         stages = [stage for stage in self.lanes if stage]
         return 1 - sum(map(self.work, stages)) / len(stages)
 
     def bottleneck(self) -> tuple[int | None, str]:
-        """The stage that holds the others up, and a sentence on it; see `find_bottleneck`. A baseline's processes wait by schedule."""
+        """The slowest stage and a sentence about it; (None, "") for a baseline, whose processes wait by schedule."""
         if self.timings.engine != "pipeline":
             return None, ""
         stages = [stage for stage in self.lanes if stage]
@@ -83,14 +83,14 @@ class Window:
 
 
 def choose_window(timings: Timings, step: int | None = None, steps: int = STEPS) -> Window:
-    """The part of a run to show.
+    """Choose the part of a run to show.
 
     Args:
-        step: the micro-batch to begin with, from 0; None for the middle of training.
-        steps: training micro-batches to show: the time that so many take the slowest stage.
+        step: the first micro-batch to show, from 0; None for the middle of training.
+        steps: length of the window, in training micro-batches of the slowest stage.
 
     Raises:
-        UserError: when that step's moments were not kept.
+        UserError: when the spans of that step were not kept.
     """
     trains = [[each for block in group[1] for each in block.packets if each.kind == "train"] for group in _groups(timings)]
     groups = [group for group, found in zip(_groups(timings), trains, strict=True) if found]
@@ -113,7 +113,7 @@ def choose_window(timings: Timings, step: int | None = None, steps: int = STEPS)
 
 
 def _groups(timings: Timings) -> list[dict[int, list[Block]]]:
-    """Runs of consecutive blocks that all stages have; by stage, the coordinator too where it has them."""
+    """Sequences of consecutive blocks that all stages have; in each, the blocks by stage, those of the coordinator included."""
     everywhere = set.intersection(*({b.number for b in timings.blocks if b.stage == stage} for stage in timings.stages))
     groups = []
     for _, run in groupby(enumerate(sorted(everywhere)), key=lambda pair: pair[1] - pair[0]):
@@ -127,12 +127,12 @@ def _groups(timings: Timings) -> list[dict[int, list[Block]]]:
 
 
 def _length(group: dict[int, list[Block]], steps: int) -> float:
-    """Seconds that so many steps of the slowest stage take."""
+    """Seconds that the slowest stage takes for this number of steps."""
     return steps * max(step_seconds(block) for stage, blocks in group.items() if stage for block in blocks)
 
 
 def _steady(group: dict[int, list[Block]], steps: int) -> tuple[float, float]:
-    """The first time of that length in which all stages do nothing but train; else the first in which all are there."""
+    """The first window of this length in which all stages only train; otherwise the first in which all are known."""
     stages = [blocks for stage, blocks in group.items() if stage]
     ready, over = max(blocks[0].begin for blocks in stages), min(blocks[-1].end for blocks in stages)
     others = [
@@ -168,7 +168,7 @@ def _cut(spans: Iterator[Span], begin: float, end: float) -> list[Span]:
 
 
 def describe(window: Window) -> str:
-    """The words under a picture: what all stages' time went into, and what holds them up."""
+    """The caption of a picture: the shares of all stages' time, the bubble and the bottleneck."""
     of_stages = [window.seconds_of(stage) for stage in window.lanes if stage]
     shares = {state: sum(each[state] for each in of_stages) / (len(of_stages) * window.seconds) for state in STATES}
     parts = " · ".join(f"{state.replace('_', ' ')} {part:.1%}" for state, part in shares.items() if part >= 0.0005)
@@ -177,7 +177,7 @@ def describe(window: Window) -> str:
 
 
 def draw(windows: list[Window], paths: list[Path]) -> None:
-    """Write the picture, once in each format that a path's suffix names; runs below each other on one time axis."""
+    """Write the picture to each path, in the format of its suffix; several windows share one time axis."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patches import Patch
@@ -204,7 +204,7 @@ def draw(windows: list[Window], paths: list[Path]) -> None:
 
 
 def draw_run(run: Path, picture: Path) -> bool:
-    """Draw a run's timeline, in mid-training; whether it has one: a run of a few packets has none."""
+    """Draw the timeline of a run in mid-training; returns False where the run was too short to have one."""
     try:
         window = choose_window(align_timings(run))
     except UserError:
@@ -214,20 +214,20 @@ def draw_run(run: Path, picture: Path) -> bool:
 
 
 def draw_lanes(window: Window, axes, scale: float, longest: float) -> None:
-    """A lane for each process, as bars in the colours of LOOKS.
+    """Draw a lane for each process, as bars in the colours of LOOKS.
 
     Args:
-        scale: units of the time axis in a second.
-        longest: seconds that the axis is long.
+        scale: units of the time axis per second.
+        longest: length of the time axis in seconds.
     """
     stages = sorted(window.lanes)
     room = (WIDTH - 2.6) / longest  # inches a second
     cut_in_schedule = window.timings.engine not in ("pipeline", "sequential")
     for stage, host in window.lanes.items():
         gpu = window.on_gpu.get(stage, [])
-        height = 0.3 if gpu else 0.8 if stage else 0.4  # the coordinator computes nothing
+        height = 0.3 if gpu else 0.8 if stage else 0.4  # a lower lane for the coordinator, which computes nothing
         _draw_bars(axes, window, host, (stage - 0.4 if stage else stage - 0.2, height), scale, room)
-        _draw_bars(axes, window, gpu, (stage - 0.1, 0.5), scale, room)  # below what its process does
+        _draw_bars(axes, window, gpu, (stage - 0.1, 0.5), scale, room)  # below the bars of the process
         for span in gpu or host:
             label = str(span.part) if cut_in_schedule else window.labels.get((stage, span.packet), "")
             if span.state in PASSES and (span.end - span.begin) * room > CHARACTER * len(label):
@@ -245,7 +245,7 @@ def draw_lanes(window: Window, axes, scale: float, longest: float) -> None:
 
 
 def _draw_bars(axes, window: Window, spans: list[Span], place: tuple[float, float], scale: float, room: float) -> None:
-    """Passes have an edge between them, where there is room for one; what is short is drawn over it."""
+    """Draw the forward and backward passes with edges where they are wide enough, and the other states over them."""
     for state in (*PASSES, *(state for state in STATES if state not in PASSES)):
         of_state = [span for span in spans if span.state == state]
         wide = [state in PASSES and (span.end - span.begin) * room > EDGE for span in of_state]

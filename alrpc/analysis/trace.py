@@ -1,4 +1,4 @@
-"""One trace of all processes of a profiled run, in the Trace Event Format that Perfetto and chrome://tracing read.
+"""One trace of all processes of a profiled run, in the Trace Event Format of Perfetto and chrome://tracing.
 
     coordinator   packets         ▬ ▬ ▬          handling, waiting …
     stage 1       packets         ▬▬▬▬▬  ▬▬▬▬▬   step 12 ⊃ forward, backward, update …; arrows to the next stage's
@@ -24,21 +24,29 @@ from alrpc.spans import COMPUTING
 from alrpc.telemetry.profiler import ALIGN
 
 TRACE = "trace.json.gz"
-PACKETS, GPU, THREADS = 1, 2, 10  # numbers of a process' tracks
+PACKETS, GPU, THREADS = 1, 2, 10  # track numbers within a process
 ROUNDING = 0.01  # µs
-KINDS = ("cpu_op", "user_annotation", "kernel", "gpu_memcpy", "gpu_memset", "cuda_runtime", "cuda_driver")  # that are kept
+KINDS = (
+    "cpu_op",
+    "user_annotation",
+    "kernel",
+    "gpu_memcpy",
+    "gpu_memset",
+    "cuda_runtime",
+    "cuda_driver",
+)  # of torch.profiler's events, those that are kept
 
 
 def merge(run: Path) -> Path:
-    """Write the trace of all processes into the directory of a profiled run; gives its path.
+    """Write the trace of all processes into the directory of a profiled run; returns its path.
 
-    All are on the coordinator's clock, or in a baseline the first process'; µs from the first event.
+    Times are µs since the first event, on the coordinator's clock, or on the first process' clock in a baseline.
 
     Raises:
         UserError: for a run that was not profiled.
     """
-    timings, told = align_timings(run), read_timings(run)
-    profile = next((event for event in told if isinstance(event, events.Profile)), None)
+    timings, recorded = align_timings(run), read_timings(run)
+    profile = next((event for event in recorded if isinstance(event, events.Profile)), None)
     if profile is None:
         raise UserError(f"{run}: was not profiled; make a trace with alrpc profile")
     steps = range(profile.first, profile.first + profile.steps)
@@ -46,7 +54,7 @@ def merge(run: Path) -> Path:
     blocks = [block for block in blocks if block.packets]
     origin = min(block.begin for block in blocks)
     trace = [*_names(timings), *_packets(blocks, origin), *_flows(blocks, origin)]
-    for event in (event for event in told if isinstance(event, events.Operators)):
+    for event in (event for event in recorded if isinstance(event, events.Operators)):
         moment = timings.on_coordinators_clock(event.stage, event.align) - origin
         own = [block for block in blocks if block.stage == event.stage]
         begin, end = own[0].begin - origin, own[-1].end - origin
@@ -58,7 +66,7 @@ def merge(run: Path) -> Path:
 
 
 def _only(block: Block, steps: range) -> Block:
-    """What belongs to training micro-batches of these numbers."""
+    """The block, reduced to the training micro-batches of these steps."""
     packets = [each for each in block.packets if each.kind == "train" and each.step in steps]
     numbers = {each.number for each in packets}
     spans = [span for span in block.spans if span.packet in numbers]
@@ -75,7 +83,7 @@ def _meta(kind: str, process: int, track: int, **arguments) -> dict:
 
 
 def _names(timings: Timings) -> Iterator[dict]:
-    """What each process and its track of packets is called."""
+    """The names of the processes and of their packet tracks."""
     for stage in sorted({block.stage for block in timings.blocks}):
         name, role = "coordinator", "stage" if timings.engine == "pipeline" else "process"
         if stage:
@@ -92,7 +100,7 @@ def _names(timings: Timings) -> Iterator[dict]:
 
 
 def _packets(blocks: list[Block], origin: float) -> Iterator[dict]:
-    """A slice for each packet, around those for what was done with it; waits for the next one lie between."""
+    """A slice for each packet, which encloses those of its states; waits for the next packet lie between the slices."""
     for block in blocks:
         for each in block.packets:
             yield _slice(
@@ -133,7 +141,7 @@ def _slice(process: int, track: int, name: str, begin: float, end: float, **argu
 
 
 def _flows(blocks: list[Block], origin: float) -> Iterator[dict]:
-    """An arrow for each packet, from when it was handed over to when the next process began with it."""
+    """An arrow for each packet, from its sending to the begin of its processing in the next process."""
     packets = {(block.stage, each.number): each for block in blocks for each in block.packets}
     for number, ((stage, packet), each) in enumerate(packets.items()):
         other = packets.get((stage + 1, packet))
@@ -145,18 +153,19 @@ def _flows(blocks: list[Block], origin: float) -> Iterator[dict]:
 
 
 def _operators(path: Path, process: int, annotation: str, moment: float, begin: float, end: float) -> Iterator[dict]:
-    """What torch.profiler recorded of a process between two moments.
+    """The operators that torch.profiler recorded in a process between two times.
 
     Args:
-        annotation: whose middle was at `moment` on the trace's clock; seconds, as the others.
+        annotation: name of the annotation whose middle was at `moment`.
+        moment, begin, end: seconds on the trace's clock.
     """
     with gzip.open(path, "rt", encoding="utf-8") as file:
-        told = [event for event in json.load(file)["traceEvents"] if event.get("ph") == "X" and event.get("cat") in KINDS]
-    align = next(event for event in told if event["name"] == annotation)
+        recorded = [event for event in json.load(file)["traceEvents"] if event.get("ph") == "X" and event.get("cat") in KINDS]
+    align = next(event for event in recorded if event["name"] == annotation)
     shift = moment * 1e6 - (align["ts"] + align["dur"] / 2)
     tracks: dict[tuple, int] = {}
     open_until: dict[int, list[float]] = {}
-    for event in sorted(told, key=lambda event: (event["ts"], -event["dur"])):
+    for event in sorted(recorded, key=lambda event: (event["ts"], -event["dur"])):
         start, length = round(event["ts"] + shift, 3), event["dur"]
         if event["name"].startswith(ALIGN) or start < begin * 1e6 or start + length > end * 1e6:
             continue
@@ -166,7 +175,7 @@ def _operators(path: Path, process: int, annotation: str, moment: float, begin: 
             name = f"GPU, stream {event['tid']}" if source[0] else f"operators, thread {event['tid']}"
             yield _meta("thread_name", process, tracks[source], name=name)
             yield _meta("thread_sort_index", process, tracks[source], sort_index=tracks[source])
-        # What another thread ends, such as a message under way, may overlap; a track's slices must not.
+        # An operator that another thread ends, such as a send, may overlap others; the slices of a track must not.
         outer = open_until.setdefault(tracks[source], [])
         while outer and outer[-1] <= start:
             outer.pop()

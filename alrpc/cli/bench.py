@@ -205,4 +205,6 @@ def reported(name: str, out: Path | None, json_path: Path | None):
         except UserError:
             with suppress(OSError):
                 directory.rmdir()  # of a measurement that was refused, unless something is in it
+                if out is None:
+                    directory.parent.rmdir()  # runs, likewise
             raise

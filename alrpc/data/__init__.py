@@ -7,7 +7,7 @@ from alrpc.data import digits, synthetic_text, text, vision
 from alrpc.data.dataset import Dataset
 from alrpc.errors import UserError
 
-NAMES = ("digits", "synthetic-text", *vision.NAMES, *text.NAMES)
+NAMES = ("digits", *vision.NAMES, *text.NAMES, "synthetic-text")
 
 
 def check_data(data: Data) -> None:

@@ -1,4 +1,4 @@
-"""The comparison itself: every method in turn, round after round."""
+"""The comparison of methods: runs every method in turn, round after round."""
 
 from __future__ import annotations
 
@@ -30,6 +30,9 @@ from alrpc.system import cores, local_device
 METHODS = ("al", "al-sequential", *BASELINES)
 ALONE = ("al-sequential", "bp")  # in one process
 Watch = Callable[[str, Path], AbstractContextManager]
+"""(label, directory) -> a context that shows the run under way."""
+Report = Callable[[dict | str], None]
+"""Takes a run's figures, or a message."""
 
 
 def compare(
@@ -41,20 +44,17 @@ def compare(
     out: Path | None,
     name: str,
     watch: Watch,
-    tell: Callable[[dict | str], None],
+    report: Report,
 ) -> tuple[dict, Path]:
     """Run every method `repeat` times and write comparison.json, accuracy.png and throughput.png.
 
-    Repeat r of every method has seed train.seed + r. A round is one repeat of all methods, each round beginning with another
-    one, so that a machine that gets slower or faster does so for all.
-
     Args:
         methods: of METHODS.
-        stages: processes of the methods that have several; None for the configuration's.
+        stages: number of processes of the methods that have several; None for the configuration's.
         goal: the score whose reaching is timed; None for the worst of all runs' best, which all of them reach.
         out: directory to make; None for runs/compare-<name>-<time>.
-        watch: (label, directory) -> a context that shows the run under way.
-        tell: called with each run's figures, or with the message of one that failed.
+        watch: shows each run while it is under way.
+        report: called with each run's figures, or with the message of one that failed.
 
     Returns:
         The contents of comparison.json, and the directory.
@@ -62,20 +62,54 @@ def compare(
     Raises:
         UserError: for what the user can put right; nothing is left then.
     """
+    config = resolve_shared_config(config, methods, stages, report)
+    directory = rundir.make_directory(out, f"compare-{name}")
+    runs, failures = run_rounds(config, methods, repeat, directory, watch, report)
+    if not runs:
+        raise RunFailed(failures[0])
+    result = combine(config, methods, repeat, goal, runs, failures)
+    rundir.write_json(directory / rundir.COMPARISON, result)
+    stages = config.pipeline.stages
+    title = f"{config.model.name} on {config.data.name}, {stages} {'stage' if stages == 1 else 'stages'}"
+    draw(runs, methods, title, directory)
+    return result, directory
+
+
+def resolve_shared_config(config: Config, methods: list[str], stages: int | None, report: Report) -> Config:
+    """The configuration that all methods are run with; raises UserError when a method cannot be.
+
+    A split that is chosen by measuring is measured once, since all methods train the same blocks.
+    """
     config, components = resolve(with_stages(config, stages))
     if not set(methods) <= {*ALONE, "ddp"}:
         check_pipeline(config, components)
     local_device(config.device)
-    if config.pipeline.split == "auto":  # one split for all methods, since they train the same blocks
+    if config.pipeline.split == "auto":
         split = choose_split(config, read_data(config.data))
         config = config.model_copy(update={"pipeline": config.pipeline.model_copy(update={"split": split})})
-        tell(f"components of each stage, by what they take: {', '.join(map(str, split))}")
-    directory = rundir.make_directory(out, f"compare-{name}")
+        report(f"components of each stage, by what they take: {', '.join(map(str, split))}")
+    return config
+
+
+def run_rounds(
+    config: Config, methods: list[str], repeat: int, directory: Path, watch: Watch, report: Report
+) -> tuple[list[dict], list[str]]:
+    """Run every method `repeat` times, in interleaved rounds.
+
+    Repeat r of every method has seed train.seed + r. A round is one repeat of all methods, each round beginning with another
+    one, so that a machine that gets slower or faster does so for all.
+
+    Returns:
+        The figures of each run, and the messages of those that failed.
+
+    Raises:
+        StartupError: when a run cannot begin; the directory is removed if it was the first one.
+    """
     runs: list[dict] = []
     failures: list[str] = []
     for number in range(repeat):
-        turn = number % len(methods)
-        for method in [*methods[turn:], *methods[:turn]]:
+        first = number % len(methods)
+        for method in [*methods[first:], *methods[:first]]:
             label = f"round {number + 1}/{repeat} {method}"
             folder = directory / f"{method}-{number + 1}"
             try:
@@ -87,19 +121,22 @@ def compare(
                 raise
             except RunFailed as error:
                 failures.append(f"{label}: {error}")
-                tell(failures[-1])
+                report(failures[-1])
                 continue
             run = read_run(folder, method, number + 1, config.train.seed + number)
             run["chosen"] = run["chosen"] or chosen
             runs.append(run)
-            tell(run)
-    if not runs:
-        raise RunFailed(failures[0])
+            report(run)
+    return runs, failures
+
+
+def combine(config: Config, methods: list[str], repeat: int, goal: float | None, runs: list[dict], failures: list[str]) -> dict:
+    """The contents of comparison.json, from the figures of all runs."""
     metric = runs[0]["metric"]
     goal = goal if goal is not None else worst(metric, [run["best"] for run in runs])
     reference = [run for run in runs if run["method"] == "bp"]
     of_method = {method: [run for run in runs if run["method"] == method] for method in methods}
-    result = {
+    return {
         "alrpc": __version__,
         "torch": torch.__version__,
         "machine": {"host": socket.gethostname(), "cores": cores(), "processor": platform.processor() or platform.machine()},
@@ -112,22 +149,18 @@ def compare(
         "runs": runs,
         "failures": failures,
     }
-    rundir.write_json(directory / rundir.COMPARISON, result)
-    stages = config.pipeline.stages
-    title = f"{config.model.name} on {config.data.name}, {stages} {'stage' if stages == 1 else 'stages'}"
-    draw(runs, methods, title, directory)
-    return result, directory
 
 
 def run_method(method: str, config: Config, repeat: int, directory: Path) -> dict:
-    """One run of a method in processes of its own; gives what was chosen for it, unless the method chooses for itself.
+    """Run a method once, in processes of its own; returns what was chosen for it, or {} where the method chooses for itself.
 
     Raises:
         RunFailed, StartupError, Interrupted: as `alrpc.runtime.local.run_processes`.
     """
     stages = config.pipeline.stages
     train = config.train.model_copy(update={"seed": config.train.seed + repeat})
-    checkpoint = config.checkpoint.model_copy(update={"every": None, "seconds": None, "epoch": False})  # the others take none
+    # The other methods take no checkpoints.
+    checkpoint = config.checkpoint.model_copy(update={"every": None, "seconds": None, "epoch": False})
     config = config.model_copy(update={"train": train, "checkpoint": checkpoint})
     if method == "al":
         threads = max(1, cores() // stages)

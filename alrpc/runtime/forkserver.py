@@ -26,6 +26,8 @@ def start_fork_server() -> None:
         "PYTHONSAFEPATH": "1",  # modules in the working directory must not stand for others
         "OMP_NUM_THREADS": "1",  # no library may start threads before the fork
         "OPENBLAS_NUM_THREADS": "1",
+        # What a killed launcher has left in /dev/shm, multiprocessing's tracker removes; nobody need read that it does.
+        "PYTHONWARNINGS": ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), "ignore:resource_tracker"])),
         "TORCH_CPP_LOG_LEVEL": os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR"),  # torch's own warnings are not about the run
         "TORCH_NCCL_ASYNC_ERROR_HANDLING": os.environ.get("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0"),
     }

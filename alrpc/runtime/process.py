@@ -31,20 +31,25 @@ class Launcher:
         self.pid = int(os.environ.get("ALRPC_LAUNCHER", self._parent))
         self._telling = threading.Lock()
         self._gone = False
-        self._poll = select.poll()
+        self._descriptor: int | None = None
         try:
-            self._poll.register(os.pidfd_open(self.pid), select.POLLIN)  # readable once it has ended
+            self._descriptor = os.pidfd_open(self.pid)
         except ProcessLookupError:
             self._gone = True
         except (OSError, AttributeError):  # a system without; then its pid is looked at
-            self._poll = None
+            pass
 
     def is_gone(self) -> bool:
         """Whether it, or the fork server between, has ended."""
-        if self._gone or os.getppid() != self._parent:
-            return True
-        if self._poll is not None:
-            return bool(self._poll.poll(0))
+        return self._gone or os.getppid() != self._parent or self._has_ended(0)
+
+    def _has_ended(self, timeout: float) -> bool:
+        """Whether it has ended, or does so within `timeout` seconds."""
+        if self._descriptor is not None:
+            poll = select.poll()  # one of its own, since several threads may ask
+            poll.register(self._descriptor, select.POLLIN)  # readable once the process has ended
+            return bool(poll.poll(1000 * timeout))
+        time.sleep(timeout)
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
@@ -57,10 +62,7 @@ class Launcher:
 
     def _watch(self) -> None:
         while not self.is_gone():
-            if self._poll is not None:
-                self._poll.poll(1000 * PARENT_CHECK)
-            else:
-                time.sleep(PARENT_CHECK)
+            self._has_ended(PARENT_CHECK)
         self.end_without()
 
     def end_without(self) -> NoReturn:

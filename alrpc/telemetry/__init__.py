@@ -1,1 +1,1 @@
-"""What a run tells while it is under way: in the terminal and in its files."""
+"""Telemetry of a run that is under way: its files, the terminal, TensorBoard, torch.profiler."""

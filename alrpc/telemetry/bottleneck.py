@@ -1,33 +1,33 @@
-"""What holds a pipeline up, and what would help."""
+"""Finds the bottleneck of a pipeline, and what would help."""
 
 from __future__ import annotations
 
 from alrpc.timing import STATES, WORKING
 
-BUSY = 0.85  # share of its time that a stage works if it is the one that the others wait for
-UNEVEN = 1.1  # how many times the mean work the most is, when it is worth a word
-WAITS = 0.15  # share of its time that a stage waits, likewise
+BUSY = 0.85  # least share of its time that a stage works if the others wait for it
+UNEVEN = 1.1  # least ratio of the most to the mean work that is reported
+WAITS = 0.15  # least share of its time that a stage waits, for a wait that is reported
 
 
 def training(seconds: dict[str, float]) -> float:
-    """Of a stage's seconds in each state, those that it did not spend testing."""
+    """Seconds that a stage spent on training, evaluation excluded."""
     return sum(seconds[state] for state in STATES if state != "testing")
 
 
 def share(seconds: dict[str, float], *states: str) -> float:
-    """Of a stage's training time, what it spends in these states."""
+    """The share of a stage's training time that it spent in these states."""
     return sum(seconds[state] for state in states) / (training(seconds) or 1.0)
 
 
 def find_bottleneck(seconds: dict[int, dict[str, float]], components: dict[int, list[int]]) -> tuple[int | None, str]:
-    """Which stage holds the others up, and a sentence on it.
+    """Find the stage that the others wait for.
 
     Args:
-        seconds: by stage, from 1, its seconds in each of `alrpc.timing.STATES`, over the same micro-batches for all.
-        components: the numbers of each stage's.
+        seconds: for each stage, from 1, its seconds in each of `alrpc.timing.STATES`, over the same micro-batches for all.
+        components: the numbers of each stage's components.
 
     Returns:
-        The stage's number, None where it is something else or nothing; and what there is to say, "" before there is anything.
+        The stage's number, or None where the bottleneck is no stage or there is none; and a sentence, "" before any is known.
     """
     if len(seconds) < 2 or not all(training(each) for each in seconds.values()):
         return None, ""

@@ -1,4 +1,4 @@
-"""A run's figures for TensorBoard; needs the extra `tensorboard`."""
+"""Logs a run for TensorBoard; needs the extra `tensorboard`."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ DrawTimeline = Callable[[Path, Path], bool]
 
 @contextmanager
 def tensorboard(directory: Path, progress: Progress, draw: DrawTimeline) -> Iterator[Callable[[Event], None]]:
-    """Write scalars as a run tells its events, and its timeline as an image when it has ended; gives what to call with each event.
+    """Write scalars while a run is under way and its timeline at the end; yields the function to call with each event.
 
-    Scalars are by component or stage, against the number of micro-batches: its losses and the accuracy (or mse) of its exit; shares of
-    working and waiting of a stage's time and its peak memory, MiB; samples a second.
+    The scalars are plotted against the number of micro-batches: for each component its losses and the accuracy (or mse) of
+    its exit; for each stage the shares of its time that it works and waits, and its peak memory in MiB; samples per second.
     """
     from matplotlib.image import imread
     from torch.utils.tensorboard import SummaryWriter

@@ -1,4 +1,4 @@
-"""The state of a run, as its events tell it."""
+"""The state of a run, derived from its events."""
 
 from __future__ import annotations
 
@@ -24,68 +24,71 @@ from alrpc.events import (
     Unwritten,
 )
 
-RECENT = 5.0  # seconds over which the rate shown is taken
+RECENT = 5.0  # seconds over which the rate is averaged
 
 
 @dataclass
 class StageProgress:
+    """The state of a stage, as last reported."""
+
     components: list[int] = field(default_factory=list)
     device: str = ""
     host: str = ""
     step: int = 0
     epoch: int = 0
-    """Epochs that it has ended."""
+    """Number of epochs that it has ended."""
     seconds: dict[str, float] = field(default_factory=dict)
     peak_memory: int = 0
     packet: tuple[str, int, int] | None = None
-    """Kind, epoch and step of the last one that it was heard to work on."""
+    """Kind, epoch and step of the packet that it last reported to work on."""
     in_flight: int | None = None
-    """Packets that were sent to it and that it has not begun with; None where nothing is sent."""
+    """Packets sent to it that it has not begun; None where nothing is sent."""
     in_state: float = 0.0
-    """Seconds that it had been doing what it did when it was last heard."""
+    """Seconds that it had been in its state when it last reported."""
 
 
 @dataclass
 class Progress:
-    """What is known of a run; `apply` takes each event in."""
+    """The state of a run; `apply` updates it with each event."""
 
     title: str
     engine: str
     stages: dict[int, StageProgress]
     epochs: int
     micro_batches: int = 0
-    """In an epoch; 0 until the data is there."""
+    """Number of micro-batches in an epoch; 0 until the data is there."""
     samples: int = 0
-    """In an epoch."""
+    """Number of samples in an epoch."""
     packets: str | None = None
-    """How they travel between stages on GPUs, and why so."""
+    """How packets travel between stages on GPUs, and why."""
     losses: dict[int, dict[int, dict[str, float]]] = field(default_factory=dict)
-    """By epoch: the losses of each component by name, as last told; nan where none was finite."""
+    """{epoch: {component: {loss name: value}}}, as last reported; nan where no loss was finite."""
     metric: str = "accuracy"
     evaluations: dict[int, list[float]] = field(default_factory=dict)
-    """By epoch: the score of every exit."""
+    """For each epoch, the score of every exit."""
     digests: dict[int, list[str]] = field(default_factory=dict)
-    """By stage, of each of its components."""
+    """For each stage, the digests of its components."""
     parameters: dict[str, int] = field(default_factory=lambda: {"effective": 0, "affiliated": 0})
     fed: float | None = None
-    """When the first micro-batch was sent, on the monotonic clock."""
+    """Monotonic time at which the first micro-batch was sent."""
     ended: float | None = None
-    """When the last stage to finish did."""
+    """Monotonic time at which the last stage finished."""
     coordinator_memory: int = 0
-    """Peak memory of the process that feeds a pipeline, bytes; 0 where it trains too."""
+    """Peak memory of the coordinator in bytes; 0 without a coordinator."""
     chosen: dict[str, int | str | dict] = field(default_factory=dict)
-    """What a method chose for itself on this machine."""
+    """What was chosen for this machine, or by trials on it."""
     start: int = 0
-    """Steps that were done when this part of the run began."""
+    """Steps done before this part of the run began."""
     checkpoint: int | None = None
-    """Steps that the last complete checkpoint holds."""
+    """Step of the last complete checkpoint."""
     failures: list[str] = field(default_factory=list)
-    """Why checkpoints, or lines of metrics, could not be written."""
+    """Messages of checkpoints or metrics that could not be written."""
     skipped: int = 0
-    """Updates of components that were skipped because a loss or gradient was not finite."""
+    """Number of updates skipped because a loss or gradient was not finite."""
     slow: dict[int, str] = field(default_factory=dict)
-    """Of each stage that computes for unusually long: what to say of it."""
+    """For each stage that computes for unusually long, the message about it."""
     recent: deque[tuple[float, int]] = field(default_factory=deque)
+    """Monotonic times and the steps done then, over the last RECENT seconds."""
 
     @property
     def step(self) -> int:
@@ -94,11 +97,12 @@ class Progress:
 
     @property
     def steps(self) -> int:
+        """Micro-batches of the whole run."""
         return self.epochs * self.micro_batches
 
     @property
     def epoch(self) -> int:
-        """The last epoch of which everything is known: every stage's losses and the exits' scores."""
+        """The last epoch for which the losses of every stage and the scores of the exits are known."""
         return min(min((stage.epoch for stage in self.stages.values()), default=0), max(self.evaluations, default=0))
 
     @property
@@ -107,33 +111,33 @@ class Progress:
         return self.micro_batches > 0 and all(stage.components for stage in self.stages.values())
 
     def rate(self) -> float:
-        """Training samples a second, over the last seconds."""
+        """Training samples per second, over the last RECENT seconds."""
         if len(self.recent) < 2 or not self.micro_batches:
             return 0.0
         (first, before), (last, now) = self.recent[0], self.recent[-1]
         return (now - before) * self.samples / self.micro_batches / max(last - first, 1e-9)
 
     def work(self) -> tuple[dict[int, dict[str, float]], dict[int, list[int]]]:
-        """Of each stage, its seconds in every state, and its components; nothing before all have told."""
+        """For each stage, its seconds in every state and its components; nothing until all stages have reported."""
         if not all(stage.seconds for stage in self.stages.values()):
             return {}, {}
         stages = self.stages.items()
         return {number: stage.seconds for number, stage in stages}, {number: stage.components for number, stage in stages}
 
     def unwritten(self) -> str | None:
-        """Why the trained parameters are not on the disk, if they are not."""
+        """The reason why the trained parameters are not on the disk, or None if they are."""
         if self.checkpoint == self.step:
             return None
         reasons = [failure for failure in self.failures if failure.startswith("no checkpoint")]
         return f"the trained parameters could not be written: {reasons[-1]}"
 
     def note_failure(self, what: str) -> None:
-        """Something could not be written; once of each kind."""
+        """Note, once, that something could not be written."""
         if what not in self.failures:
             self.failures.append(what)
 
     def apply(self, event: Event) -> None:
-        """Take an event in."""
+        """Update the state with an event."""
         match event:
             case Job():
                 self.micro_batches, self.samples = event.micro_batches, event.samples
@@ -189,7 +193,7 @@ class Progress:
     def _note_step(self) -> None:
         now = time.monotonic()
         if self.step == self.start:
-            self.recent = deque([(self.fed or now, self.start)])  # the rate counts from the first micro-batch on
+            self.recent = deque([(self.fed or now, self.start)])  # the rate counts from the first micro-batch
         else:
             self.recent.append((now, self.step))
         while len(self.recent) > 1 and now - self.recent[0][0] > RECENT:

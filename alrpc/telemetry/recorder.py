@@ -1,4 +1,4 @@
-"""What a run writes: metrics.jsonl and timings.jsonl while it runs, summary.json when it has ended well."""
+"""Records a run: metrics.jsonl and timings.jsonl while it is under way, summary.json when it has finished."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from alrpc.telemetry.terminal import show
 from alrpc.timing import computing
 from alrpc.training.packet import describe_packet
 
-NOTE_EVERY = 0.2  # seconds between two notes of where the stages are
+NOTE_EVERY = 0.2  # seconds between two updates of logs/reached
 
 
 @contextmanager
@@ -39,19 +39,19 @@ def recorder(
     *,
     draw_timeline: loggers.DrawTimeline,
 ) -> Iterator[tuple[Progress, Callable[[Event], None]]]:
-    """Record a run's events in its files and show them; gives the progress and the function to report to, from any thread.
+    """Record a run's events in its files and show them; yields the progress, and the function to call with each event.
 
     Args:
-        engine: pipeline, sequential, or a baseline's name.
-        stages: processes that train.
-        appending: go on with the file of a run that is resumed; its times count from now.
-        draw_timeline: for TensorBoard.
+        engine: pipeline, sequential, or the name of a baseline.
+        stages: number of training processes.
+        appending: append to the metrics.jsonl of a run that is resumed; its times count from now.
+        draw_timeline: draws the timeline that TensorBoard shows.
     """
     title = f"{config.model.name} on {config.data.name}, " + (
         f"{stages} stages" if stages > 1 else "1 stage" if engine == "pipeline" else engine
     )
     progress = Progress(title, engine, {number: StageProgress() for number in range(1, stages + 1)}, config.train.epochs)
-    lock = threading.Lock()  # the threads that feed and that commit checkpoints report too
+    lock = threading.Lock()  # the threads that feed and that commit checkpoints emit events too
     with (
         Files(directory, appending, notes_place=engine == "pipeline") as files,
         show(progress, quiet, Console(file=stdout or sys.stdout)) as refresh,
@@ -73,7 +73,7 @@ def recorder(
 
 
 class Files:
-    """The files of a run that grow while it runs."""
+    """The files of a run that grow while it is under way."""
 
     def __init__(self, directory: Path, appending: bool, notes_place: bool):
         self._directory, self._notes_place = directory, notes_place
@@ -81,8 +81,8 @@ class Files:
         self._timings = (directory / rundir.TIMINGS).open("ab", buffering=0)
         self._began = time.monotonic()
         self._noted = 0.0
-        self._pending: list[Event] = []  # what is to go into timings.jsonl
-        self._is_whole = True  # metrics.jsonl's last line
+        self._pending: list[Event] = []  # events that are not in timings.jsonl yet
+        self._is_whole = True  # whether the last line of metrics.jsonl is complete
 
     def __enter__(self) -> Files:
         return self
@@ -92,7 +92,7 @@ class Files:
         self._timings.close()
 
     def write(self, event: Event, progress: Progress) -> None:
-        """Put an event where it belongs; raises OSError when that cannot be written to."""
+        """Write an event to the files that keep it; raises OSError when that fails."""
         if isinstance(event, Status) and self._notes_place and time.monotonic() - self._noted > NOTE_EVERY:
             self._noted = time.monotonic()
             (self._directory / rundir.REACHED).write_text(json.dumps(reached(progress)))
@@ -100,7 +100,7 @@ class Files:
             self._write_metrics(event)
         if isinstance(event, events.TIMINGS):
             self._pending.append(event)
-        if isinstance(event, Start):  # what an earlier part of the run has left is over
+        if isinstance(event, Start):  # the spans of an earlier part of the run are not kept
             self._timings.truncate(0)
         if self._pending and progress.fed is not None:
             self._timings.write("".join(json.dumps(events.to_json(each)) + "\n" for each in self._pending).encode())
@@ -113,17 +113,17 @@ class Files:
 
 
 def ignore(event: Event) -> None:
-    """For who does not want to know."""
+    """No-op event handler."""
 
 
 def reached(progress: Progress) -> dict:
-    """For whoever finds the run dead: the steps that have passed through it, and the last packet of each stage."""
+    """The contents of logs/reached: the steps that have passed through the run, and the last packet of each stage."""
     packets = {number: describe_packet(stage.packet) for number, stage in progress.stages.items()}
     return {"step": progress.step, "packets": packets}
 
 
 def write_summary(directory: Path, progress: Progress, wall_seconds: float) -> dict:
-    """Write summary.json, last of all: a run that has it has ended well."""
+    """Write summary.json, the last file of a run: only a finished run has it."""
     digests = [digest for _, of_stage in sorted(progress.digests.items()) for digest in of_stage]
     summary = {
         "alrpc": __version__,
@@ -167,6 +167,6 @@ def write_summary(directory: Path, progress: Progress, wall_seconds: float) -> d
 
 
 def last_line(summary: dict, directory: Path) -> str:
-    """What a command that trained says last."""
+    """The last line that a training command prints."""
     metric = "accuracy" if "test_accuracy" in summary else "mse"
     return f"test {metric} {summary[f'test_{metric}']:.4f} after {summary['epochs']} epochs in {summary['wall_seconds']:.1f} s · {directory}"

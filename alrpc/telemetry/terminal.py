@@ -1,4 +1,4 @@
-"""What a run shows while it runs: a live view on a terminal, a line an epoch elsewhere."""
+"""Shows a run that is under way: a live view on a terminal, one line per epoch elsewhere."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from alrpc.telemetry.bottleneck import find_bottleneck, share
 from alrpc.telemetry.progress import Progress, StageProgress
 from alrpc.timing import STATES, WORKING
 
-FRAME = 0.15  # seconds
-BAR = 40  # characters
+FRAME = 0.15  # seconds between two updates of the live view
+BAR = 40  # characters of a stage's time bar
 LOOKS = {
     "forward": ("█", "green"),
     "backward": ("▓", "cyan"),
@@ -33,7 +33,7 @@ LOOKS = {
 
 @contextmanager
 def show(progress: Progress, quiet: bool, console: Console) -> Iterator[Callable[[Event], None]]:
-    """Show a run's progress; the function given is to be called after each event."""
+    """Show a run's progress; yields the function to call after each event."""
     if quiet:
         yield lambda event: None
     elif console.is_terminal:
@@ -61,7 +61,7 @@ def _live(progress: Progress, console: Console) -> Iterator[Callable[[Event], No
 
 
 def _plain(progress: Progress, console: Console) -> Callable[[Event], None]:
-    """A line for the job, then one for each epoch of which everything is known."""
+    """Print a line for the job, then one for each epoch that is complete."""
     shown = -1
 
     def say(event: Event) -> None:
@@ -88,7 +88,7 @@ def _plain(progress: Progress, console: Console) -> Callable[[Event], None]:
 
 
 def _first_losses(of_components: dict[int, dict[str, float]]) -> tuple[str, str]:
-    """The name of the objective's first loss, and its value in each component."""
+    """The name of the objective's first loss, and its values in all components."""
     name = next(iter(next(iter(of_components.values()))))
     return name, " ".join(f"{losses[name]:.4g}" for _, losses in sorted(of_components.items()))
 
@@ -140,7 +140,7 @@ def _stage_table(progress: Progress) -> Table:
 
 
 def _legend(progress: Progress) -> list[Text]:
-    """What the marks of the bars mean, of those that there are."""
+    """The legend of the bars, for the states that occur."""
     seen = [state for state in STATES if any(stage.seconds.get(state) for stage in progress.stages.values())]
     marks = (Text(LOOKS[state][0], style=LOOKS[state][1]) + Text(f" {state.replace('_', ' ')}", style="dim") for state in seen)
     return [Text("  ").join(marks)] if seen else []

@@ -10,9 +10,9 @@ from conftest import read_summary
 from own_sequences import load
 
 import alrpc
+from alrpc.analysis.quality import LARGEST, choose_samples, distances, measure, normalise, project, shrink, vectors
 from alrpc.cli.inspect import inspect
 from alrpc.config import Config
-from alrpc.analysis.quality import LARGEST, choose_samples, distances, measure, normalise, project, shrink, vectors
 from alrpc.runtime.run import run_sequentially
 
 

@@ -11,12 +11,12 @@ import pytest
 from click.testing import CliRunner
 
 import alrpc
-from alrpc.cli.report import report
 from alrpc.analysis.comparison.summary import read_run as figures_of
 from alrpc.analysis.comparison.summary import summarise
 from alrpc.analysis.quality import inspect_run, write_quality
 from alrpc.analysis.report import page as pages
 from alrpc.analysis.rundata import read_run
+from alrpc.cli.report import report
 from alrpc.runtime.run import run_sequentially
 
 CHROMIUM = shutil.which("chromium")
@@ -124,7 +124,7 @@ def test_runs_side_by_side_and_one_that_died(short, tmp_path):
     run = read_run(died)
     first, second = run.curve
     assert second[1:] == (2, [0.5, 0.0625]) and second[0] > first[0] + 2  # the seconds of both parts
-    assert run.losses[1][-1] == (46, None, 0.25) and run.skipped == {1: 3}
+    assert run.losses[1][-1] == (46, {"associated": None, "autoencoder": 0.25}) and run.skipped == {1: 3}
 
     out = tmp_path / "all.html"
     text = make(short, odd, died, "--out", out)

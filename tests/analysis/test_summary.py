@@ -3,6 +3,7 @@
 import pytest
 
 from alrpc.analysis.comparison.summary import epoch_seconds, mean_and_deviation, seconds_to, summarise
+from alrpc.events import StageTimes
 
 
 def run(method, repeat, rate, scores):
@@ -33,13 +34,13 @@ def test_a_row_has_means_of_scores_and_medians_of_times():
 def test_an_epoch_takes_what_it_takes_the_slowest_process_in_most_epochs_after_the_first():
     first, second = [9.0, 4.0, 5.0, 6.0], [8.0, 7.0, 5.0, 5.0]  # never the same epoch that is odd
     events = [
-        {"event": "stage", "stage": stage, "epoch": epoch, "epoch_seconds": seconds}
+        StageTimes(stage, epoch, step=epoch, epoch_seconds=seconds, seconds={}, peak_memory=0)
         for stage, epochs in ((1, first), (2, second))
         for epoch, seconds in enumerate(epochs, 1)
     ]
     assert epoch_seconds(events) == 5.0
-    assert epoch_seconds([event for event in events if event["epoch"] <= 2]) == 7.0
-    assert epoch_seconds([event for event in events if event["epoch"] == 1]) == 9.0
+    assert epoch_seconds([event for event in events if event.epoch <= 2]) == 7.0
+    assert epoch_seconds([event for event in events if event.epoch == 1]) == 9.0
 
 
 def test_a_lower_error_is_the_better_one():

@@ -4,10 +4,10 @@ import json
 
 import pytest
 
+from alrpc.analysis.aligned import align_timings, offset_at
+from alrpc.analysis.timeline import choose_window, draw
 from alrpc.errors import UserError
 from alrpc.telemetry.bottleneck import find_bottleneck
-from alrpc.analysis.aligned import offset_at, read_record
-from alrpc.analysis.timeline import choose_window, draw
 from alrpc.timing import STATES
 
 STEP = 1000  # µs
@@ -49,14 +49,14 @@ def run(tmp_path):
 
 
 def test_moments_of_all_stages_are_on_one_clock_and_no_packet_is_there_before_it_was_sent(run):
-    first, second = read_record(run).blocks
+    first, second = align_timings(run).blocks
     assert first.begin == pytest.approx(100.001) and second.begin == pytest.approx(100.002, abs=0.0005)
-    assert all(there.ready >= here.sent for here, there in zip(first.passages, second.passages, strict=True))
-    assert [each.step for each in second.passages] == list(range(64)) and second.passages[0].sent is not None
+    assert all(there.ready >= here.sent for here, there in zip(first.packets, second.packets, strict=True))
+    assert [each.step for each in second.packets] == list(range(64)) and second.packets[0].sent is not None
 
 
 def test_shares_add_up_to_the_time_that_is_shown_and_the_stage_that_works_most_is_named(run):
-    window = choose_window(read_record(run), steps=10)
+    window = choose_window(align_timings(run), steps=10)
     assert window.seconds == pytest.approx(0.01)
     for stage in (1, 2):
         assert sum(window.seconds_of(stage).values()) == pytest.approx(window.seconds)
@@ -70,19 +70,19 @@ def test_on_a_gpu_its_own_moments_count(tmp_path, run):
     events[-1]["device"] = [
         ("backward", 2, 1000 * n + 500, 1000 * n + 1250) for n in range(60)
     ]  # half of a step behind, 750 µs
-    record = read_record(write(tmp_path / "other", *events))
-    window = choose_window(record, steps=10)
+    timings = align_timings(write(tmp_path / "other", *events))
+    window = choose_window(timings, steps=10)
     assert window.work(2) == pytest.approx(0.75, abs=0.01) and window.bubble() == pytest.approx(0.5, abs=0.01)
     draw([window], [tmp_path / "both.png"])
     assert (tmp_path / "both.png").stat().st_size > 5000
 
 
 def test_a_window_begins_with_the_step_asked_for_and_says_which_there_are(run):
-    record = read_record(run)
-    window = choose_window(record, step=20, steps=3)
+    timings = align_timings(run)
+    window = choose_window(timings, step=20, steps=3)
     assert window.labels[1, window.lanes[1][0].packet] == "20"
     with pytest.raises(UserError, match="--step: the moments of step 99 were not kept; those of 0 to 63 were"):
-        choose_window(record, step=99)
+        choose_window(timings, step=99)
 
 
 def test_an_offset_drifts_from_one_estimate_to_the_next():
@@ -114,9 +114,9 @@ def test_what_holds_a_pipeline_up_is_told(of_stages, stage, what):
 
 def test_what_has_left_no_moments_is_refused(tmp_path, commands):
     with pytest.raises(UserError, match=r"no timings\.jsonl in it; give the directory of a run"):
-        read_record(tmp_path)
+        align_timings(tmp_path)
     with pytest.raises(UserError, match="no moments in it; a run leaves them after 64 packets"):
-        read_record(write(tmp_path / "young"))
+        align_timings(write(tmp_path / "young"))
     refused = commands.alrpc("timeline", str(tmp_path))
     assert refused.returncode == 1 and refused.stderr.count("\n") == 1
 

@@ -5,6 +5,7 @@ import os
 
 import pytest
 
+from alrpc.events import Round
 from alrpc.experiments.bench.measure import pair_up, summarise
 from alrpc.experiments.bench.rounds import at_the_ends, steady_state
 from alrpc.timing import STATES
@@ -94,8 +95,8 @@ def test_only_what_happens_while_every_stage_works_counts():
         return [{"moment": moment, "cpu": moment / 2, "computing": moment / 4} for moment in moments]
 
     stages = [
-        {"stage": 2, "kind": "pipeline", "marks": marks([3.0, 4.0, 5.0, 7.0, 8.0, 9.0])},  # 4.0: its first step is done
-        {"stage": 1, "kind": "pipeline", "marks": marks([0.0, 1.0, 2.0, 4.5, 6.5, 8.5])},  # 8.5: it has done its last
+        Round(2, 1, "pipeline", marks([3.0, 4.0, 5.0, 7.0, 8.0, 9.0]), packet_bytes=100),  # 4.0: its first step is done
+        Round(1, 1, "pipeline", marks([0.0, 1.0, 2.0, 4.5, 6.5, 8.5]), packet_bytes=100),  # 8.5: it has done its last
     ]
     first, second = steady_state(stages)
     assert (first["stage"], first["steps"], first["seconds"], first["began"], first["ended"]) == (1, 2, 4.0, 0.0, 8.5)

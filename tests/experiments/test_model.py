@@ -4,9 +4,9 @@ import pytest
 import torch
 
 import alrpc
-from alrpc.assembly import build_network, resolve
-from alrpc.experiments.baselines.chain import Part, build_chain
 from alrpc.config import load_config
+from alrpc.experiments.baselines.model import ModelPart, build_sequential_model
+from alrpc.network import build_network, resolve
 
 MODELS = {
     "mlp": ["model.name=mlp"],
@@ -29,20 +29,20 @@ def sample(name):
 def test_blocks_begin_as_in_associated_learning_and_parts_compute_what_the_whole_does(name):
     config, components = resolve(load_config(None, MODELS[name]))
     tensors, target = sample(name), alrpc.Classes(4)
-    chain = build_chain(config, tensors, target)
+    model = build_sequential_model(config, tensors, target)
     associated = build_network(config, tensors, target)
-    assert len(chain.layers) == components + 1
-    for block, component in zip(chain.layers, associated.components, strict=False):
+    assert len(model.layers) == components + 1
+    for block, component in zip(model.layers, associated.components, strict=False):
         for one, other in zip(block.state_dict().values(), component.block.state_dict().values(), strict=True):
             assert torch.equal(one, other)
-    whole = Part(chain, range(components + 1)).eval()
+    whole = ModelPart(model, range(components + 1)).eval()
     expected = whole(*(tensors[key] for key in whole.takes))
     assert expected.shape == (3, 4)
     expected.sum().backward()
     gradients = {id(p): None if p.grad is None else p.grad.clone() for p in whole.parameters()}
     whole.zero_grad()
     for cut in range(1, components + 1):
-        first, second = Part(chain, range(cut)).eval(), Part(chain, range(cut, components + 1)).eval()
+        first, second = ModelPart(model, range(cut)).eval(), ModelPart(model, range(cut, components + 1)).eval()
         between = first(*(tensors[key] for key in first.takes))
         received = [tensor.detach().requires_grad_() for tensor in between]
         output = second(*received)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import read_summary
 
-from alrpc.analysis.aligned import read_record
+from alrpc.analysis.aligned import align_timings
 
 GPUS = torch.cuda.device_count()
 VISIBLE = os.environ.get("CUDA_VISIBLE_DEVICES", ",".join(map(str, range(GPUS))))
@@ -55,8 +55,8 @@ def test_baselines_train_on_a_gpu(commands):
 def test_kept_moments_have_the_gpus_own_beside_them(commands):
     done = commands.alrpc("launch", "--stages", "2", *FIELDS, "--out", "run", limit=140, CUDA_VISIBLE_DEVICES=VISIBLE)
     assert done.returncode == 0, done.stderr
-    first = next(block for block in read_record(commands.folder / "run").blocks if block.stage == 1)
-    trains = sum(each.kind == "train" for each in first.passages)
+    first = next(block for block in align_timings(commands.folder / "run").blocks if block.stage == 1)
+    trains = sum(each.kind == "train" for each in first.packets)
     components = 2
     for state in ("forward", "backward", "update"):
         spans = [span for span in first.device if span.state == state]

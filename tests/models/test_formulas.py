@@ -7,12 +7,11 @@ import torch
 from torch import nn
 
 import alrpc
-from alrpc.assembly import build_network, make_recipe, resolve
 from alrpc.config import Train, load_config
-from alrpc.network import evaluating
-from alrpc.random_stream import begin_stream
-from alrpc.training.sequential import train_micro_batch
-from alrpc.training.step import make_learner, update
+from alrpc.network import build_network, resolve
+from alrpc.objectives.base import Microbatch, eval_mode
+from alrpc.training.optimizer import Recipe
+from alrpc.training.step import forward, make_trainer, make_trainers, seed_step, update
 
 CPU = torch.device("cpu")
 NETWORKS = {
@@ -78,17 +77,18 @@ def test_losses_and_gradients_of_the_first_update_are_those_of_the_formulas(name
     network = build_network(config, tensors, alrpc.Classes(3))
     plain = copy.deepcopy(network)
     # One step of plain gradient descent with rate 1 moves each parameter by its gradient.
-    recipe = make_recipe(Train(optimizer="sgd", momentum=0, lr=1.0, schedule="constant"), 1)
+    recipe = Recipe(Train(optimizer="sgd", momentum=0, lr=1.0, schedule="constant"), 1)
     s, t = tensors, torch.eye(3)[labels]
     plain_s, plain_t = tensors, torch.eye(3)[labels]
     for number, (component, reference) in enumerate(zip(network.components, plain.components, strict=True), 1):
         before = copy.deepcopy(component.state_dict())
-        handed_on = []
-        losses = update(make_learner(number, component, recipe, CPU), s, t, 0, handed_on.append)
-        s, t = handed_on[0].tensors, handed_on[0].target
+        trainer = make_trainer(component, recipe, CPU)
+        output = forward(trainer, Microbatch(s, {"target": t}), 0)
+        losses, _ = update(trainer, output, 0)
+        s, t = output.batch.tensors, output.batch.beside["target"]
 
         reference.train()
-        begin_stream(CPU, config.train.seed, number, 0)  # the same dropout
+        seed_step(CPU, config.train.seed, number, 0)  # the same dropout
         plain_s, plain_t, associated, autoencoder = plain_losses(config, reference, number, plain_s, plain_t)
         names, parameters = zip(*reference.named_parameters(), strict=True)
         gradients = torch.autograd.grad(associated + autoencoder, parameters, allow_unused=True)
@@ -111,13 +111,17 @@ def test_thirty_updates_with_adam_learn_what_a_plain_loop_learns(name):
     tensors, labels = micro_batch(name)
     network = build_network(config, tensors, alrpc.Classes(3))
     plain = copy.deepcopy(network)
-    recipe = make_recipe(Train(lr=1e-3, target_lr=5e-4, schedule="constant"), 30)
-    learners = [make_learner(number, component, recipe, CPU) for number, component in enumerate(network.components, 1)]
+    recipe = Recipe(Train(lr=1e-3, target_lr=5e-4, schedule="constant"), 30)
+    trainers = make_trainers(network.components, recipe, CPU)
     one_hot = torch.eye(3)[labels]
     losses = []
     for step in range(30):
-        of_components = train_micro_batch(learners, tensors, one_hot, step)
-        losses.append([loss.item() for *both, _ in of_components for loss in both])
+        batch, of_components = Microbatch(tensors, {"target": one_hot}), []
+        for trainer in trainers:
+            output = forward(trainer, batch, step)
+            of_components += update(trainer, output, step)[0]
+            batch = output.batch
+        losses.append([loss.item() for loss in of_components])
 
     optimizers = [
         (
@@ -130,7 +134,7 @@ def test_thirty_updates_with_adam_learn_what_a_plain_loop_learns(name):
     for step in range(30):
         s, t, of_step = tensors, one_hot, []
         for number, (component, pair) in enumerate(zip(plain.components, optimizers, strict=True), 1):
-            begin_stream(CPU, config.train.seed, number, step)  # the same dropout
+            seed_step(CPU, config.train.seed, number, step)  # the same dropout
             s, t, *both = plain_losses(config, component.train(), number, s, t)
             for optimizer, loss in zip(pair, both, strict=True):
                 optimizer.zero_grad()
@@ -141,5 +145,5 @@ def test_thirty_updates_with_adam_learn_what_a_plain_loop_learns(name):
     torch.testing.assert_close(torch.tensor(losses), torch.tensor(plain_loss), atol=1e-4, rtol=1e-3)
     assert losses[-1][0] < losses[0][0] and losses[-1][1] < losses[0][1]
     for depth in range(1, len(plain.components) + 1):
-        with evaluating(network), evaluating(plain), torch.no_grad():
+        with eval_mode(network), eval_mode(plain), torch.no_grad():
             torch.testing.assert_close(network(tensors, depth), plain(tensors, depth), atol=1e-3, rtol=1e-3)

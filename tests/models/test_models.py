@@ -4,13 +4,13 @@ import pytest
 import torch
 
 import alrpc
-from alrpc.assembly import build_network, resolve
 from alrpc.config import load_config
 from alrpc.data.dataset import WordVectors
 from alrpc.models.attention import SelfAttention
 from alrpc.models.dropout import Dropout
 from alrpc.models.transformer import EncoderLayer
-from alrpc.random_stream import begin_stream
+from alrpc.network import build_network, resolve
+from alrpc.training.step import seed_step
 
 CLASSES = alrpc.Classes(5)
 
@@ -46,7 +46,7 @@ def test_the_defaults_are_the_thesis_networks():
     layer = transformer.components[1].block.layer
     assert (layer.self_attn.num_heads, layer.linear1.out_features, layer.norm_first) == (6, 256, True)
     for network in (lstm, transformer):
-        assert network.components[1].autoencoder_loss == "mse" and network.components[0].autoencoder_loss == "cross_entropy"
+        assert network.objective.by_cross_entropy
         assert network.components[1].encoder[0].out_features == 128
 
 
@@ -86,7 +86,7 @@ def test_an_encoder_layer_whose_input_needs_no_gradient_learns_what_pytorchs_own
     weights = torch.randn(3, 5, 8, dtype=torch.float64)
     results = []
     for call in (lambda: layer(x, mask), lambda: layer.layer(x, src_key_padding_mask=~mask)):
-        begin_stream(torch.device("cpu"), 0, 1, 0)  # the same dropout
+        seed_step(torch.device("cpu"), 0, 1, 0)  # the same dropout
         layer.zero_grad()
         output = call()
         (output * weights).sum().backward()

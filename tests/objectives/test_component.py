@@ -5,24 +5,38 @@ from torch import nn
 from torch.nn import functional
 
 import alrpc
-from alrpc.objectives.base import Component, canonical
+from alrpc.objectives.associated import AssociatedLearning
+from alrpc.objectives.base import Component, Microbatch, canonical
 
 
-def make_component() -> Component:
+def make_component(**options) -> Component:
     torch.manual_seed(0)
-    return Component(
-        block=nn.Sequential(nn.Linear(6, 5), nn.ReLU()),
-        bridge=nn.Sequential(nn.Linear(5, 4), nn.Tanh()),
-        encoder=nn.Sequential(nn.Linear(3, 4), nn.Tanh()),
-        decoder=nn.Linear(4, 3),
-    )
+    parts = {
+        "bridge": nn.Sequential(nn.Linear(5, 4), nn.Tanh()),
+        "encoder": nn.Sequential(nn.Linear(3, 4), nn.Tanh()),
+        "decoder": nn.Linear(4, 3),
+    }
+    objective = AssociatedLearning(alrpc.Classes(3), **options)
+    return Component(1, nn.Sequential(nn.Linear(6, 5), nn.ReLU()), objective, parts)
+
+
+def run(component: Component, x: torch.Tensor, target: torch.Tensor):
+    """What leaves the component, t_l, and its two losses."""
+    batch, (associated, autoencoder) = component(Microbatch({"x": x}, {"target": target}))
+    return batch.tensors, batch.beside["target"], associated, autoencoder
+
+
+def bare(block: nn.Module) -> Component:
+    """A component whose other parts do nothing."""
+    parts = {name: nn.Identity() for name in ("bridge", "encoder", "decoder")}
+    return Component(1, block, AssociatedLearning(alrpc.Classes(3)), parts)
 
 
 def test_losses_and_gradients_are_those_of_the_formulas():
     component = make_component()
     x, t0 = torch.randn(8, 6), torch.randn(8, 3)
-    step = component(({"x": x}), t0)
-    (step.associated_loss + step.autoencoder_loss).backward()
+    _, _, associated, autoencoder = run(component, x, t0)
+    (associated + autoencoder).backward()
     gradients = {name: parameter.grad.clone() for name, parameter in component.named_parameters()}
 
     component.zero_grad()
@@ -32,38 +46,38 @@ def test_losses_and_gradients_are_those_of_the_formulas():
     loss_r = ((h(g(t0)) - t0) ** 2).mean()
     loss_r.backward()
 
-    torch.testing.assert_close(step.associated_loss, loss_a, atol=1e-6, rtol=0)
-    torch.testing.assert_close(step.autoencoder_loss, loss_r, atol=1e-6, rtol=0)
+    torch.testing.assert_close(associated, loss_a, atol=1e-6, rtol=0)
+    torch.testing.assert_close(autoencoder, loss_r, atol=1e-6, rtol=0)
     for name, parameter in component.named_parameters():
         torch.testing.assert_close(gradients[name], parameter.grad, atol=1e-6, rtol=0)
 
 
 def test_each_loss_trains_its_own_half():
     component = make_component()
-    step = component({"x": torch.randn(8, 6)}, torch.randn(8, 3))
-    step.associated_loss.backward(retain_graph=True)
-    assert all(p.grad is not None for p in component.forward_parameters())
-    assert all(p.grad is None for p in component.target_parameters())
+    groups = component.objective.parameter_groups(component)
+    _, _, associated, autoencoder = run(component, torch.randn(8, 6), torch.randn(8, 3))
+    associated.backward(retain_graph=True)
+    assert all(p.grad is not None for p in groups["lr"])
+    assert all(p.grad is None for p in groups["target_lr"])
     component.zero_grad()
-    step.autoencoder_loss.backward()
-    assert all(p.grad is None for p in component.forward_parameters())
-    assert all(p.grad is not None for p in component.target_parameters())
+    autoencoder.backward()
+    assert all(p.grad is None for p in groups["lr"])
+    assert all(p.grad is not None for p in groups["target_lr"])
 
 
 def test_no_gradient_leaves_a_component():
-    step = make_component()({"x": torch.randn(8, 6)}, torch.randn(8, 3))
-    assert not step.target.requires_grad
-    assert not any(tensor.requires_grad for tensor in step.tensors.values())
+    tensors, target, _, _ = run(make_component(), torch.randn(8, 6), torch.randn(8, 3))
+    assert not target.requires_grad
+    assert not any(tensor.requires_grad for tensor in tensors.values())
 
 
 def test_cross_entropy_compares_logits_with_the_class_index():
-    component = make_component()
-    component.autoencoder_loss = "cross_entropy"
+    component = make_component(autoencoder_loss="cross_entropy")
     labels = torch.tensor([0, 2, 1, 1])
     target = alrpc.Classes(3).represent(labels)
-    step = component({"x": torch.randn(4, 6)}, target)
+    _, _, _, autoencoder = run(component, torch.randn(4, 6), target)
     expected = functional.cross_entropy(component.decoder(component.encoder(target)), labels)
-    torch.testing.assert_close(step.autoencoder_loss, expected)
+    torch.testing.assert_close(autoencoder, expected)
 
 
 def test_blocks_name_what_they_take_and_give_and_the_rest_travels_past():
@@ -74,7 +88,7 @@ def test_blocks_name_what_they_take_and_give_and_the_rest_travels_past():
         def forward(self, x, gate):
             return x * gate, gate.mean(dim=1, keepdim=True)
 
-    component = Component(Gate(), nn.Identity(), nn.Identity(), nn.Identity())
+    component = bare(Gate())
     inputs = {"x": torch.ones(2, 3), "gate": torch.tensor([[1.0, 0, 0], [1, 1, 1]]), "mask": torch.ones(2, 7)}
     tensors, bridged = component.evaluate(inputs)
     assert list(tensors) == ["x", "gate", "mask", "share"]
@@ -83,7 +97,7 @@ def test_blocks_name_what_they_take_and_give_and_the_rest_travels_past():
 
 
 def test_an_exit_is_not_changed_by_a_next_block_that_works_in_place():
-    component = Component(nn.Identity(), nn.Identity(), nn.Identity(), nn.Identity())
+    component = bare(nn.Identity())
     tensors, bridged = component.evaluate({"x": -torch.ones(2, 3)})
     tensors["x"].relu_()
     assert (bridged == -1).all()

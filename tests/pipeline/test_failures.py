@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import ALRPC
 
-from alrpc.telemetry.recorder import read_reached
+from alrpc.rundir import read_reached
 
 HOST = re.escape(socket.gethostname())
 LONG = ["launch", "--stages", "3", "--set", "train.epochs=5000", "--out", "run", "--quiet"]

@@ -4,94 +4,94 @@ import itertools
 
 import pytest
 
-from alrpc.pipeline import monitor
-from alrpc.pipeline.monitor import Feeding, Health
-from alrpc.pipeline.placement import Place
+from alrpc.events import Status
+from alrpc.pipeline import feeder
+from alrpc.pipeline.feeder import FeedStatus
+from alrpc.pipeline.monitor import Health
+from alrpc.pipeline.placement import Placement
 
 TIMEOUT = 10  # so that eight seconds of silence count
 
 
 @pytest.fixture
 def feeding():
-    feeding = Feeding()
+    feeding = FeedStatus()
     feeding.sent = 5
     return feeding
 
 
 @pytest.fixture
 def run(feeding):
-    places = [Place(n, f"host-{n}", 1, 0, 1, 0, f"stage-{n}.log") for n in (1, 2, 3)]
+    places = [Placement(n, f"host-{n}", 1, 0, 1, 0, f"stage-{n}.log") for n in (1, 2, 3)]
     return Health(places, feeding, TIMEOUT)
 
 
-def status(stage, received, sent, state="computing", in_state=0.1):
-    packet = ("train", 1, received - 1)
-    fields = {"packet": packet, "received": received, "sent": sent, "state": state, "in_state": in_state}
-    return {"event": "status", "stage": stage, "step": received - 1, **fields}
+def status(stage, received, sent, state="forward", in_state=0.1):
+    return Status(stage, received - 1, ("train", 1, received - 1), received, sent, state, in_state, {}, 0)
 
 
 def test_a_stage_that_still_waits_for_what_was_sent_long_ago_is_cut_off(run):
     for now in (0, 4, 7, 9):
-        assert run.link_trouble() is None
-        run.hear(status(1, 5, 4), now)
-        run.hear(status(2, 3, 2, "waiting_to_receive"), now)
-    stage, cause = run.link_trouble()
+        assert run.stalled_link() is None
+        run.receive(status(1, 5, 4), now)
+        run.receive(status(2, 3, 2, "waiting_to_receive"), now)
+    stage, cause = run.stalled_link()
     assert stage == 2 and "waited 9 s for packet 4, which stage 1 (host host-1) has sent" in cause
 
 
 def test_the_first_stage_can_be_cut_off_from_the_coordinator(run):
-    run.hear(status(1, 4, 4, "waiting_to_receive"), 0)
-    run.hear(status(1, 4, 4, "waiting_to_receive"), 9)
-    stage, cause = run.link_trouble()
+    run.receive(status(1, 4, 4, "waiting_to_receive"), 0)
+    run.receive(status(1, 4, 4, "waiting_to_receive"), 9)
+    stage, cause = run.stalled_link()
     assert stage == 1 and "which the coordinator has sent" in cause
 
 
 def test_a_stage_that_waits_for_a_slow_one_is_not_cut_off(run):
     for now in (0, 4, 9, 20):
-        run.hear(status(1, 5, 4, in_state=now), now)
-        run.hear(status(2, 4, 4, "waiting_to_receive", now), now)
-    assert run.link_trouble() is None
+        run.receive(status(1, 5, 4, in_state=now), now)
+        run.receive(status(2, 4, 4, "waiting_to_receive", now), now)
+    assert run.stalled_link() is None
 
 
 def test_a_stage_that_no_longer_says_that_it_waits_is_not_cut_off(run):
     """It may be frozen; then its silence is what counts."""
-    run.hear(status(1, 3, 3, "waiting_to_receive"), 0)
+    run.receive(status(1, 3, 3, "waiting_to_receive"), 0)
     for now in (4, 9, 20):
-        run.hear(status(2, 3, 3, "waiting_to_receive"), now)
-        assert run.link_trouble() is None
+        run.receive(status(2, 3, 3, "waiting_to_receive"), now)
+        assert run.stalled_link() is None
 
 
 def test_packets_that_come_late_start_the_clock_anew(run):
-    run.hear(status(1, 5, 5), 0)
-    run.hear(status(2, 3, 3, "waiting_to_receive"), 0)
+    run.receive(status(1, 5, 5), 0)
+    run.receive(status(2, 3, 3, "waiting_to_receive"), 0)
     for now in (6, 12):
-        run.hear(status(2, 4, 4, "waiting_to_receive"), now)
-    assert run.link_trouble() is None
-    run.hear(status(2, 4, 4, "waiting_to_receive"), 15)
-    assert run.link_trouble() is not None
+        run.receive(status(2, 4, 4, "waiting_to_receive"), now)
+    assert run.stalled_link() is None
+    run.receive(status(2, 4, 4, "waiting_to_receive"), 15)
+    assert run.stalled_link() is not None
 
 
 def test_a_slow_stage_is_named_once_for_each_packet(run):
     for in_state in (1, 7, 9, 12):
-        run.hear(status(2, 7, 6, in_state=in_state), in_state)
+        run.receive(status(2, 7, 6, in_state=in_state), in_state)
         named = list(run.slow_stages())
         assert len(named) == (in_state == 9)
-    run.hear(status(2, 8, 7, in_state=9), 30)
+    run.receive(status(2, 8, 7, in_state=9), 30)
     (event,) = run.slow_stages()
-    assert (event["stage"], event["host"], event["packet"]) == (2, "host-2", "train packet of step 7, epoch 1")
+    assert (event.stage, event.host, event.packet) == (2, "host-2", "train packet of step 7, epoch 1")
 
 
 def test_waiting_is_never_slow(run):
-    run.hear(status(3, 7, 6, "waiting_to_send", in_state=100), 100)
+    run.receive(status(3, 7, 6, "waiting_to_send", in_state=100), 100)
     assert list(run.slow_stages()) == []
 
 
 def test_a_loader_that_gives_nothing_for_long_is_told_from_one_that_is_not_asked(run, feeding, monkeypatch):
     clock = itertools.count(0, 5)
-    monkeypatch.setattr(health.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(feeder.time, "monotonic", lambda: next(clock))
     micro_batches = feeding.watch(iter("ab"))
     assert [next(micro_batches), next(micro_batches)] == ["a", "b"]
-    assert run.loader_trouble(1000) is None  # a full window, not the loader
+    assert run.stalled_loader(1000) is None  # a full window, not the loader
     feeding.reading_since = 100.0
-    assert run.loader_trouble(107) is None
-    assert "has given nothing for 9 s, after 2 micro-batches" in run.loader_trouble(109)
+    assert run.stalled_loader(107) is None
+    assert "has given nothing for 9 s, after 2 micro-batches" in run.stalled_loader(109)

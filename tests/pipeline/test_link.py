@@ -10,9 +10,11 @@ import time
 import pytest
 import torch
 
-from alrpc.pipeline.link import Link, PeerLost, Receiver, Sender, close_data_plane, open_data_plane
-from alrpc.pipeline.wire import Packet
+from alrpc.pipeline.failures import PeerLost
+from alrpc.pipeline.groups import close_data_plane, open_data_plane
+from alrpc.pipeline.link import Link, Receiver, Sender
 from alrpc.timing import Timing
+from alrpc.training.packet import Kind, Packet
 
 CPU = torch.device("cpu")
 WINDOW = 2
@@ -28,7 +30,7 @@ def packets() -> list[Packet]:
         {f"a-tensor-with-a-long-name-{index}": torch.full((index,), index) for index in range(60)},
         {"x": torch.randn(300, 1000, generator=torch.Generator().manual_seed(0))},
     ]
-    return [Packet("train", 1, step, each) for step, each in enumerate(tensors)] + [Packet("end", 1, len(tensors))]
+    return [Packet(Kind.TRAIN, 1, step, each) for step, each in enumerate(tensors)] + [Packet(Kind.END, 1, len(tensors))]
 
 
 def join(rank: int, port: int) -> None:
@@ -60,7 +62,7 @@ def send_without_end(port: int, result) -> None:
     join(0, port)
     sender = Sender(Link(1, CPU), WINDOW)
     for step in range(100):
-        sender.send(Packet("train", 1, step, {"x": torch.zeros(10)}))
+        sender.send(Packet(Kind.TRAIN, 1, step, {"x": torch.zeros(10)}))
         result.put(step)
 
 
@@ -68,7 +70,7 @@ def send_markers_between(port: int, result) -> None:
     join(0, port)
     sender = Sender(Link(1, CPU), WINDOW)
     for step, kind in enumerate(["train", "epoch", "evaluate", "evaluated", *["train"] * 20]):
-        sender.send(Packet(kind, 1, step, {"x": torch.zeros(10)} if kind == "train" else {}))
+        sender.send(Packet(Kind(kind), 1, step, {"x": torch.zeros(10)} if kind == "train" else {}))
         result.put(kind)
 
 
@@ -89,7 +91,7 @@ def receive_until_lost(port: int, result) -> None:
 
 def send_one_and_die(port: int, result) -> None:
     join(0, port)
-    Sender(Link(1, CPU), WINDOW).send(Packet("train", 1, 0, {"x": torch.zeros(10)}))
+    Sender(Link(1, CPU), WINDOW).send(Packet(Kind.TRAIN, 1, 0, {"x": torch.zeros(10)}))
     time.sleep(1)
     os._exit(9)
 

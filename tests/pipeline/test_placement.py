@@ -3,11 +3,11 @@ import os
 import pytest
 
 import alrpc
-from alrpc.pipeline.placement import Place, choose_cores, choose_devices, describe_transport, split_components
+from alrpc.pipeline.placement import Placement, choose_cores, choose_devices, describe_transport, split_components
 
 
-def place(stage=1, index=0, neighbours=1, gpus=0, shares=False) -> Place:
-    return Place(stage, f"host-{stage}", 1, index, neighbours, gpus, "", shares)
+def place(stage=1, index=0, neighbours=1, gpus=0, shares=False) -> Placement:
+    return Placement(stage, f"host-{stage}", 1, index, neighbours, gpus, "", shares)
 
 
 def test_an_even_split_is_as_even_as_can_be():

@@ -2,7 +2,8 @@
 
 import torch
 
-from alrpc.pipeline.wire import FIRST_BYTES, INLINE_BYTES, FirstMessages, Packet, decode, encode, length_of
+from alrpc.pipeline.wire import FIRST_BYTES, INLINE_BYTES, HeaderSizes, decode, encode, length_of
+from alrpc.training.packet import Kind, Packet
 
 CPU = torch.device("cpu")
 
@@ -33,24 +34,24 @@ def test_small_tensors_of_any_kind_arrive_with_the_header():
         "half": torch.randn(5, 3).bfloat16(),
         "target": torch.randn(7, 9),
     }
-    assert roundtrip(Packet("train", epoch=2, step=70, tensors=tensors)) == []
+    assert roundtrip(Packet(Kind.TRAIN, epoch=2, step=70, tensors=tensors)) == []
 
 
 def test_large_tensors_travel_apart():
     tensors = {"x": torch.zeros(INLINE_BYTES // 4 + 1), "target": torch.ones(INLINE_BYTES // 4), "label": torch.ones(2)}
-    (coming,) = roundtrip(Packet("train", 1, 1, tensors))
+    (coming,) = roundtrip(Packet(Kind.TRAIN, 1, 1, tensors))
     assert coming.numel() == INLINE_BYTES // 4 + 1
 
 
 def test_as_many_small_tensors_as_there_are_arrive_whole():
     for count in (0, 1, 40, 400, 3000):
         tensors = {f"tensor-number-{index}": torch.full((index,), float(index)) for index in range(count)}
-        coming = roundtrip(Packet("evaluate", 1, 1, tensors))
+        coming = roundtrip(Packet(Kind.EVALUATE, 1, 1, tensors))
     assert len(coming) > 0
 
 
 def test_an_inline_tensor_may_be_changed_while_another_is_kept_for_its_gradient():
-    whole, _ = encode(Packet("train", 1, 1, {"x": torch.ones(3), "target": torch.full((3,), 2.0)}))
+    whole, _ = encode(Packet(Kind.TRAIN, 1, 1, {"x": torch.ones(3), "target": torch.full((3,), 2.0)}))
     tensors, _ = decode(whole).place(pinned=False, device=CPU)
     weight = torch.ones(3, requires_grad=True)
     loss = (weight * tensors["target"]).sum()
@@ -60,7 +61,7 @@ def test_an_inline_tensor_may_be_changed_while_another_is_kept_for_its_gradient(
 
 
 def test_the_first_message_is_as_long_as_the_longest_packet_before_it_was_asked_for():
-    limits = FirstMessages(ahead=2)
+    limits = HeaderSizes(ahead=2)
     asked = []
     for length in (10, 3 * FIRST_BYTES, 20, 2 * FIRST_BYTES):
         asked.append(limits.limit())

@@ -7,7 +7,8 @@ import pytest
 from conftest import read_summary
 
 from alrpc.errors import UserError
-from alrpc.planning.costs import Cost, best_split, predict, stage_bytes
+from alrpc.planning.costs import Cost
+from alrpc.planning.partition import best_split, predict, stage_bytes
 
 
 def cost(number, seconds, parameters=0, activations=0, packet=0):

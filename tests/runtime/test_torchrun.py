@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import PATH, free_port, read_summary
 
-from alrpc.analysis.aligned import read_record
+from alrpc.analysis.aligned import align_timings
 
 SCRIPT = Path(__file__).parents[2] / "launch" / "torchrun.sh"
 pytestmark = pytest.mark.timeout(240)
@@ -125,11 +125,11 @@ def test_two_hosts_give_the_bits_of_one(commands, hosts):
     assert len(names) == 2 and parts == {"component-001.safetensors", "component-002.safetensors"}
     assert names <= {step.name for step in there} and len(there) <= 3  # the one that went last may stay there
 
-    record = read_record(commands.folder / "run")
+    record = align_timings(commands.folder / "run")
     offsets = {stage: estimates[0][1] for stage, estimates in record.clocks.items()}
     assert offsets == pytest.approx({1: 0, 2: ahead, 3: ahead}, abs=0.05)
-    passages = {(block.stage, each.number): each for block in record.blocks for each in block.passages}
-    ways = [passages[stage, n].ready - passages[stage - 1, n].sent for stage, n in passages if (stage - 1, n) in passages]
+    packets = {(block.stage, each.number): each for block in record.blocks for each in block.packets}
+    ways = [packets[stage, n].ready - packets[stage - 1, n].sent for stage, n in packets if (stage - 1, n) in packets]
     assert len(ways) > 3 * 23 and min(ways) >= 0 and max(ways) < 5  # on one time axis
 
 

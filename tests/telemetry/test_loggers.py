@@ -5,8 +5,8 @@ import importlib.util
 import pytest
 
 import alrpc
-from alrpc.observe import tensorboard
 from alrpc.runtime.run import run_sequentially
+from alrpc.telemetry.loggers import FOLDER
 
 FIELDS = ["observe.tensorboard=true", "train.epochs=4", "train.log_every=10"]
 
@@ -14,7 +14,7 @@ FIELDS = ["observe.tensorboard=true", "train.epochs=4", "train.log_every=10"]
 def test_scalars_of_every_component_and_the_timeline(tmp_path):
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     summary, run = run_sequentially(alrpc.load_config(None, FIELDS), "digits", tmp_path / "run", quiet=True)
-    found = accumulator.EventAccumulator(str(run / tensorboard.FOLDER))
+    found = accumulator.EventAccumulator(str(run / FOLDER))
     found.Reload()
     for component in range(1, 5):
         losses = found.Scalars(f"associated_loss/component {component}")

@@ -4,41 +4,35 @@ import io
 import re
 import time
 
-import torch
 from rich.console import Console
 from rich.text import Text
 
-import alrpc
-from alrpc.assembly import make_recipe
-from alrpc.config import Train
+from alrpc.events import Evaluation, Event, Job, Losses, Ready, StageTimes, Start, Status
 from alrpc.telemetry.progress import Progress, StageProgress
 from alrpc.telemetry.terminal import BAR, LOOKS, show
 from alrpc.timing import STATES
 
 
-def events(epoch: int) -> list[dict]:
+def events(epoch: int) -> list[Event]:
     """The second stage is ahead in telling: its evaluation comes before the first stage's end of epoch."""
-    seconds = {**dict.fromkeys(STATES, 0.0), "forward": 1.0, "backward": 2.0, "waiting_to_receive": 1.0}
-    losses = {"event": "losses", "epoch": epoch, "step": 2 * epoch, "autoencoder_loss": 0.25}
-    end = {"event": "stage", "epoch": epoch, "step": 2 * epoch, "peak_memory": 1 << 20}
+    step = 2 * epoch
+    first = {**dict.fromkeys(STATES, 0.0), "waiting_to_send": 3.0, "update": 1.0}
+    second = {**dict.fromkeys(STATES, 0.0), "forward": 1.0, "backward": 2.0, "waiting_to_receive": 1.0}
     return [
-        {**losses, "stage": 2, "component": 2, "associated_loss": 0.5},
-        {**end, "stage": 2, "seconds": seconds},
-        {"event": "evaluation", "stage": 2, "epoch": epoch, "metric": "accuracy", "exits": [0.625, 0.75]},
-        {**losses, "stage": 1, "component": 1, "associated_loss": 0.125},
-        {**end, "stage": 1, "seconds": {**dict.fromkeys(STATES, 0.0), "waiting_to_send": 3.0, "update": 1.0}},
+        Losses(2, epoch, step, {"associated": 0.5, "autoencoder": 0.25}, stage=2),
+        StageTimes(2, epoch, step, epoch_seconds=2.0, seconds=second, peak_memory=1 << 20),
+        Evaluation(epoch, "accuracy", [0.625, 0.75], stage=2),
+        Losses(1, epoch, step, {"associated": 0.125, "autoencoder": 0.25}, stage=1),
+        StageTimes(1, epoch, step, epoch_seconds=2.0, seconds=first, peak_memory=1 << 20),
     ]
 
 
 def shown(terminal: bool, quiet: bool = False) -> str:
-    split = alrpc.Split(torch.zeros(4, 1), torch.zeros(4, 1))
-    dataset = alrpc.Dataset(split, split, alrpc.Values(1))
     progress = Progress("mlp on digits, 2 stages", "pipeline", {1: StageProgress(), 2: StageProgress()}, epochs=2)
     console = Console(file=io.StringIO(), force_terminal=terminal, width=150, height=40, _environ={})
-    told = [{"event": "ready", "stage": n, "components": [n], "device": "cpu", "host": "here"} for n in (1, 2)]
-    told += [{"event": "job", "dataset": dataset, "recipe": make_recipe(Train(epochs=2), 2)}, {"event": "start"}]
+    begun = [*(Ready(n, [n], "cpu", "here") for n in (1, 2)), Job(samples=4, micro_batches=2), Start()]
     with show(progress, quiet, console) as refresh:
-        for event in [*told, *events(1), *events(2)]:
+        for event in [*begun, *events(1), *events(2)]:
             progress.apply(event)
             refresh(event)
     return console.file.getvalue()
@@ -69,7 +63,7 @@ def test_a_terminal_sees_where_each_stage_spends_its_time_and_every_component():
 def test_a_first_micro_batch_may_take_its_time():
     progress = Progress("", "pipeline", {1: StageProgress()}, epochs=1, fed=time.monotonic() - 60)
     for step in (0, 0, 1):
-        progress.apply({"event": "status", "stage": 1, "step": step, "seconds": {}})
+        progress.apply(Status(1, step, packet=None, received=0, sent=0, state=None, in_state=0.0, seconds={}, peak_memory=0))
     assert progress.step == 1
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from alrpc.training.schedule import learning_rate
+from alrpc.training.optimizer import learning_rate
 
 
 def test_schedules_begin_and_end_where_they_should():

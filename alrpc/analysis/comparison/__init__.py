@@ -1,1 +1,1 @@
-"""Methods side by side: the same blocks, data, epochs and seeds, in interleaved rounds."""
+"""Analysis of a comparison of methods: summary, table and plots."""

@@ -1,4 +1,4 @@
-"""The comparison as pictures."""
+"""Plots of a comparison: score against time, and throughput."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import statistics
 from pathlib import Path
 
 WIDTH, HEIGHT, DOTS = 8, 4.5, 130  # inches, inches, pixels an inch
-LOOKS = {  # colours that colour-blind eyes tell apart too, the same in every picture
+LOOKS = {  # colour-blind safe, the same in every plot
     "al": ("#0072b2", "o"),
     "al-sequential": ("#56b4e9", "s"),
     "bp": ("#d55e00", "v"),
@@ -18,7 +18,7 @@ LOOKS = {  # colours that colour-blind eyes tell apart too, the same in every pi
 
 
 def draw(runs: list[dict], methods: list[str], title: str, directory: Path) -> None:
-    """Write accuracy.png (score against time) and throughput.png (samples a second) into a directory."""
+    """Write accuracy.png (score against time) and throughput.png (samples per second) into a directory."""
     import matplotlib
 
     matplotlib.use("Agg")

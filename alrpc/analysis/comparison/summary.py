@@ -1,4 +1,4 @@
-"""From the directory of a run to the figures that are compared, and from those of several runs to a row of the table."""
+"""Summarise runs for a comparison: the figures of one run, and the table's row for all runs of a method."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ LOWER_IS_BETTER = {"mse"}
 def read_run(directory: Path, method: str, repeat: int, seed: int) -> dict:
     """The figures of one run.
 
-    `curve` is a list of [seconds since the first micro-batch, epoch, score of the full path]. `idle` is the share of their
-    training time in which the processes that train wait.
+    `curve` is a list of [seconds since the first micro-batch, epoch, score of the last exit]. `idle` is the share of their
+    training time that the training processes wait.
     """
     summary = read_json(directory / rundir.SUMMARY, ("per_stage", "exits", "samples"))
     metrics = read_metrics(directory)
@@ -29,7 +29,7 @@ def read_run(directory: Path, method: str, repeat: int, seed: int) -> dict:
     seconds = epoch_seconds([event for _, event in metrics])
     stages = summary["per_stage"]
     peaks = [stage["peak_memory_bytes"] for stage in stages]
-    if stages[0]["device"] == "cpu":  # otherwise peaks are of GPU memory, and the coordinator has none
+    if stages[0]["device"] == "cpu":  # otherwise the peaks are of GPU memory, and the coordinator uses none
         peaks.append(summary["coordinator_peak_memory_bytes"])
     return {
         "method": method,
@@ -54,10 +54,10 @@ def read_run(directory: Path, method: str, repeat: int, seed: int) -> dict:
 
 
 def epoch_seconds(events: list[Event]) -> float:
-    """What an epoch takes the slowest process: of each, the median over its epochs but the first, where there are more.
+    """Seconds that the slowest process takes for an epoch: its median over all epochs but the first, where there are more.
 
-    Testing is not part of it. Each process has a median of its own, since those of a pipeline may be some micro-batches apart:
-    one that comes nearer to the next in an epoch is quicker there, and no pipeline is.
+    Evaluation does not count. The median is taken for each process by itself, because the stages of a pipeline may be some
+    micro-batches apart: a stage that catches up within an epoch is faster in that epoch, although the pipeline is not.
     """
     taken: dict[int, dict[int, float]] = {}
     for event in events:
@@ -67,15 +67,17 @@ def epoch_seconds(events: list[Event]) -> float:
 
 
 def best(metric: str, scores: list[float]) -> float:
+    """The best of some scores."""
     return min(scores) if metric in LOWER_IS_BETTER else max(scores)
 
 
 def worst(metric: str, scores: list[float]) -> float:
+    """The worst of some scores."""
     return max(scores) if metric in LOWER_IS_BETTER else min(scores)
 
 
 def seconds_to(metric: str, curve: list[list[float]], goal: float) -> float | None:
-    """When a run's score first was as good as the goal; None if it never was."""
+    """Seconds until a run's score first reached the goal; None if it never did."""
     for seconds, _, score in curve:
         if best(metric, [score, goal]) == score:
             return seconds
@@ -83,12 +85,12 @@ def seconds_to(metric: str, curve: list[list[float]], goal: float) -> float | No
 
 
 def summarise(runs: list[dict], goal: float, reference: list[dict]) -> dict:
-    """One method's row: mean and standard deviation of scores, medians of everything that is timed.
+    """The table's row for one method: mean and standard deviation of the scores, medians of everything that is timed.
 
     Args:
-        runs: the method's, at least one.
-        goal: score whose reaching is timed.
-        reference: the runs of `bp`, to which the speed is related round by round; empty without it.
+        runs: the method's runs, at least one.
+        goal: the score whose reaching is timed.
+        reference: the runs of `bp`, against which the speed is compared round by round; empty without them.
     """
     rounds = {run["repeat"]: run["samples_per_second"] for run in reference}
     ratios = [run["samples_per_second"] / rounds[run["repeat"]] for run in runs if run["repeat"] in rounds]
@@ -114,5 +116,5 @@ def summarise(runs: list[dict], goal: float, reference: list[dict]) -> dict:
 
 
 def mean_and_deviation(values: list[float]) -> tuple[float, float | None]:
-    """Mean and sample standard deviation; None for that of a single value."""
+    """Mean and sample standard deviation; a single value has no deviation (None)."""
     return math.fsum(values) / len(values), statistics.stdev(values) if len(values) > 1 else None

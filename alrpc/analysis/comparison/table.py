@@ -1,4 +1,4 @@
-"""The comparison in the terminal: the table, what each method chose, and the run under way."""
+"""A comparison in the terminal: the table, what was chosen for each method, and the run under way."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MIB = 1 << 20
 
 
 def table(rows: list[dict], metric: str, goal: float) -> Table:
-    """One row a method."""
+    """The table, with one row per method."""
     drawn = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", show_edge=False)
     method, *figures = heads(metric, goal)
     drawn.add_column(method, no_wrap=True)
@@ -27,13 +27,13 @@ def table(rows: list[dict], metric: str, goal: float) -> Table:
 
 
 def heads(metric: str, goal: float) -> list[str]:
-    """Of the table's columns."""
+    """The headings of the table's columns."""
     scores = ["method", f"best {metric}", f"last {metric}"]
     return [*scores, "s/epoch", "samples/s", "× bp", f"s to {goal:.4g}", "MiB largest", "MiB all", "idle"]
 
 
 def cells(row: dict) -> list[str]:
-    """What stands in a method's row."""
+    """The cells of a method's row."""
     return [
         row["method"],
         _spread(row["best_mean"], row["best_deviation"]),
@@ -49,7 +49,7 @@ def cells(row: dict) -> list[str]:
 
 
 def choices(rows: list[dict]) -> list[str]:
-    """For each method a line: how it was run, and what trying told."""
+    """One line per method: how it was run, and what the trials of threads and micro-batches took."""
     lines = []
     for row in rows:
         chosen = row["chosen"]
@@ -72,7 +72,7 @@ def choices(rows: list[dict]) -> list[str]:
 
 
 def run_line(run: dict) -> str:
-    """What one run gave."""
+    """One line with the figures of a run."""
     return (
         f"{run['method']}: best {run['metric']} {run['best']:.4f}, last {run['final']:.4f}, "
         f"{run['epoch_seconds']:.2f} s/epoch, {run['samples_per_second']:,.0f} samples/s"
@@ -80,7 +80,7 @@ def run_line(run: dict) -> str:
 
 
 def under_way(label: str, directory: Path, epochs: int) -> Text:
-    """How far the run under way is."""
+    """One line with the progress of the run under way."""
     tests = [event for _, event in read_metrics(directory) if isinstance(event, Evaluation)]
     if tests:
         state = f"epoch {tests[-1].epoch}/{epochs}, {tests[-1].metric} {tests[-1].exits[-1]:.4f}"

@@ -1,1 +1,1 @@
-"""A run, or several side by side, as one HTML page that needs nothing else."""
+"""The report: one self-contained HTML page about a run, or about several side by side."""

@@ -1,4 +1,4 @@
-"""The page itself: what stands where, and its way to the disk."""
+"""The page: its articles, sections and tables, and how it is written."""
 
 from __future__ import annotations
 
@@ -12,66 +12,71 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from alrpc import rundir
 from alrpc.analysis.comparison import table
 from alrpc.analysis.comparison.summary import best
-from alrpc.analysis.report import figures
-from alrpc.analysis.report.figures import GIB, MIB, Plate
+from alrpc.analysis.report.chart import GIB, MIB, PageFigure
+from alrpc.analysis.report.costs import costs, timeline
+from alrpc.analysis.report.learning import learning
+from alrpc.analysis.report.quality import quality
+from alrpc.analysis.report.side_by_side import series_of, series_of_runs, side_by_side
 from alrpc.analysis.rundata import Comparison, Run, labels, read
 from alrpc.analysis.timeline import ENGINES
 from alrpc.config import flat_fields
 from alrpc.errors import UserError
 from alrpc.timing import STATES
 
-ROOM = 2_400_000  # characters of figures; a run whose figures find none is told without, so that the page stays below 3 MB
-ALL = 1000  # more columns than a table has
+ROOM = 2_400_000  # characters of figures; runs beyond that have none, so that the page stays below 3 MB
+ALL = 1000  # for Table.words: all columns
 DIGEST = 8  # characters of a SHA-256 that are shown
 
 
 @dataclass(frozen=True)
 class Table:
+    """A table of the page."""
+
     heads: list[str]
     rows: list[list[str]]
-    """The first cell of each names it."""
+    """The first cell of a row is its heading."""
     caption: str
     pointed_out: int | None = None
-    """A row, from 0."""
+    """Index of the row to point out, if any."""
     words: int = 1
-    """Columns, from the left, that hold words and not figures."""
+    """Number of columns, from the left, that hold words instead of numbers."""
 
 
 @dataclass(frozen=True)
-class Part:
-    """A section of what a page says of one run, or of several side by side."""
+class Section:
+    """A section of an article."""
 
     title: str
-    plates: list[Plate]
+    figures: list[PageFigure]
     tables: list[Table]
     lines: list[str]
 
 
 @dataclass(frozen=True)
-class Chapter:
-    """A run, or several side by side."""
+class Article:
+    """What the page shows about one run, or about several side by side."""
 
     name: str
     title: str
     below: str
-    """The line under the title."""
+    """Line below the title."""
     tiles: list[tuple[str, str, str]]
-    """What it is, the figure, and a word on it."""
+    """Key figures: name, value, and a remark."""
     notes: list[tuple[str, str]]
-    """What stands out: a word, and a sentence."""
-    parts: list[Part]
+    """Remarks: a keyword and a sentence."""
+    sections: list[Section]
     config: str
 
 
 def write_report(directories: list[Path], out: Path | None = None) -> Path:
-    """Write the page on runs and comparisons; what was there stays until it is whole.
+    """Write the page about runs and comparisons; an older page stays until the new one is complete.
 
     Args:
-        directories: of them, at least one.
-        out: the file; None for report.html in the first directory.
+        directories: directories of runs and comparisons, at least one.
+        out: the file to write; None for report.html in the first directory.
 
     Returns:
-        The file.
+        The file that was written.
 
     Raises:
         UserError: naming the directory or file that is missing, damaged, or cannot be written.
@@ -87,19 +92,19 @@ def write_report(directories: list[Path], out: Path | None = None) -> Path:
 
 
 def make_page(runs: list[Run], comparisons: list[Comparison]) -> str:
-    """The HTML of a page on these."""
+    """The page's HTML."""
     together = [of_comparison(each, f"comparison-{number}") for number, each in enumerate(comparisons, 1)]
     if len(runs) > 1:
         together.insert(0, of_runs(runs, "runs"))
     every = [*runs, *(run for each in comparisons for run in each.runs)]
     room, alone = ROOM, []
     for number, run in enumerate(every, 1):
-        chapter = of_run(run, f"run-{number}", drawn=True)
-        size = sum(len(plate.svg) for part in chapter.parts for plate in part.plates)
+        article = of_run(run, f"run-{number}", drawn=True)
+        size = sum(len(figure.svg) for section in article.sections for figure in section.figures)
         if size > room:
-            chapter, size = of_run(run, f"run-{number}", drawn=False), 0
+            article, size = of_run(run, f"run-{number}", drawn=False), 0
         room -= size
-        alone.append(chapter)
+        alone.append(article)
     environment = Environment(
         loader=PackageLoader("alrpc.analysis.report"),
         autoescape=True,
@@ -115,8 +120,8 @@ def make_page(runs: list[Run], comparisons: list[Comparison]) -> str:
 # ---- one run
 
 
-def of_run(run: Run, name: str, drawn: bool) -> Chapter:
-    """All that a run tells; `drawn`: with figures."""
+def of_run(run: Run, name: str, drawn: bool) -> Article:
+    """The article about a run; `drawn`: with figures."""
     notes = []
     if run.summary is None:
         ended = "was stopped or died" if run.engine in ENGINES else "is under way, or died"
@@ -128,15 +133,15 @@ def of_run(run: Run, name: str, drawn: bool) -> Chapter:
         notes.append(("Bottleneck" if what or sentence != rest else "Balance", rest))
     if not drawn:
         notes.append(("No figures", f"they would make the page too heavy; alrpc report {run.directory} draws them"))
-    parts = [
-        Part("Learning", figures.learning(run, name) if drawn else [], [], []),
+    sections = [
+        Section("Learning", learning(run, name) if drawn else [], [], []),
         _time(run, name, stage, drawn),
         _keeping(run),
         _quality(run, name, drawn),
     ]
     engine = ENGINES.get(run.engine, run.engine)
     below = " · ".join(filter(None, (run.name, engine and f"engine: {engine}")))
-    return Chapter(name, run.title, below, list(_tiles(run)), notes, parts, run.config_text)
+    return Article(name, run.title, below, list(_tiles(run)), notes, sections, run.config_text)
 
 
 def _tiles(run: Run) -> Iterator[tuple[str, str, str]]:
@@ -161,8 +166,8 @@ def _tiles(run: Run) -> Iterator[tuple[str, str, str]]:
         yield "alrpc", summary["alrpc"], f"torch {summary['torch']}"
 
 
-def _time(run: Run, name: str, worst: int | None, drawn: bool) -> Part:
-    plates, lines, tables = figures.costs(run, name) if drawn else [], [], []
+def _time(run: Run, name: str, worst: int | None, drawn: bool) -> Section:
+    figures, lines, tables = costs(run, name) if drawn else [], [], []
     stages = [stage for stage in run.stages if stage.total]
     if stages:
         states = [state for state in STATES if any(stage.seconds[state] for stage in stages)]
@@ -192,14 +197,14 @@ def _time(run: Run, name: str, worst: int | None, drawn: bool) -> Part:
         lines.append("No stage has ended an epoch yet: its times and memory are told then.")
     if drawn:
         try:
-            plates.append(figures.timeline(run, name))
+            figures.append(timeline(run, name))
         except UserError as error:
             lines.append(f"No timeline: {error}")
-    return Part("Time and memory", plates, tables, lines)
+    return Section("Time and memory", figures, tables, lines)
 
 
-def _keeping(run: Run) -> Part:
-    """Checkpoints, and what went wrong."""
+def _keeping(run: Run) -> Section:
+    """The section on checkpoints, restarts and failures."""
     tables, lines = [], []
     if run.checkpoints:
         rows = [[f"{each.step:,}", _size(each.size)] for each in run.checkpoints]
@@ -233,13 +238,13 @@ def _keeping(run: Run) -> Part:
     ]
     if none:
         lines.append(f"No {', no '.join(none)}.")
-    return Part("Checkpoints and restarts", [], tables, lines)
+    return Section("Checkpoints and restarts", [], tables, lines)
 
 
-def _quality(run: Run, name: str, drawn: bool) -> Part:
+def _quality(run: Run, name: str, drawn: bool) -> Section:
     result = run.quality
     if result is None:
-        return Part(
+        return Section(
             "Network quality", [], [], [f"Not measured yet: alrpc inspect {run.directory} does that, then report again."]
         )
     columns = {"width": "width", result["metric"]: f"{result['metric']} of its exit"}
@@ -252,14 +257,14 @@ def _quality(run: Run, name: str, drawn: bool) -> Part:
     rows = [[str(each["component"]), *(cell(each[column]) for column in columns)] for each in result["components"]]
     caption = f"{result['samples']:,} of {result['test_samples']:,} test samples, step {result['step']:,}"
     tables = [Table(["component", *columns.values()], rows, caption)]
-    return Part("Network quality", figures.quality(result, name) if drawn else [], tables, [])
+    return Section("Network quality", quality(result, name) if drawn else [], tables, [])
 
 
 # ---- several
 
 
-def of_runs(runs: list[Run], name: str) -> Chapter:
-    """Runs side by side."""
+def of_runs(runs: list[Run], name: str) -> Article:
+    """The article about runs side by side."""
     metric = runs[0].metric
     heads = [
         "",
@@ -288,13 +293,13 @@ def of_runs(runs: list[Run], name: str) -> Chapter:
         tables.append(Table(["field", *names], differing, "Where their configurations differ", words=ALL))
     same = [run for run in runs if run.metric == metric]
     lines = [] if len(same) == len(runs) else [f"The curves are of the runs that are tested by {metric}."]
-    plates = figures.side_by_side(figures.series_of_runs(same), metric, name)
-    parts = [Part("Side by side", plates, tables, lines)]
-    return Chapter(name, f"{len(runs)} runs", "", [], [("Parameters", _equality(runs, names))], parts, "")
+    figures = side_by_side(series_of_runs(same), metric, name)
+    sections = [Section("Side by side", figures, tables, lines)]
+    return Article(name, f"{len(runs)} runs", "", [], [("Parameters", _equality(runs, names))], sections, "")
 
 
 def _equality(runs: list[Run], names: list[str]) -> str:
-    """Whether they ended with the same bits."""
+    """A sentence on which runs ended with the same parameters."""
     groups: dict[str, list[str]] = {}
     for run, name in zip(runs, names, strict=True):
         if run.summary:
@@ -308,14 +313,15 @@ def _equality(runs: list[Run], names: list[str]) -> str:
 
 
 def _differences(runs: list[Run]) -> list[list[str]]:
+    """A row for each field in which the configurations differ."""
     fields = [dict(flat_fields(run.config)) for run in runs]
     names = dict.fromkeys(name for of_run in fields for name in of_run)
     rows = [[name, *(str(of_run.get(name, "")) for of_run in fields)] for name in names]
     return [row for row in rows if len(set(row[1:])) > 1]
 
 
-def of_comparison(comparison: Comparison, name: str) -> Chapter:
-    """What `alrpc compare` found."""
+def of_comparison(comparison: Comparison, name: str) -> Article:
+    """The article about a comparison."""
     result = comparison.result
     metric, rows, machine = result["metric"], result["table"], result["machine"]
     heads = ["", *table.heads(metric, result["goal"])[1:]]
@@ -324,8 +330,8 @@ def of_comparison(comparison: Comparison, name: str) -> Chapter:
     tables.append(Table(["", "processes, and what trying told"], chosen, "How each method was run", words=ALL))
     if result["failures"]:
         tables.append(Table(["failure"], [[failure] for failure in result["failures"]], "Runs that failed", words=ALL))
-    plates = figures.side_by_side(figures.series_of(comparison), metric, name)
-    parts = [Part("Methods side by side", plates, tables, [])]
+    figures = side_by_side(series_of(comparison), metric, name)
+    sections = [Section("Methods side by side", figures, tables, [])]
     config = result["config"]
     stages = f"{result['stages']} {'stage' if result['stages'] == 1 else 'stages'}"
     title = f"{config['model']['name']} on {config['data']['name']}, {stages}: {len(rows)} methods"
@@ -336,10 +342,10 @@ def of_comparison(comparison: Comparison, name: str) -> Chapter:
         ("cores", str(machine["cores"]), machine["processor"]),
         ("alrpc", result["alrpc"], f"torch {result['torch']}"),
     ]
-    return Chapter(name, title, f"{comparison.directory.resolve().name} · on {machine['host']}", tiles, [], parts, "")
+    return Article(name, title, f"{comparison.directory.resolve().name} · on {machine['host']}", tiles, [], sections, "")
 
 
-# ---- words for figures
+# ---- numbers as text
 
 
 def _duration(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""Matplotlib's figures as inline SVG that takes its colours from the page, light or dark."""
+"""Converts Matplotlib figures to inline SVG that takes its colours from the page, light or dark."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from markupsafe import Markup, escape
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-FONT = 11  # units of the SVG, each about a pixel of a wide page
+FONT = 11  # font size in units of the SVG, each about a pixel of a wide page
 INK, SOFT, LINE, SURFACE, ACCENT = "#010101", "#010102", "#010103", "#010104", "#010105"
-"""Stand-ins for the page's own colours: text, lesser text, grid lines, background, and the one colour that points something out."""
-THEME = {  # the colours of a figure that the page sets, by the names of its CSS
+"""Placeholders for the page's colours: text, secondary text, grid lines, background and accent."""
+THEME = {  # a figure's colours and the CSS variables that replace them
     INK: "currentColor",
     SOFT: "var(--soft)",
     LINE: "var(--line)",
@@ -57,17 +57,17 @@ STYLE = {
     "figure.constrained_layout.h_pad": 0.03,
     "figure.constrained_layout.w_pad": 0.03,
 }
-UNIT = 72  # of the SVG, an inch
-DOTS = 144  # an inch, of what is drawn as pixels
+UNIT = 72  # units of the SVG per inch
+DOTS = 144  # pixels per inch of rasterized parts
 
 
 def ramp(index: int, count: int) -> str:
-    """The colour of one of several things that have an order, from 0; a stand-in, as above."""
+    """The placeholder for the colour of item `index`, from 0, of `count` ordered items."""
     return f"#05{round(100 * index / max(1, count - 1)):02x}00"
 
 
 def css(colour: str) -> str:
-    """What the page says for a figure's colour."""
+    """The CSS of a figure's colour or placeholder."""
     if colour in THEME:
         return THEME[colour]
     if not re.fullmatch("#05[0-9a-f]{2}00", colour):
@@ -78,13 +78,13 @@ def css(colour: str) -> str:
 
 
 def draw_svg(name: str, label: str, size: tuple[float, float], draw: Callable[[Figure], None]) -> Markup:
-    """A figure as an element of the page.
+    """Draw a figure as an SVG element of the page.
 
     Args:
-        name: its own in the page; ids in the SVG begin with it.
-        label: what it shows, for those who cannot see it.
+        name: unique within the page; ids in the SVG begin with it.
+        label: description for screen readers.
         size: width and height in units of the SVG.
-        draw: puts everything into the figure.
+        draw: draws into the figure.
     """
     out = io.StringIO()
     with rc_context({**STYLE, "svg.hashsalt": name}):
@@ -101,12 +101,12 @@ def draw_svg(name: str, label: str, size: tuple[float, float], draw: Callable[[F
     text = re.sub(r"<[^>]+>", lambda tag: _slim(tag[0]), text)
     text = re.sub(r">\s+<", "><", text)
     box = re.search(r'viewBox="[^"]+"', text)[0]
-    # An SVG that lies in a page needs no names of formats, and has the width that the page gives it.
+    # An inline SVG needs no namespaces, and its width is set by the page.
     text = re.sub(r"<svg[^>]*>", f'<svg {box} role="img" aria-label="{escape(label)}">', text, count=1)
     return Markup(text.strip())
 
 
 def _slim(tag: str) -> str:
-    """A tag with coordinates of two decimals and the page's colours."""
+    """A tag with its coordinates rounded to two decimals and its colours replaced by the page's."""
     tag = re.sub(r"\d+\.\d{3,}", lambda found: f"{float(found[0]):.2f}".rstrip("0").rstrip("."), tag)
     return re.sub(r"#[0-9a-f]{6}\b", lambda found: css(found[0]), tag)

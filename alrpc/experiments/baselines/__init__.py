@@ -1,6 +1,6 @@
 """Back-propagation on the same blocks, through PyTorch's own engines.
 
-method        engine                                                        processes  at one time
+method        engine                                                        processes  working at one time
 bp            autograd                                                      1          the process
 layer-placed  torch.distributed.pipelining, GPipe with one micro-batch      N          one (the thesis' own BP)
 gpipe         torch.distributed.pipelining, ScheduleGPipe                   N          all but the bubble

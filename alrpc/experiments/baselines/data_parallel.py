@@ -22,11 +22,11 @@ from alrpc.training.optimizer import Recipe, accumulation_step, make_optimizer, 
 from alrpc.training.step import autocast, seed_step
 
 Batch = tuple[Tensors, Tensor, int]
-"""Named tensors, labels, and how many samples the whole micro-batch has."""
+"""Named tensors, labels, and the number of samples in the whole micro-batch."""
 
 
 class DataParallel:
-    """One process of `ddp`, or all of `bp`."""
+    """A process of `ddp`, or the only process of `bp`."""
 
     def __init__(self, model: SequentialModel, rank: int, world: int, device: torch.device, target: Target, recipe: Recipe):
         self.rank, self.world, self.device, self.target, self.recipe = rank, world, device, target, recipe
@@ -40,8 +40,8 @@ class DataParallel:
         self.timing.spans.watch(device)
 
     def read(self, dataset: Dataset, batch_size: int, workers: int) -> Iterator[Batch]:
-        """This process' share of every micro-batch of the run; a sample that does not count where there is none left."""
-        sizes: deque[tuple[int, int]] = deque()  # of what is read ahead: this process' share, and the whole
+        """Read this process' share of every micro-batch; a share without samples holds one that does not count."""
+        sizes: deque[tuple[int, int]] = deque()  # sizes of what is read ahead: this process' share, and the whole micro-batch
 
         def wanted() -> Iterator[Request]:
             for request in requests(dataset, batch_size, self.recipe.train.seed, self.recipe.train.epochs):
@@ -54,7 +54,7 @@ class DataParallel:
             yield tensors, labels[:own], whole
 
     def choose(self, batch: Batch, processes_here: int) -> dict:
-        """Choose threads by trying; wrap the module if there are other processes."""
+        """Choose the number of threads by trial; wrap the module if there are other processes."""
         if self.world > 1:
             self.rehearse(batch, 0)
             unused = any(parameter.grad is None for parameter in self.module.parameters())
@@ -71,7 +71,7 @@ class DataParallel:
         return {"threads": threads, "tried_threads": seconds}
 
     def rehearse(self, batch: Batch, step: int, synchronise: bool = True, share: int = 1) -> None:
-        """Forward and backward pass; with `share` micro-batches to a group their gradients are averaged."""
+        """Run the forward and the backward pass; gradients are averaged over `share` accumulated micro-batches."""
         tensors, labels, samples = batch
         seed_step(self.device, self.recipe.train.seed, self.rank, step)
         inputs = [tensors[name].to(self.device) for name in self.module.takes]
@@ -86,7 +86,7 @@ class DataParallel:
             (value * (self.world / share)).backward()
 
     def learn(self, batch: Batch, step: int) -> None:
-        """One micro-batch of training."""
+        """Train on one micro-batch."""
         busy, began = time.thread_time(), time.perf_counter()
         turn = accumulation_step(step, self.recipe)
         self.rehearse(batch, step, synchronise=turn.last, share=turn.size)
@@ -99,13 +99,13 @@ class DataParallel:
         self.timing.enter("waiting_to_receive")
 
     def agree(self) -> None:
-        """Give every process the statistics of the first one, as they are before each step of training."""
+        """Copy the buffers of the first process to all others, as DistributedDataParallel does before each training step."""
         if self.world > 1:
             for buffer in self.module.buffers():
                 distributed.broadcast(buffer, src=0)
 
     def score(self, batch: Batch) -> float:
-        """The sum of this process' scores in a micro-batch."""
+        """The sum of the scores of this process' samples in a micro-batch."""
         tensors, labels, _ = batch
         with autocast(self.device, self.recipe.precision):
             output = self.module(*(tensors[name].to(self.device) for name in self.module.takes))[: len(labels)]

@@ -1,4 +1,4 @@
-"""The course of a run, the same for every baseline: epochs of learning, each followed by a test."""
+"""The training loop of every baseline: epochs of training, each followed by an evaluation."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from alrpc.system import peak_memory, reset_peak_memory
 from alrpc.telemetry.profiler import Profiler, trace_file
 
 T = TypeVar("T")
-LEAD = 2  # steps that are recorded before and after those that count: to begin takes each process another while
+LEAD = 2  # steps recorded before and after those that count, since the processes take different times to begin
 Emit = Callable[[Event], None]
 
 
 def run(
     engine: DataParallel | Pipelined, batches: Iterator | None, tests: int, test_samples: int, here: int, emit: Emit
 ) -> None:
-    """Train and test, in every process of the run.
+    """Train and evaluate; called in every process of the run.
 
     Args:
-        batches: every micro-batch of the run, where they are read; None elsewhere.
-        tests: micro-batches of the test split.
-        test_samples: its samples.
-        here: processes on this host.
-        emit: takes, in the first process the run's events.
+        batches: every micro-batch of the run, or None in a process that reads none.
+        tests: number of micro-batches in the test split.
+        test_samples: number of samples in the test split.
+        here: number of processes on this host.
+        emit: called with each event; only the first process' events count.
     """
     recipe, timing = engine.recipe, engine.timing
     batches = iter(batches) if batches is not None else repeat(None)
@@ -43,7 +43,7 @@ def run(
     batches = chain([first], batches)
     before = copy.deepcopy(engine.module.state_dict())
     chosen = engine.choose(first, here)
-    engine.module.load_state_dict(before)  # trying has moved statistics
+    engine.module.load_state_dict(before)  # the trials have changed the buffers
     del before
     reset_peak_memory(engine.device)
     emit(Chosen({**chosen, "device": str(engine.device)}))
@@ -77,7 +77,9 @@ def run(
     digests = [component_digest(layer) for layer in engine.module.layers]
     parameters = {"effective": sum(p.numel() for p in engine.module.parameters()), "affiliated": 0}
     ends = gather(Finished(0, peak_memory(engine.device), digests, parameters))
-    for rank, event in enumerate(ends if isinstance(engine, Pipelined) else ends[:1], 1):  # ddp: all the same
+    for rank, event in enumerate(
+        ends if isinstance(engine, Pipelined) else ends[:1], 1
+    ):  # in ddp all processes have the same parameters
         emit(replace(event, stage=rank))
 
 
@@ -91,7 +93,7 @@ def record(
     directory: Path,
     emit: Emit,
 ) -> None:
-    """Train for some steps and record so many more with torch.profiler, in every process of the run; arguments as of `run`."""
+    """Train for `warm_up` steps and record `steps` more with torch.profiler; called in every process, like `run`."""
     emit(Profile(warm_up + LEAD, steps))
     timing, rank = engine.timing, distributed.get_rank() if distributed.is_initialized() else 0
     batches = iter(batches) if batches is not None else repeat(None)
@@ -117,7 +119,7 @@ def record(
 
 
 def gather(value: T) -> list[T]:
-    """The value of every process, in the first one; nothing elsewhere."""
+    """Gather the values of all processes in the first one; the others get an empty list."""
     if not distributed.is_initialized():
         return [value]
     values: list = [None] * distributed.get_world_size() if distributed.get_rank() == 0 else None

@@ -1,4 +1,4 @@
-"""The blocks and a head, end to end; and a part of them as one module of positional tensors, for a pipeline's stage."""
+"""The network that back-propagation trains: blocks and a head; and a part of it as one module, for a pipeline's stage."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ from alrpc.objectives.build import run_sample, trace_blocks
 
 @dataclass(frozen=True)
 class SequentialModel:
-    """Blocks and, last, their head. `takes[i]` are the tensors that layer i is called with, `types[i]` those that reach it."""
+    """Blocks followed by their head.
+
+    `takes[i]` names the tensors that layer i is called with, `types[i]` gives the types of those that reach it.
+    """
 
     layers: list[nn.Module]
     takes: list[tuple[str, ...]]
@@ -29,9 +32,9 @@ class SequentialModel:
 def build_sequential_model(
     config: Config, sample: Tensors, target: Target, word_vectors: WordVectors | None = None
 ) -> SequentialModel:
-    """The network that back-propagation trains; its blocks begin with the parameters that associated learning's begin with.
+    """Build the network; its blocks start with the same parameters as in associated learning.
 
-    The head is the model's own, else one linear layer after the pool that the last component's bridge would have.
+    The head is the model's own, or else one linear layer after the pool that the last component's bridge would have.
 
     Raises:
         UserError: when the blocks or the head do not fit the data.
@@ -55,10 +58,10 @@ def build_sequential_model(
 
 
 class ModelPart(nn.Module):
-    """Consecutive layers of a model, as a function of the tensors that reach them and are still needed, by position.
+    """Consecutive layers of a model as one module, called with the tensors that it or a later part needs, by position.
 
-    Between two parts everything travels as float32 and has a gradient (zero where nothing was learned from it), since
-    pipeline engines send a gradient back for each tensor that they sent.
+    Between two parts all tensors travel as float32 and have a gradient (zero where the loss does not depend on them), because
+    pipeline engines send back a gradient for each tensor that they sent.
     """
 
     def __init__(self, model: SequentialModel, numbers: Sequence[int]):
@@ -72,7 +75,7 @@ class ModelPart(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, ...]:
         for tensor in inputs:
-            if tensor.requires_grad:  # its gradient is sent as it lies in memory
+            if tensor.requires_grad:  # pipeline engines send the gradient's memory as it lies
                 tensor.register_hook(Tensor.contiguous)
         tensors = {
             name: tensor if tensor.dtype == self.types[name] else tensor.to(self.types[name])
@@ -87,7 +90,7 @@ class ModelPart(nn.Module):
 
 
 class _Tied(torch.autograd.Function):
-    """Passes tensors on so that each of them has a gradient if one of them has."""
+    """Passes tensors through so that each has a gradient if any of them has one."""
 
     @staticmethod
     def forward(ctx, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -100,7 +103,7 @@ class _Tied(torch.autograd.Function):
 
 
 def _needed(model: SequentialModel, start: int) -> tuple[str, ...]:
-    """The names that layers start, start + 1, … take from before, sorted."""
+    """The names, sorted, of the tensors that layers start, start + 1, … take from earlier layers."""
     needed: set[str] = set()
     for layer, takes in zip(reversed(model.layers[start:]), reversed(model.takes[start:]), strict=True):
         needed = (needed - set(gives(layer))) | set(takes)

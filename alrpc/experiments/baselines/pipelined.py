@@ -20,13 +20,13 @@ from alrpc.training.optimizer import Recipe, accumulation_step, make_optimizer, 
 from alrpc.training.step import autocast, seed_step
 
 SCHEDULES = {"layer-placed": ScheduleGPipe, "gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}
-HEADER = 64  # numbers that announce a micro-batch: samples, then rank and sizes of each tensor
+HEADER = 64  # numbers in the header of a micro-batch: samples, padded samples, then rank and sizes of each tensor
 Batch = tuple[Tensors, Tensor] | None
-"""What the first process reads; the others get None."""
+"""A micro-batch in the first process; None in the others."""
 
 
 class TimedStage(PipelineStage):
-    """A stage that tells when it computes; the rest of its time it waits."""
+    """A stage that times its computation; the rest of its time counts as waiting."""
 
     timing: Timing
     precision: str
@@ -48,7 +48,7 @@ class TimedStage(PipelineStage):
 
 
 class Pipelined:
-    """One process of a pipeline: its layers, and a schedule for each shape of micro-batch, since a schedule is for one."""
+    """A process of a pipeline: its layers, and a schedule for each shape of micro-batch, since a schedule has a fixed shape."""
 
     def __init__(
         self,
@@ -74,15 +74,15 @@ class Pipelined:
         self.timing.spans.watch(device)
         self.micro_batches = 1
         self.schedules: dict[tuple, ScheduleGPipe | Schedule1F1B] = {}
-        self.samples = 1  # of the micro-batch under way
+        self.samples = 1  # number of samples in the micro-batch under way
 
     def read(self, dataset: Dataset, batch_size: int, workers: int) -> Iterator[Batch]:
-        """Every micro-batch of the run, in the first process."""
+        """Read every micro-batch of the run; called in the first process."""
         wanted = requests(dataset, batch_size, self.recipe.train.seed, self.recipe.train.epochs)
         return load_micro_batches(dataset, wanted, self.recipe.train.seed, workers)
 
     def choose(self, batch: Batch, processes_here: int) -> dict:
-        """Choose threads, and into how many micro-batches of its own the schedule cuts one, by trying."""
+        """Choose, by trial, the number of threads and the number of pieces into which the schedule cuts a micro-batch."""
 
         def trial_threads(threads: int) -> None:
             torch.set_num_threads(threads)
@@ -107,15 +107,15 @@ class Pipelined:
         return chosen
 
     def rehearse(self, batch: Batch, step: int, share: int = 1) -> None:
-        """Forward and backward pass of all the schedule's micro-batches."""
+        """Run the forward and backward passes of all the schedule's micro-batches."""
         inputs, labels = self._announce(batch)
         seed_step(self.device, self.recipe.train.seed, self.rank, step)
         self.samples *= share
         self._schedule(inputs, True).step(*inputs, **({"target": labels, "losses": []} if self.is_last else {}))
 
     def learn(self, batch: Batch, step: int) -> None:
-        """One micro-batch of training."""
-        self.timing.enter("waiting_to_receive")  # for what the first process announces, then for each neighbour
+        """Train on one micro-batch."""
+        self.timing.enter("waiting_to_receive")  # for the header from the first process, then for the neighbours
         turn = accumulation_step(step, self.recipe)
         self.rehearse(batch, step, share=turn.size)
         if turn.last:
@@ -126,19 +126,19 @@ class Pipelined:
             self.timing.enter("waiting_to_receive")
 
     def agree(self) -> None:
-        """Each layer is in one process only."""
+        """Nothing to do, since each layer is in one process only."""
 
     def score(self, batch: Batch) -> float:
-        """The sum of a micro-batch's scores, in the last process."""
+        """The sum of a micro-batch's scores in the last process, 0 in the others."""
         inputs, labels = self._announce(batch)
         with torch.no_grad():
             output = self._schedule(inputs, False).step(*inputs)
         return self.target.score(output[: self.samples], labels[: self.samples]) if self.is_last else 0.0
 
     def _announce(self, batch: Batch) -> tuple[list[Tensor], Tensor]:
-        """Tell every process the shapes and the labels; gives the first one's inputs, on its device.
+        """Broadcast a micro-batch's shapes and labels; returns the first process' inputs and the labels, on the device.
 
-        The samples are filled up to a multiple of the schedule's micro-batches, which must be of one size.
+        The samples are padded to a multiple of the schedule's micro-batches, which must have one size.
         """
         header = torch.zeros(HEADER, dtype=torch.int64)
         inputs: list[Tensor] = []
@@ -171,7 +171,7 @@ class Pipelined:
         return self.schedules[key]
 
     def _clip(self) -> None:
-        """Clip the gradient of the whole network, whose norm no process knows alone."""
+        """Clip the gradient of the whole network, whose norm is computed by all processes together."""
         gradients = [parameter.grad for parameter in self.module.parameters() if parameter.grad is not None]
         square = nn.utils.get_total_norm(gradients).square().cpu()
         distributed.all_reduce(square)

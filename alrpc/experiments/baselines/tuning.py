@@ -1,4 +1,4 @@
-"""What a method can choose (threads, micro-batches), chosen by trying it on the machine that it will run on."""
+"""Chooses a method's threads and micro-batches by trials on the machine that it runs on."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ TRIALS = 3  # timed repetitions of each choice, after one that is not
 
 
 def thread_choices(processes: int) -> list[int]:
-    """1, 2, 4, … threads for each of so many processes that compute at the same time, and no more than there are cores."""
+    """The numbers of threads to try, 1, 2, 4, …, for each process where `processes` compute at once on this machine's cores."""
     most = max(1, cores() // processes)
     return sorted({2**power for power in range(most.bit_length()) if 2**power <= most} | {most})
 
 
 def fastest(choices: Sequence[int], trial: Callable[[int], None], device: torch.device) -> tuple[int, dict[int, float]]:
-    """The choice whose trial takes least, and the seconds of each. In a process group all call this; rank 0 decides."""
+    """The fastest choice, and the seconds of each. In a process group every process calls this, and rank 0 decides."""
     together = distributed.is_initialized() and distributed.get_world_size() > 1
     seconds: dict[int, float] = {}
     for choice in choices:

@@ -1,4 +1,4 @@
-"""One process of a baseline's run, or of sequential associated learning; started by `alrpc compare` and `alrpc profile`."""
+"""A process of a baseline, or of sequential associated learning; started by `alrpc compare` and `alrpc profile`."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ from alrpc.training.step import make_trainers
 
 
 def run_method(process: Process, method: str, directory: Path, recorded_steps: tuple[int, int] | None = None) -> None:
-    """Do this process' part in a run whose directory holds its configuration; ends the process if it fails.
+    """Run this process' rank in a run whose directory holds its configuration; ends the process if it fails.
 
     Args:
-        recorded_steps: to warm up with, and to record with torch.profiler; None for a whole run.
+        recorded_steps: steps to warm up with, and steps to record with torch.profiler; None for a whole run.
     """
     rank = int(os.environ["RANK"])
     name = f"process-{rank + 1}"
@@ -65,7 +65,7 @@ def run_method(process: Process, method: str, directory: Path, recorded_steps: t
 
 
 def run_sequential(run: Run) -> None:
-    """Associated learning in one process, with as many threads as make it fastest here."""
+    """Run associated learning in one process, with the number of threads that is fastest here."""
     config = run.config
     device = local_device(config.device)
     dataset = read_data(config.data)
@@ -95,12 +95,12 @@ def try_threads(config: Config, dataset: Dataset, device: torch.device) -> tuple
 
 
 def run_baseline(method: str, config: Config, directory: Path, started: float, recorded_steps: tuple[int, int] | None) -> None:
-    """Set the processes up, train and test, or record some steps; the first one writes what is told."""
+    """Set up this process, then train and evaluate, or record some steps; the first process writes the run's files."""
     rank, world, here = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     device = own_device(method, config, world)
     if world > 1:
         distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
-    everywhere = method in ("bp", "ddp")  # where every process reads its own share
+    everywhere = method in ("bp", "ddp")  # whether every process reads its own share
     facts: list = [None]
     dataset = None
     if everywhere or rank == 0:
@@ -110,7 +110,7 @@ def run_baseline(method: str, config: Config, directory: Path, started: float, r
     if world > 1:
         distributed.broadcast_object_list(facts, src=0)
     sample, target, word_vectors, (trains, tests), test_samples = facts[0]
-    if recorded_steps is not None:  # more may be recorded than the configuration's epochs have
+    if recorded_steps is not None:  # the steps may exceed the configured epochs; one epoch per step is enough
         more = {"epochs": sum(recorded_steps) + 2 * loop.LEAD, "schedule": "constant"}
         config = config.model_copy(update={"train": config.train.model_copy(update=more)})
     recipe = make_recipe(config, trains)
@@ -141,7 +141,7 @@ def run_baseline(method: str, config: Config, directory: Path, started: float, r
 
 
 def own_device(method: str, config: Config, world: int) -> torch.device:
-    """This process' device, made ready.
+    """Choose this process' device and set it up.
 
     Raises:
         UserError: when several processes would share a GPU.

@@ -1,4 +1,4 @@
-"""The pipeline against its ceiling: the same stages at the same time, each with its input in its memory, sending nothing."""
+"""Measures a pipeline against its ceiling: the same stages at the same time, with their input in memory, sending nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from alrpc.system import cores
 
 
 def ceiling(config: Config, rounds: int, steps: int, directory: Path, watch: Watch) -> dict:
-    """Measure pairs of rounds, pipeline and ceiling in turn, in one set of processes.
+    """Measure rounds of pipeline and ceiling in turn, in one set of processes.
 
     Raises:
         UserError: for what the user can put right; nothing is left then.

@@ -1,4 +1,4 @@
-"""The engine alone, with simulated stages; and torch's pipelines of back-propagation with the same sleeps."""
+"""Measures the engine alone, with simulated stages, and torch's pipelines of back-propagation with the same sleeps."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from alrpc.experiments.bench.simulated import SAMPLES
 from alrpc.system import cores
 
 STEPS, PEER_STEPS = 100, 20
-PEER_TURNS = 3  # each begins its processes anew, which they vary with
+PEER_TURNS = 3  # each turn starts new processes, since figures vary between starts
 
 
 def hops(stages: int, stage_ms: float, message_mb: float, peers: list[str], rounds: int, directory: Path, watch: Watch) -> dict:
-    """Measure the engine, then the peers in turns, with stages that sleep `stage_ms` a step and packets of `message_mb`.
+    """Measure the engine, then the peers in turns, with stages that sleep `stage_ms` per step and packets of `message_mb`.
 
-    Efficiency is what a stage sleeps of a steady state's time: stage_ms × steps / elapsed, of the slowest stage.
+    Efficiency is the share of the steady state that the slowest stage is asked to sleep: stage_ms × steps / elapsed.
 
     Raises:
         RunFailed, Interrupted: as `alrpc.runtime.local.run_processes`.
@@ -38,7 +38,7 @@ def hops(stages: int, stage_ms: float, message_mb: float, peers: list[str], roun
     measured = run_rounds(config, settings, directory / "al", watch).rounds
     figures = summarise(measured)
     efficiencies = [stage_ms / 1000 * rate(of_stages, PIPELINE) for of_stages in measured[1:]]
-    sending = figures["stages"][:-1]  # the last one only receives
+    sending = figures["stages"][:-1]  # the last stage only receives
     engine = statistics.median(s["cpu_seconds_per_step"] - s["ceiling_cpu_seconds_per_step"] for s in sending)
     copies = copy_seconds(message_mb, stage_ms / 1000)
     found = {peer: {} for peer in peers}
@@ -70,7 +70,7 @@ def hops(stages: int, stage_ms: float, message_mb: float, peers: list[str], roun
 def time_peers(
     stages: int, stage_ms: float, message_mb: float, peers: list[str], directory: Path, watch: Watch
 ) -> dict[tuple[str, bool], list[float]]:
-    """Seconds a batch of each peer, turn by turn: as torch has it, and with memory kept as this engine's processes do."""
+    """Seconds per batch of each peer in each turn: with torch's own memory settings, and with those of this engine."""
     seconds: dict[tuple[str, bool], list[float]] = {(peer, keeps): [] for peer in peers for keeps in (False, True)}
     for turn in range(1, PEER_TURNS + 1):
         for (peer, keeps_memory), of_turns in seconds.items():

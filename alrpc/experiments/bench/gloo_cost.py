@@ -1,4 +1,4 @@
-"""What one message costs in gloo itself: CPU time of a bare send and a bare receive, the two copies through a socket."""
+"""Measures the cost of a message in gloo itself: CPU time of a bare send and a bare receive, two copies through a socket."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from alrpc import rundir
 from alrpc.runtime.local import Launch, listening_socket, process_role, run_processes
 from alrpc.runtime.process import Process, log_to
 
-MESSAGES, WARM = 150, 15
+MESSAGES, WARM = 150, 15  # messages that count, and those before that do not
 
 
 def copy_seconds(message_mb: float, pause: float) -> float:
-    """CPU seconds that one message of `message_mb` MB costs its sender and its receiver together.
+    """CPU seconds that a message of `message_mb` MB costs its sender and its receiver together.
 
     Args:
-        pause: seconds between two messages, as in the pipeline that it is compared with: a process that has slept longer finds
-            less in the processor's caches.
+        pause: seconds between two messages, as in the pipeline that it is compared with, because a process that has slept
+            longer finds less in the processor's caches.
     """
     with tempfile.TemporaryDirectory() as folder, listening_socket(0) as listener:
         directory = Path(folder)
@@ -32,7 +32,7 @@ def copy_seconds(message_mb: float, pause: float) -> float:
 
 
 def measure(process: Process, message_mb: float, pause: float, directory: Path) -> None:
-    """Be the sender (rank 0) or the receiver, and write the CPU seconds of a message."""
+    """Run the sender (rank 0) or the receiver, and write the CPU seconds per message."""
     rank = int(os.environ["RANK"])
     log_to(directory, f"process-{rank + 1}")
     torch.set_num_threads(1)

@@ -1,4 +1,4 @@
-"""Run measured rounds, and make figures of what the stages told."""
+"""Runs measured rounds and summarises what the stages reported."""
 
 from __future__ import annotations
 
@@ -21,18 +21,17 @@ from alrpc.system import local_device
 from alrpc.timing import STATES, computing
 
 Watch = Callable[[Path, int], AbstractContextManager]
-"""(directory, rounds) -> a context that shows how far the measurement is."""
+"""(directory, rounds) -> a context that shows the progress of the measurement."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """Of each round, of each stage: {"pipeline": …, "ceiling": …}, as the stage told, from round 0, which only warmed up.
-
-    And the mean samples in a micro-batch.
-    """
+    """The result of measured rounds."""
 
     rounds: list[list[dict]]
+    """For each round and stage, {"pipeline": …, "ceiling": …} with dicts of `steady_state`; round 0 only warmed up."""
     samples_per_step: float
+    """Mean number of samples in a micro-batch."""
 
 
 def run_rounds(config: Config, settings: Settings, directory: Path, watch: Watch) -> Measured:
@@ -55,29 +54,29 @@ def run_rounds(config: Config, settings: Settings, directory: Path, watch: Watch
 
 
 def read_rounds(directory: Path) -> list[dict]:
-    """What a measurement has written so far: a job, then what each stage told of each round."""
+    """What a measurement has written so far: a line for the job, then one for each stage in each round."""
     return rundir.whole_lines(directory / ROUNDS)
 
 
 def pair_up(events: list[dict]) -> list[list[dict]]:
-    """By round, by stage: {"pipeline": …, "ceiling": …}."""
-    told: dict[tuple[int, int], dict] = {}
+    """Arrange the lines of rounds by round and stage: {"pipeline": …, "ceiling": …}."""
+    found: dict[tuple[int, int], dict] = {}
     for event in events:
-        told.setdefault((event["round"], event["stage"]), {})[event["kind"]] = event
-    rounds, stages = (max(numbers) for numbers in zip(*told, strict=True))
-    return [[told[number, stage] for stage in range(1, stages + 1)] for number in range(rounds + 1)]
+        found.setdefault((event["round"], event["stage"]), {})[event["kind"]] = event
+    rounds, stages = (max(numbers) for numbers in zip(*found, strict=True))
+    return [[found[number, stage] for stage in range(1, stages + 1)] for number in range(rounds + 1)]
 
 
 def rate(of_stages: list[dict], kind: str) -> float:
-    """Micro-batches a second in a round's steady state: what its slowest stage does."""
+    """Micro-batches per second of the slowest stage in a round's steady state."""
     return min(stage[kind]["steps"] / stage[kind]["seconds"] for stage in of_stages)
 
 
 def summarise(rounds: list[list[dict]]) -> dict:
-    """The figures of all rounds but the one that warmed up: ratio to the ceiling, and the median of what each stage did.
+    """Summarise all rounds but the one that warmed up: ratios to the ceiling, and the medians of each stage.
 
-    A round is held against the mean of the ceilings before and after it, so that a machine which gets slower or faster by the
-    minute does so for both.
+    A round is compared with the mean of the ceilings before and after it, so that a machine that becomes slower or faster by
+    the minute affects both alike.
     """
     ceilings = [1 / rate(stages, CEILING) for stages in rounds]
     around = [(before + after) / 2 for before, after in pairwise(ceilings)]
@@ -98,19 +97,19 @@ def summarise(rounds: list[list[dict]]) -> dict:
 
 
 def summarise_stage(rounds: list[dict]) -> dict:
-    """One stage's medians over the rounds; seconds are those of one step."""
+    """A stage's medians over the rounds, in seconds per step."""
 
     def median(kind: str, value: Callable[[dict], float]) -> float:
-        return statistics.median(value(told[kind]) / told[kind]["steps"] for told in rounds)
+        return statistics.median(value(reduced[kind]) / reduced[kind]["steps"] for reduced in rounds)
 
-    step = median(PIPELINE, lambda told: told["seconds"])
+    step = median(PIPELINE, lambda reduced: reduced["seconds"])
     return {
-        "seconds_computing": median(PIPELINE, lambda told: computing(told["states"])),
-        **{f"seconds_{state}": median(PIPELINE, lambda told, state=state: told["states"][state]) for state in STATES},
+        "seconds_computing": median(PIPELINE, lambda reduced: computing(reduced["states"])),
+        **{f"seconds_{state}": median(PIPELINE, lambda reduced, state=state: reduced["states"][state]) for state in STATES},
         "seconds_per_step": step,
-        "ceiling_seconds_per_step": median(CEILING, lambda told: told["seconds"]),
-        "cpu_seconds_per_step": median(PIPELINE, lambda told: told["cpu_seconds"]),
-        "ceiling_cpu_seconds_per_step": median(CEILING, lambda told: told["cpu_seconds"]),
+        "ceiling_seconds_per_step": median(CEILING, lambda reduced: reduced["seconds"]),
+        "cpu_seconds_per_step": median(PIPELINE, lambda reduced: reduced["cpu_seconds"]),
+        "ceiling_cpu_seconds_per_step": median(CEILING, lambda reduced: reduced["cpu_seconds"]),
         "packets_per_second": 1 / step,
         "bytes_per_second": rounds[0][PIPELINE]["packet_bytes"] / step,
     }

@@ -1,7 +1,7 @@
-"""torch.distributed.pipelining's schedules of back-propagation with SIMULATED stages, as a pipeline of them would run.
+"""Measures torch.distributed.pipelining's schedules of back-propagation with SIMULATED stages.
 
-A batch takes each stage the same sleep in all as a step of `alrpc.experiments.bench.simulated`: a third forward, two thirds backward, cut
-into micro-batches; activations go forward and gradients of the same size go back.
+For a batch each stage sleeps as long in all as for a step of `alrpc.experiments.bench.simulated`: a third forward, two thirds
+backward, cut into micro-batches. Activations go forward, and gradients of the same size go back.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from alrpc.runtime.process import Process, log_to
 
 SCHEDULES = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}
 MICRO_BATCHES = 8
-WARM = 3  # steps that do not count
+WARM = 3  # first steps, which do not count
 RESULT = "seconds.json"
 
 
 class Sleeping(nn.Module):
-    """x -> x, with a sleep in each direction; one parameter, so that there is something to send gradients for."""
+    """x -> x, with a sleep in each direction; it has one parameter, so that it has a gradient to send back."""
 
     def __init__(self, seconds: float):
         super().__init__()
@@ -56,18 +56,18 @@ class _Sleep(torch.autograd.Function):
 def run_peer(
     name: str, stages: int, stage_ms: float, message_mb: float, steps: int, keeps_memory: bool, directory: Path
 ) -> float:
-    """Seconds that a batch takes in a pipeline of so many processes, in a directory made for it.
+    """Seconds that a batch takes in a pipeline of `stages` processes, run in a directory made for it.
 
     Args:
-        keeps_memory: whether its processes keep what they free, in large pages, as this engine's do; otherwise they are as
-            Python and torch have them.
+        keeps_memory: whether its processes keep freed memory, in large pages, as this engine's do; otherwise they have the
+            defaults of Python and torch.
 
     Raises:
         RunFailed, Interrupted: as `alrpc.runtime.local.run_processes`.
     """
     directory.mkdir(parents=True)
     launch = Launch(
-        be_peer,
+        run_rank_of_peer,
         (name, stage_ms, message_mb, steps, directory),
         stages,
         process_role,
@@ -79,8 +79,8 @@ def run_peer(
     return json.loads((directory / RESULT).read_text(encoding="utf-8"))
 
 
-def be_peer(process: Process, name: str, stage_ms: float, message_mb: float, steps: int, directory: Path) -> None:
-    """Be one process of the pipeline."""
+def run_rank_of_peer(process: Process, name: str, stage_ms: float, message_mb: float, steps: int, directory: Path) -> None:
+    """Run one process of the pipeline."""
     warnings.filterwarnings("ignore", module="torch.distributed")
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     log_to(directory, f"process-{rank + 1}")

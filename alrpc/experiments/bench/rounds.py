@@ -1,10 +1,10 @@
-"""One pipeline, two kinds of rounds in turn: packets that travel, and the same training on what a stage already holds.
+"""Rounds of a measured pipeline, of two kinds in turn: packets travel, or each stage trains again on those that it holds.
 
     coordinator   train × n, round │ repeat n                                           │ train × n, round │ … │ end
     a stage       trains and sends │ trains on the packets it still has, sends nothing  │ …
 
 The second kind is the ceiling: the same processes, at the same time, on the same machine, with every input in the memory of
-the process that needs it. A round begins when every stage has told of the one before, so that all stages are in the same kind.
+the process that needs it. A round begins when every stage has reported the one before, so that all stages are in one kind.
 """
 
 from __future__ import annotations
@@ -33,60 +33,60 @@ PIPELINE, CEILING = "pipeline", "ceiling"
 
 @dataclass(frozen=True)
 class Settings:
-    """What is measured."""
+    """The settings of a measurement."""
 
     rounds: int
     steps: int
-    """Counted in each round, or some more; those that fill and drain the pipeline come on top."""
+    """Least number of steps that count in a round; those that fill and drain the pipeline come on top."""
     ceiling: bool = True
-    """Whether each round is followed by one of the ceiling's."""
+    """Whether each round is followed by a round of the ceiling."""
     stage_ms: float | None = None
-    """Milliseconds that a step of a simulated stage sleeps; None for stages that train."""
+    """Milliseconds that a simulated stage sleeps per step; None for stages that train."""
     message_mb: float | None = None
-    """MB of a packet between simulated stages."""
+    """Size of a packet between simulated stages in MB."""
 
 
 def at_the_ends(stages: int, window: int) -> int:
-    """The most steps of a round that do not count: while they pass, the pipeline fills or drains.
+    """The most steps of a round that do not count because the pipeline fills or drains.
 
-    A stage can be ahead of the next one by a window of sent packets, a window of received ones and the one in work.
+    A stage can be ahead of the next one by a window of sent packets, a window of received packets and the packet in work.
     """
     return stages + (stages - 1) * (2 * window + 1)
 
 
 class Gathered:
-    """Lets the stream wait until every stage has told of a round."""
+    """Lets the stream wait until every stage has reported a round."""
 
     def __init__(self, stages: int):
         self.stages = stages
-        self.told = 0
+        self.reports = 0
         self.changed = threading.Condition()
 
-    def tell(self) -> None:
-        """A stage has told of a round."""
+    def add(self) -> None:
+        """Count the report of one stage on a round."""
         with self.changed:
-            self.told += 1
+            self.reports += 1
             self.changed.notify()
 
     def await_rounds(self, rounds: int) -> None:
-        """Wait until all stages have told of so many."""
+        """Wait until all stages have reported this number of rounds."""
         with self.changed:
-            self.changed.wait_for(lambda: self.told >= rounds * self.stages)
+            self.changed.wait_for(lambda: self.reports >= rounds * self.stages)
 
 
 def with_constant_rate(config: Config) -> Config:
-    """The configuration with rates that stay: more is measured than its epochs have steps."""
+    """The configuration with constant learning rates, because a measurement may exceed its epochs."""
     return config.model_copy(update={"train": config.train.model_copy(update={"schedule": "constant"})})
 
 
 def endless_micro_batches(config: Config, dataset: Dataset) -> Iterator[tuple[Tensors, Tensor]]:
-    """The training split's micro-batches, epoch after epoch."""
+    """The training split's micro-batches, epoch after epoch, without end."""
     wanted = requests(dataset, config.data.batch_size, config.train.seed, 1 << 30)
     return load_micro_batches(dataset, (r for r in wanted if r.split == "train"), config.train.seed, config.data.workers)
 
 
 def stream_rounds(config: Config, settings: Settings, gathered: Gathered, dataset: Dataset) -> Iterator[Packet]:
-    """The rounds' stream; round 0 of each kind only warms up."""
+    """The stream of all rounds; round 0 of each kind only warms up."""
     steps = settings.steps + at_the_ends(config.pipeline.stages, config.pipeline.window)
     step, rounds = 0, 0
     micro_batches = enumerate(endless_micro_batches(config, dataset))
@@ -104,10 +104,10 @@ def stream_rounds(config: Config, settings: Settings, gathered: Gathered, datase
 
 
 class MeasuredStage(Stage):
-    """A stage that notes when each of its steps ended, and tells of every round."""
+    """A stage that notes the end of each step and reports every round."""
 
     most_held: int | None = None
-    """Packets of a round that are kept for the ceiling's; None for all."""
+    """Number of packets of a round that are kept for the ceiling's round; None for all."""
 
     def __init__(self, *arguments, **callbacks):
         super().__init__(*arguments, **callbacks)
@@ -131,7 +131,7 @@ class MeasuredStage(Stage):
         self.emit_round(packet.epoch, PIPELINE)
 
     def repeat(self, packet: Packet) -> None:
-        """Train on the round's packets again, as many steps, and send nothing."""
+        """Train on the round's packets again, for as many steps, and send nothing."""
         self.send(packet)
         self.mark()
         send_on, self.send_on = self.send_on, None
@@ -147,32 +147,32 @@ class MeasuredStage(Stage):
         self.marks = []
 
     def finish(self) -> None:
-        """Nothing that was trained is of interest."""
+        """Finish without digests, because the trained parameters are not used."""
         self.emit(Finished(self.number, peak_memory(self.device)))
 
 
 def steady_state(rounds: list[Round]) -> list[dict]:
-    """What all stages told of a round, reduced to the time in which all of them worked.
+    """Reduce the stages' reports of a round to the steady state, in which all of them work.
 
-    It begins when the last stage has ended its first step, and ends when the first one has ended its last; of each stage, the
-    whole steps within it count. One clock is taken to be that of all stages: they are on one machine.
+    It begins when the last stage has ended its first step, and ends when the first stage has ended its last one. The steps of
+    each stage that lie within it count. All stages are assumed to share one clock, since they are on one machine.
     """
-    begins = max(told.marks[1]["moment"] for told in rounds)
-    ends = min(told.marks[-1]["moment"] for told in rounds)
+    begins = max(report.marks[1]["moment"] for report in rounds)
+    ends = min(report.marks[-1]["moment"] for report in rounds)
     reduced = []
-    for told in sorted(rounds, key=lambda told: told.stage):
-        within = [mark for mark in told.marks if begins <= mark["moment"] <= ends]
+    for report in sorted(rounds, key=lambda report: report.stage):
+        within = [mark for mark in report.marks if begins <= mark["moment"] <= ends]
         took = {name: within[-1][name] - within[0][name] for name in within[0]}
         reduced.append(
             {
                 "event": "round",
-                "stage": told.stage,
-                "round": told.round,
-                "kind": told.measured,
-                "packet_bytes": told.packet_bytes,
+                "stage": report.stage,
+                "round": report.round,
+                "kind": report.measured,
+                "packet_bytes": report.packet_bytes,
                 "steps": len(within) - 1,
-                "began": told.marks[0]["moment"],
-                "ended": told.marks[-1]["moment"],
+                "began": report.marks[0]["moment"],
+                "ended": report.marks[-1]["moment"],
                 "seconds": took.pop("moment"),
                 "cpu_seconds": took.pop("cpu"),
                 "states": took,

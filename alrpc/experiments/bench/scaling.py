@@ -1,4 +1,4 @@
-"""Speed-up over the number of stages, beside the ideal and beside what the thesis measured with threads in one process."""
+"""Measures the speed-up over the number of stages, beside the ideal and the thesis' figures for threads in one process."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from alrpc.network import resolve
 from alrpc.pipeline.placement import check_pipeline
 from alrpc.system import cores, local_device
 
-# Lin, 2023: AG News, 12 encoder layers over n GPUs (threads in one process), seconds an epoch of 1 GPU over those of n.
+# Lin, 2023: AG News, 12 encoder layers over n GPUs (threads in one process); seconds per epoch on 1 GPU over those on n GPUs.
 THESIS = {1: 1.00, 2: 1.01, 3: 1.19, 4: 1.30, 6: 1.09}
 
 
 def stage_counts(config: Config, components: int) -> list[int]:
-    """1, 2, 4, … and the most that this machine has cores (or GPUs) for, at most one a component."""
+    """1, 2, 4, … and the most stages that this machine has cores (or GPUs) for, at most one per component."""
     on_gpu = local_device(config.device).type == "cuda"
     most = max(1, min(torch.cuda.device_count() if on_gpu else cores() // config.threads, components))
     return sorted({2**power for power in range(most.bit_length()) if 2**power <= most} | {most})
@@ -30,7 +30,7 @@ def stage_counts(config: Config, components: int) -> list[int]:
 def scaling(config: Config, rounds: int, steps: int, directory: Path, watch: Watch) -> dict:
     """Measure the sequential engine and pipelines of 1, 2, 4, … stages in turn, round after round.
 
-    A speed-up is that over the sequential engine in the same round.
+    A speed-up is relative to the sequential engine in the same round.
 
     Raises:
         UserError: for what the user can put right.
@@ -75,7 +75,7 @@ def with_stages(config: Config, count: int) -> Config:
 
 
 def draw(result: dict, path: Path) -> None:
-    """The speed-up as a picture."""
+    """Plot the speed-up."""
     import matplotlib
 
     matplotlib.use("Agg")

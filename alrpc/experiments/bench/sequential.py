@@ -1,4 +1,4 @@
-"""The sequential engine measured: every component in one process, one after the other, on one stage's resources."""
+"""Measures the sequential engine: all components in one process, one after the other, with the resources of one stage."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from alrpc.system import local_device, synchronize, use_deterministic_kernels
 from alrpc.training.optimizer import make_recipe
 from alrpc.training.step import make_trainers
 
-WARM = 2  # steps that do not count
+WARM = 2  # first steps, which do not count
 RESULT = "seconds.json"
 
 
 def measure_sequential(config: Config, steps: int, directory: Path) -> float:
-    """Seconds that a micro-batch takes, in a process of its own with a directory made for it.
+    """Seconds per micro-batch, measured in a process of its own with a directory made for it.
 
     Raises:
         UserError: for what the user can put right.
@@ -45,7 +45,7 @@ def measure_sequential(config: Config, steps: int, directory: Path) -> float:
 
 
 def measure(process: Process, directory: Path, steps: int) -> None:
-    """Train on `steps` micro-batches and write what one takes; ends the process if it fails."""
+    """Train on `steps` micro-batches and write the seconds per micro-batch; ends the process if it fails."""
 
     def work() -> None:
         rundir.write_json(directory / RESULT, train(load_config(directory / rundir.CONFIG), steps))
@@ -55,7 +55,7 @@ def measure(process: Process, directory: Path, steps: int) -> None:
 
 
 def train(config: Config, steps: int) -> float:
-    """Seconds that a micro-batch takes."""
+    """Train, and return the seconds per micro-batch."""
     config, device = with_constant_rate(config), local_device(config.device)
     torch.set_num_threads(config.threads)
     use_deterministic_kernels(device)

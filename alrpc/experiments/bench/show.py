@@ -1,4 +1,4 @@
-"""Measurements in the terminal."""
+"""Shows measurements in the terminal."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OVERSUBSCRIBED = (
 
 @contextmanager
 def watch(console: Console, directory: Path, rounds: int) -> Iterator[None]:
-    """Show how far a measurement is, on a terminal."""
+    """Show the progress of a measurement, on a terminal."""
 
     def line() -> Text:
         done = max((event["round"] for event in read_rounds(directory) if event["event"] == "round"), default=None)
@@ -37,7 +37,7 @@ def watch(console: Console, directory: Path, rounds: int) -> Iterator[None]:
 
 
 def stage_table(stages: list[dict]) -> Table:
-    """Per stage: where a step's milliseconds go, what a step takes at the ceiling, CPU time, and what arrives."""
+    """A row per stage: the milliseconds of a step, those at the ceiling, CPU time, and the packets and bytes received."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", show_edge=False)
     for name in (
         "stage",
@@ -65,12 +65,13 @@ def stage_table(stages: list[dict]) -> Table:
 
 
 def spread(values: list[float], what: str = "round", digits: int = 4) -> str:
-    """Lowest and highest."""
+    """The lowest and the highest of some values, as text."""
     among = f"{min(values):.{digits}f} … {max(values):.{digits}f}"
     return f"{among} in {len(values)} {what}{'' if len(values) == 1 else 's'}"
 
 
 def ceiling_lines(result: dict) -> list[str]:
+    """The result of `alrpc bench ceiling` in sentences."""
     return [
         f"pipeline / ceiling: {result['efficiency']:.4f} (median; {spread(result['rounds'])})",
         f"{result['samples_per_second']:,.1f} samples/s in the steady state; the ceiling is {result['ceiling_samples_per_second']:,.1f}",
@@ -80,6 +81,7 @@ def ceiling_lines(result: dict) -> list[str]:
 
 
 def hops_lines(result: dict) -> list[str]:
+    """The result of `alrpc bench hops` in sentences."""
     lines = [
         f"SIMULATED stages: each step sleeps {result['stage_ms']:g} ms; packets of {result['message_mb']:g} MB are real",
         f"efficiency: {result['efficiency']:.4f} (median; {spread(result['rounds'])})",

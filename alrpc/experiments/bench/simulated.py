@@ -1,8 +1,8 @@
-"""SIMULATED stages: they sleep instead of computing, so that what is measured is the engine alone.
+"""SIMULATED stages, which sleep instead of computing, so that only the engine is measured.
 
-A step of T ms sleeps a third of it as its forward pass, hands its packet on, and sleeps two thirds as its backward pass. What the
-engine does between the two, and between two steps, comes on top, as it would with real work. What a sleep overshoots is taken
-off the next one: that is the clock's and not the engine's.
+A step of T ms sleeps a third of T as its forward pass, sends its packet, and sleeps two thirds of T as its backward pass. The
+engine's own work, within a step and between steps, comes on top, as it would with real work. The time by which a sleep is too
+long is subtracted from the next sleep, because it is the clock's fault and not the engine's.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from alrpc.experiments.bench.rounds import MeasuredStage
 from alrpc.objectives.base import Classes
 from alrpc.training.packet import Packet
 
-SAMPLES = 8  # in a packet
-WIDTH = 4  # of the components, which are there but never run
-FORWARD = 1 / 3  # of a step's sleep
-PR_SET_TIMERSLACK = 29  # of Linux' prctl
+SAMPLES = 8  # samples in a packet
+WIDTH = 4  # width of the components, which exist but never run
+FORWARD = 1 / 3  # share of a step's sleep
+PR_SET_TIMERSLACK = 29  # an operation of Linux' prctl
 
 
 class Sleeper:
-    """Sleeps that add up exactly; for one thread."""
+    """Sleeps whose total is exact; for one thread."""
 
     def __init__(self):
-        ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)  # of this thread; Linux may otherwise add 50 µs to each sleep
+        ctypes.CDLL(None).prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)  # for this thread; by default Linux may add 50 µs to each sleep
         self.owed = 0.0
 
     def sleep(self, seconds: float) -> None:
@@ -39,9 +39,9 @@ class Sleeper:
 
 
 class SimulatedStage(MeasuredStage):
-    """A stage whose steps are sleeps of so many seconds; packets, markers and metrics are those of any other."""
+    """A stage whose steps are sleeps of `seconds`; its packets, markers and metrics are those of any other stage."""
 
-    most_held = 1  # they are all alike
+    most_held = 1  # all packets are alike
 
     def __init__(self, seconds: float, *arguments, **callbacks):
         super().__init__(*arguments, **callbacks)
@@ -58,19 +58,19 @@ class SimulatedStage(MeasuredStage):
 
 
 class FirstNumbers(nn.Module):
-    """(N, width) -> (N, WIDTH)"""
+    """The first numbers of each sample: (N, width) -> (N, WIDTH)."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x[:, :WIDTH].clone()
 
 
 def build(stages: int) -> list[nn.Module]:
-    """A component for each stage, since a pipeline has one."""
+    """One block for each stage, since a stage needs a component."""
     return [FirstNumbers() for _ in range(stages)]
 
 
 def load(message_mb: float) -> Dataset:
-    """One packet's worth of random numbers: x (SAMPLES, width) float32 of `message_mb` MB (2²⁰ bytes each)."""
+    """Random samples for one packet: x (SAMPLES, width) float32 of `message_mb` MB (2²⁰ bytes each)."""
     width = max(WIDTH, round(message_mb * (1 << 20) / 4 / SAMPLES))
     split = Split(torch.randn(SAMPLES, width), torch.arange(SAMPLES) % 2)
     return Dataset(split, split, Classes(2))

@@ -1,4 +1,4 @@
-"""One process of a measured pipeline: rank 0 is the coordinator, rank n is stage n. Started by `alrpc bench`."""
+"""A process of a measured pipeline, started by `alrpc bench`: rank 0 is the coordinator, rank n is stage n."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ from alrpc.runtime.worker import measure_rank
 
 
 def measure_rounds(process: Process, directory: Path, settings: Settings) -> None:
-    """Do this process' part in measured rounds of the run whose directory holds its configuration."""
+    """Run this process' rank in the measured rounds of a run whose directory holds its configuration."""
     ms = settings.stage_ms
     make = MeasuredStage if ms is None else functools.partial(simulated.SimulatedStage, ms / 1000)
     measure_rank(process, directory, make, lambda: feed_rounds(directory, settings))
 
 
 def feed_rounds(directory: Path, settings: Settings) -> None:
-    """Feed the rounds, and write what every stage tells of each to a file, a line each."""
+    """Feed the rounds, and write a line for every stage's report of each round."""
     config, components = resolve(load_config(directory / rundir.CONFIG))
     config = with_constant_rate(config)
     gathered = Gathered(config.pipeline.stages)
-    told: list[Round] = []
+    reports: list[Round] = []
 
     def load() -> tuple[Dataset, list[int] | None]:
         dataset = read_data(config.data) if settings.message_mb is None else simulated.load(settings.message_mb)
@@ -53,11 +53,11 @@ def feed_rounds(directory: Path, settings: Settings) -> None:
 
         def emit(event: Event) -> None:
             if isinstance(event, Round):
-                told.append(event)
-                if len(told) == config.pipeline.stages:  # a round is over before the next one begins
-                    file.writelines(json.dumps(reduced) + "\n" for reduced in steady_state(told))
-                    told.clear()
-                gathered.tell()
+                reports.append(event)
+                if len(reports) == config.pipeline.stages:  # complete, since a round ends before the next one begins
+                    file.writelines(json.dumps(reduced) + "\n" for reduced in steady_state(reports))
+                    reports.clear()
+                gathered.add()
             elif isinstance(event, Job):
                 file.write(json.dumps({"event": "job", "samples_per_step": event.samples / event.micro_batches}) + "\n")
 

@@ -1,1 +1,1 @@
-"""A few steps of a run, recorded down to every operator."""
+"""Profiles: a few steps of a run, recorded down to every operator."""

@@ -1,4 +1,4 @@
-"""Profiles of one or several methods, each in processes of its own."""
+"""Profiles one or several methods, each in processes of its own."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ Watch = Callable[[str], AbstractContextManager]
 def profile(
     config: Config, methods: list[str], steps: int, out: Path | None, name: str, watch: Watch
 ) -> tuple[dict[str, Window], Path]:
-    """Record some steady-state steps of each method: a trace each, and a timeline of all of them on one time axis.
+    """Record some steady-state steps of each method: a trace for each, and a timeline of all on one time axis.
 
     Args:
         methods: al, or a baseline.
         steps: training micro-batches to record.
-        out: directory to make; None for runs/profile-<name>-<time>. It then holds a directory for each method, with trace.json.gz
-            and timings.jsonl, and timeline.png and timeline.svg.
-        watch: a method -> a context that shows that it is under way.
+        out: directory to make; None for runs/profile-<name>-<time>. It then holds timeline.png, timeline.svg and a directory
+            for each method, with trace.json.gz and timings.jsonl.
+        watch: method -> a context that shows that it is under way.
 
     Returns:
-        What each method's processes did over those steps, by method; and the directory.
+        The timeline's window of each method, and the directory.
 
     Raises:
         UserError: for what the user can put right; nothing is left then.

@@ -1,7 +1,7 @@
-"""One process of a pipeline that is profiled: rank 0 is the coordinator, rank n is stage n. Started by `alrpc profile`.
+"""A process of a pipeline that is profiled, started by `alrpc profile`: rank 0 is the coordinator, rank n is stage n.
 
-To begin and to end recording takes a stage a while, and stages are some steps apart. A lead keeps both away from the steps that
-count, so that while any stage works on them, all stages train:
+A stage takes some time to start and to stop recording, and stages are some steps apart. Leading and trailing steps keep both
+away from the steps that count, so that all stages train while any stage works on those:
 
     coordinator   train × warm-up │ profile │ train × (lead + steps + lead) │ profiled │ end
 """
@@ -34,13 +34,13 @@ from alrpc.training.stage import Stage
 
 
 def profile_rank(process: Process, directory: Path, warm_up: int, steps: int) -> None:
-    """Do this process' part in a run whose directory holds its configuration."""
+    """Run this process' rank in a run whose directory holds its configuration."""
     make = functools.partial(ProfiledStage, directory)
     measure_rank(process, directory, make, lambda: feed_and_record(directory, warm_up, steps))
 
 
 def feed_and_record(directory: Path, warm_up: int, steps: int) -> None:
-    """The coordinator's part."""
+    """Run the coordinator: feed the stream and record the run."""
     config, components = resolve(load_config(directory / rundir.CONFIG))
     config, feed = with_constant_rate(config), FeedStatus()
 
@@ -56,7 +56,7 @@ def feed_and_record(directory: Path, warm_up: int, steps: int) -> None:
 def stream_profile(
     config: Config, warm_up: int, steps: int, feed: FeedStatus, emit: Callable[[Event], None], dataset: Dataset
 ) -> Iterator[Packet]:
-    """The stream above; the coordinator's own spans are kept from the first marker on too."""
+    """The stream above; from its first marker, all of the coordinator's own spans are kept too."""
     lead = at_the_ends(config.pipeline.stages, config.pipeline.window)
     emit(Profile(warm_up + lead, steps))
     micro_batches = enumerate(endless_micro_batches(config, dataset))
@@ -72,7 +72,7 @@ def stream_profile(
 
 
 class ProfiledStage(Stage):
-    """A stage that records itself between two markers."""
+    """A stage that records itself with torch.profiler between two markers."""
 
     def __init__(self, run: Path, *arguments, **callbacks):
         super().__init__(*arguments, **callbacks)
@@ -81,7 +81,7 @@ class ProfiledStage(Stage):
         self.profiler = Profiler(self.device)
 
     def emit_spans(self, last: bool = False) -> None:
-        """Only those that were recorded count."""
+        """Emit nothing here; only the spans of the recorded steps are emitted, by `end_profile`."""
 
     def begin_profile(self, packet: Packet) -> None:
         self.send(packet)

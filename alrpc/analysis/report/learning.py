@@ -1,0 +1,80 @@
+"""Figures of the learning curves: losses by step, scores of the exits by epoch."""
+
+from __future__ import annotations
+
+from matplotlib.figure import Figure
+
+from alrpc.analysis.report.chart import ALL_POINTS, HEIGHT, POINTS, SMALL, PageFigure, frame_axes, thinned
+from alrpc.analysis.report.svg import ACCENT, css, draw_svg, ramp
+from alrpc.analysis.rundata import Run
+
+NAMED = 10  # curves that a legend names one by one
+
+
+def learning(run: Run, name: str) -> list[PageFigure]:
+    """A figure of each loss by step, with a curve per component, and one of the scores by epoch, with a curve per exit."""
+    figures = []
+    for kind in run.loss_names:
+        curves = {
+            component: [(step, losses[kind]) for step, losses in rows if losses[kind] is not None]
+            for component, rows in run.losses.items()
+        }
+        curves = {component: points for component, points in curves.items() if points}
+        if curves:
+            what = f"{kind} loss of each component, by step"
+            figures.append(_curves(f"{name}-{kind}", f"{kind.capitalize()} loss", what, curves, "step", logarithmic=True))
+    if run.curve:
+        exits = {exit: [(epoch, scores[exit - 1]) for _, epoch, scores in run.curve] for exit in _exits(run)}
+        title = f"Test {run.metric} of every exit" if len(exits) > 1 else f"Test {run.metric}"
+        figures.append(_curves(f"{name}-exits", title, f"{title}, by epoch", exits, "epoch", last=True))
+    return figures
+
+
+def _exits(run: Run) -> range:
+    return range(1, 1 + min(len(scores) for _, _, scores in run.curve))
+
+
+def _curves(
+    name: str,
+    title: str,
+    label: str,
+    curves: dict[int, list[tuple[float, float]]],
+    across: str,
+    logarithmic: bool = False,
+    last: bool = False,
+) -> PageFigure:
+    """A figure with a line for each component or exit, coloured by depth.
+
+    Args:
+        last: whether the lines are of exits, of which the last one is the network's own and has the accent colour.
+    """
+    most = min(POINTS, ALL_POINTS // len(curves))
+    every = max(-(-len(points) // most) for points in curves.values())
+    colours = {number: ramp(place, len(curves)) for place, number in enumerate(curves)}
+    if last:
+        colours[max(curves)] = ACCENT
+    values = [value for points in curves.values() for _, value in points]
+    wide_range = logarithmic and min(values) > 0 and max(values) > 10 * min(values)
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        for number, points in curves.items():
+            chosen = thinned(points, every)
+            marker = {"marker": "o", "markersize": 3.5} if len(chosen) <= 12 else {}
+            heavy = 2.4 if last and number == max(curves) else 1.5
+            axes.plot(*zip(*chosen, strict=True), color=colours[number], linewidth=heavy, **marker)
+        if wide_range:
+            axes.set_yscale("log")
+        frame_axes(axes, across)
+
+    thing = "exit" if last else "component"
+    numbers = list(curves) if len(curves) <= NAMED else [*list(curves)[:: -(-len(curves) // 6)][:-1], max(curves)]
+    legend = []
+    for number in numbers:
+        score = f": {curves[number][-1][1]:.4f}" if last and len(numbers) == len(curves) else ""
+        legend.append((css(colours[number]), f"{thing if number == numbers[0] else ''} {number}{score}".strip()))
+    notes = ["logarithmic"] if wide_range else []
+    notes += [f"every {every}th of the points"] if every > 1 else []
+    return PageFigure(
+        name, title, draw_svg(name, label, (SMALL, HEIGHT), draw), 1, legend if len(curves) > 1 else [], ", ".join(notes)
+    )

@@ -1,0 +1,128 @@
+"""Figures of the network's quality, as `alrpc inspect` has measured it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import zip_longest
+
+from matplotlib.colors import LinearSegmentedColormap, PowerNorm
+from matplotlib.figure import Figure
+
+from alrpc.analysis.quality_plots import FEW, class_colours
+from alrpc.analysis.report.chart import HEIGHT, SMALL, WIDE, PageFigure, frame_axes, thinned
+from alrpc.analysis.report.svg import FONT, INK, LINE, SOFT, css, draw_svg
+
+PANELS = 18  # most projections that are shown
+
+
+def quality(result: dict, name: str) -> list[PageFigure]:
+    """The figures of the contents of quality.json."""
+    components = result["components"]
+    numbers = [component["component"] for component in components]
+    figures = [
+        _by_depth(
+            f"{name}-quality", f"Test {result['metric']} by exit", "exit", numbers, {"": _of(components, result["metric"])}
+        )
+    ]
+    if "confusion" not in result:
+        return figures
+    distances = {
+        "inter / intra": _of(components, "ratio"),
+        "inter-class": _of(components, "inter"),
+        "intra-class": _of(components, "intra"),
+    }
+    figures.append(_by_depth(f"{name}-distances", "Distances of the activations", "component", numbers, distances))
+    return [*figures, _confusion(f"{name}-confusion", result), _projections(f"{name}-projections", result)]
+
+
+def _of(components: list[dict], what: str) -> list[float]:
+    return [math.nan if component[what] is None else component[what] for component in components]
+
+
+def _by_depth(name: str, title: str, across: str, numbers: list[int], lines: dict[str, list[float]]) -> PageFigure:
+    looks = (("#0072b2", "o"), ("#009e73", "^"), ("#d55e00", "v"))
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        for (colour, marker), values in zip(looks, lines.values(), strict=False):
+            axes.plot(numbers, values, color=colour, marker=marker, markersize=5)
+        if len(lines) > 1:
+            axes.set_ylim(0, None)
+        else:
+            values = next(iter(lines.values()))
+            room = max(0.15 * (max(values) - min(values)), 0.01 * max(values))  # so that one sample does not look like a cliff
+            axes.set_ylim(min(values) - room, max(values) + room)
+        frame_axes(axes, across)
+
+    legend = [(css(colour), line) for (colour, _), line in zip(looks, lines, strict=False) if line]
+    return PageFigure(name, title, draw_svg(name, f"{title}, {across} by {across}", (SMALL, HEIGHT), draw), 1, legend)
+
+
+def _confusion(name: str, result: dict) -> PageFigure:
+    """The confusion matrix, with counts where there is room.
+
+    The colour of a cell is the square root of its share of the row, so that rare confusions show.
+    """
+    shares = [[count / max(1, sum(row)) for count in row] for row in result["confusion"]]
+    classes = len(result["classes"])
+    fading = LinearSegmentedColormap.from_list("fading", [(0.34, 0.58, 0.84, 0.0), (0.34, 0.58, 0.84, 0.9)])
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots()
+        axes.imshow(shares, cmap=fading, norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
+        axes.set(xlabel="predicted class", ylabel="class")
+        axes.spines[:].set_visible(True)
+        size = FONT - 2 if classes <= FEW // 2 else FONT - 5
+        axes.tick_params(length=0)
+        if classes > FEW:
+            return
+        axes.set_xticks(range(classes), result["classes"], fontsize=size)
+        axes.set_yticks(range(classes), result["classes"], fontsize=size)
+        for y, row in enumerate(result["confusion"]):
+            for x, count in enumerate(row):
+                if count:
+                    axes.text(x, y, count, ha="center", va="center", fontsize=size, color=INK)
+
+    svg = draw_svg(name, "confusion matrix of the last exit", (SMALL, HEIGHT + 34), draw)
+    return PageFigure(name, "Confusions of the last exit", svg, 1, [], "colour: √ of share")
+
+
+def _projections(name: str, result: dict) -> PageFigure:
+    every = -(-len(result["components"]) // PANELS)
+    components = thinned(result["components"], every)
+    labels, classes = result["labels"], len(result["classes"])
+    columns = min(6, len(components))
+    rows = -(-len(components) // columns)
+    side = WIDE / max(4, columns)
+    colours = class_colours(classes)
+
+    def draw(figure: Figure) -> None:
+        panels = figure.subplots(rows, columns, squeeze=False).flatten()
+        for axes, component in zip_longest(panels, components):
+            if component is None:
+                axes.set_visible(False)
+                continue
+            x, y = zip(*component["coordinates"], strict=True)
+            size = min(12, max(2, 5000 / len(labels)))
+            look = {"c": labels, "cmap": colours, "vmin": -0.5, "vmax": classes - 0.5, "s": size, "alpha": 0.8, "linewidths": 0}
+            axes.scatter(x, y, rasterized=True, **look)
+            share = f" ({component['explained']:.0%})" if component["explained"] is not None else ""
+            axes.set_title(f"component {component['component']}{share}", loc="left", color=SOFT)
+            axes.set(xticks=[], yticks=[])
+            axes.margins(0.05)
+            axes.set_box_aspect(1)
+            axes.spines[:].set(visible=True, color=LINE)
+
+    method = {"pca": "PCA", "tsne": "t-SNE"}[result["projection"]]
+    title = f"Activations of each component in two dimensions, by {method}"
+    svg = draw_svg(name, title, (side * columns, (side + 22) * rows), draw)
+    legend = [(_hex(colours(label)), str(result["classes"][label])) for label in range(classes)] if classes <= FEW else []
+    notes = ["a dot a sample, its colour the class"]
+    notes += ["in brackets the share of the variance that is shown"] if result["projection"] == "pca" else []
+    notes += [f"every {every}th component"] if every > 1 else []
+    return PageFigure(name, title, svg, 3, legend, "; ".join(notes))
+
+
+def _hex(colour: Sequence[float]) -> str:
+    return "#" + "".join(f"{round(255 * part):02x}" for part in colour[:3])

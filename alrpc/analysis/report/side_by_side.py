@@ -1,0 +1,107 @@
+"""Figures of several runs, or of several methods, side by side."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from alrpc.analysis.comparison.plots import LOOKS as METHODS
+from alrpc.analysis.report.chart import HEIGHT, POINTS, ROW, SMALL, PageFigure, frame_axes, name_rows, thinned
+from alrpc.analysis.report.svg import FONT, INK, css, draw_svg, ramp
+from alrpc.analysis.rundata import Comparison, Run, labels
+
+
+@dataclass(frozen=True)
+class Series:
+    """One of the things that are compared: a method with its rounds, or a run."""
+
+    name: str
+    colour: str
+    curves: list[list[tuple[float, int, float]]]
+    """For each round, its points: (seconds, epoch, score of the last exit)."""
+    rates: list[float]
+    """Training samples per second in each round."""
+
+
+def series_of(comparison: Comparison) -> list[Series]:
+    """A series for each method of a comparison."""
+    found = []
+    for row in comparison.result["table"]:
+        method = row["method"]
+        runs = [run for run in comparison.result["runs"] if run["method"] == method]
+        colour = METHODS[method][0] if method in METHODS else "#555555"
+        found.append(Series(method, colour, [run["curve"] for run in runs], [run["samples_per_second"] for run in runs]))
+    return found
+
+
+def series_of_runs(runs: list[Run]) -> list[Series]:
+    """A series for each run."""
+    colours = [colour for colour, _ in METHODS.values()]
+    few = len(runs) <= len(colours)
+    return [
+        Series(
+            label,
+            colours[place] if few else ramp(place, len(runs)),
+            [[(seconds, epoch, exits[-1]) for seconds, epoch, exits in run.curve]] if run.curve else [],
+            [run.samples_per_second] if run.samples_per_second else [],
+        )
+        for place, (run, label) in enumerate(zip(runs, labels(runs), strict=True))
+    ]
+
+
+def side_by_side(series: list[Series], metric: str, name: str) -> list[PageFigure]:
+    """Figures of the last exit's score by epoch and by seconds, and of the throughput."""
+    legend = [(css(each.colour), each.name) for each in series]
+    several = any(len(each.curves) > 1 for each in series)
+    note = "the mean, and each round faintly" if several else ""
+    figures = []
+    for index, across, title in ((1, "epoch", f"Test {metric} by epoch"), (0, "seconds", f"Test {metric} by seconds")):
+
+        def draw(figure: Figure, index: int = index, across: str = across) -> None:
+            axes = figure.subplots()
+            for each in series:
+                for curve in each.curves if len(each.curves) > 1 else ():
+                    axes.plot([p[index] for p in curve], [p[2] for p in curve], color=each.colour, alpha=0.3, linewidth=1)
+                mean = thinned(_mean(each.curves), -(-len(min(each.curves, key=len, default=[])) // POINTS))
+                marker = {"marker": "o", "markersize": 3.5} if len(mean) <= 12 else {}
+                axes.plot([p[index] for p in mean], [p[2] for p in mean], color=each.colour, linewidth=2, **marker)
+            frame_axes(axes, across)
+
+        own = f"{name}-by-{across}"
+        figures.append(PageFigure(own, title, draw_svg(own, title, (SMALL, HEIGHT), draw), 1, legend, note))
+    timed = [each for each in series if each.rates]
+    if timed:
+
+        def draw_rates(figure: Figure) -> None:
+            axes = figure.subplots()
+            rates = [statistics.median(each.rates) for each in timed]
+            most = max(rate for each in timed for rate in each.rates)
+            axes.barh(range(len(timed)), rates, height=0.66, color=[each.colour for each in timed])
+            for row, each in enumerate(timed):
+                axes.text(max(each.rates) + 0.025 * most, row, f"{rates[row]:,.0f}", va="center", fontsize=FONT - 1)
+                if len(each.rates) > 1:
+                    axes.scatter(each.rates, [row] * len(each.rates), color=INK, s=9, zorder=3)
+            name_rows(
+                axes, [each.name if len(each.name) <= 22 else f"{each.name[:21]}…" for each in timed], [False] * len(timed)
+            )
+            axes.set_xlim(0, most * 1.2)
+            axes.xaxis.set_major_locator(MaxNLocator(4))
+            axes.xaxis.set_major_formatter("{x:,.0f}")
+
+        own = f"{name}-throughput"
+        svg = draw_svg(own, "training samples a second", (SMALL, max(HEIGHT, 46 + ROW * len(timed))), draw_rates)
+        figures.append(
+            PageFigure(own, "Training samples a second", svg, 1, [], "median, and each round as a dot" if several else "")
+        )
+    return figures
+
+
+def _mean(curves: list[list[tuple[float, int, float]]]) -> list[tuple[float, int, float]]:
+    """The mean curve over the rounds, for the epochs that all of them have."""
+    return [
+        (statistics.fmean(p[0] for p in points), points[0][1], statistics.fmean(p[2] for p in points))
+        for points in zip(*curves, strict=False)
+    ]
