@@ -11,7 +11,7 @@ import time
 import pytest
 from conftest import ALRPC, Commands, read_summary
 
-from alrpc.telemetry.recorder import read_reached
+from alrpc.rundir import read_reached
 
 TIMEOUT = 6  # of health
 EPOCHS = ("--set", "train.epochs=8", "--set", "checkpoint.every=10", "--quiet")

@@ -1,0 +1,80 @@
+"""The fork server: what it must not do, and what those that it forks must do as if they had been started anew."""
+
+import os
+import signal
+import sys
+import textwrap
+
+import psutil
+import pytest
+from conftest import ALRPC, MODULES
+
+LONG = ["launch", "--stages", "2", "--set", "train.epochs=5000", "--out", "run", "--quiet"]
+pytestmark = pytest.mark.timeout(180)
+
+
+def find(commands, name: str) -> list[psutil.Process]:
+    """The processes in the test's folder that are called so."""
+    return [process for process in commands._here() if process.name().startswith(name)]
+
+
+def test_it_has_one_thread_and_leaves_its_launchers_session(commands, until):
+    process = commands.start(ALRPC, *LONG)
+    until(lambda: (commands.folder / "run" / "metrics.jsonl").exists())
+    (server,) = find(commands, "alrpc-forks")
+    assert server.num_threads() == 1  # what else a thread had locked would be locked for ever in what is forked
+    assert os.getsid(server.pid) != os.getsid(process.pid)
+    assert {each.ppid() for each in find(commands, "alrpc-rank")} == {server.pid}
+    process.send_signal(signal.SIGINT)
+    _, message = process.communicate(timeout=60)
+    assert process.returncode == 130 and message.startswith("alrpc: ended by SIGINT")
+    assert commands.leftovers(10) == []
+
+
+def test_a_killed_server_ends_the_run(commands, until):
+    process = commands.start(ALRPC, *LONG)
+    until(lambda: (commands.folder / "run" / "metrics.jsonl").exists())
+    (server,) = find(commands, "alrpc-forks")
+    server.kill()
+    _, message = process.communicate(timeout=60)
+    assert process.returncode == 1 and message.startswith("alrpc: ")
+    assert commands.leftovers(10) == []
+
+
+def test_a_script_without_a_guard_launches_its_own_modules_twice_in_other_environments(commands):
+    (commands.folder / "mine.py").write_text(
+        textwrap.dedent("""
+        import os
+        from torch import nn
+
+        def build():
+            print(f"WIDTH is {os.environ['WIDTH']}", flush=True)
+            width = int(os.environ["WIDTH"])
+            return [nn.Sequential(nn.Flatten(), nn.Linear(64, width)), nn.Linear(width, width)]
+        """)
+    )
+    (commands.folder / "script.py").write_text(
+        textwrap.dedent("""
+        import os
+        import alrpc
+
+        print("once")
+        config = alrpc.load_config(None, ["model.name=mine:build", "train.epochs=1"])
+        for width in (8, 12):
+            os.environ["WIDTH"] = str(width)
+            summary, _ = alrpc.launch_pipeline(config, stages=2, out=f"run-{width}")
+            print(sum(summary["parameters"].values()))
+        """)
+    )
+    done = commands.run(sys.executable, "script.py", PYTHONPATH=f"{commands.folder}:{MODULES}")
+    assert done.returncode == 0, done.stderr
+    lines = [line for line in done.stdout.splitlines() if not line.startswith("test ")]
+    assert lines[0] == "once" and lines.count("once") == 1
+    for width in (8, 12):
+        assert f"WIDTH is {width}" in (commands.folder / f"run-{width}" / "logs" / "stage-1.log").read_text()
+
+
+def test_what_is_wrong_before_a_run_is_told_without_waiting_for_it(commands):
+    done = commands.alrpc("launch", "--stages", "9")
+    assert done.returncode == 1 and done.stderr.startswith("alrpc: pipeline.stages: got 9") and done.stderr.count("\n") == 1
+    assert list(commands.folder.iterdir()) == []
