@@ -1,6 +1,6 @@
-"""A run's configuration: YAML, typed, every field documented where it is declared.
+"""A run's configuration: read from YAML and typed; every field is documented where it is declared.
 
-This module never imports torch, so that a mistake in a file is reported at once.
+This module never imports torch, so that a mistake in a configuration file is reported at once.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Section(BaseModel):
 
 
 class Model(Section):
-    """Which blocks. The other fields of this section are the arguments of the model's function."""
+    """Which model to build. The other fields of this section are the arguments of the model's function."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -52,22 +52,22 @@ class Model(Section):
 
 
 class Objective(Section):
-    """What every component learns; see `alrpc.associate`. vgg, resnet, lstm and transformer have the thesis' values as defaults."""
+    """What every component learns; see `alrpc.associate`. For vgg, resnet, lstm and transformer the defaults are the thesis' values."""
 
     target_width: PositiveInt = 128
     """Width of the target representations t_1 … t_L."""
     bridge_widths: list[PositiveInt] = [256]
     """Hidden widths of each bridge; its last layer, to target_width, is added."""
     activation: Literal["sigmoid", "tanh", "relu", "gelu", "none"] = "tanh"
-    """After each layer of a bridge or target encoder."""
+    """Activation after each layer of a bridge or target encoder."""
     decoder_activation: Literal["sigmoid", "tanh", "relu", "gelu", "none"] = "none"
-    """After each target decoder (never after a regression's first)."""
+    """Activation after each target decoder; the first decoder of a regression never has one."""
     pooling: Literal["auto", "flatten", "mean", "grid"] = "auto"
-    """How a bridge makes a vector of a block's output; auto: vectors as they are, mean over tokens, a 4 x 4 grid of an image."""
+    """How a bridge reduces a block's output to a vector; auto keeps vectors, averages over tokens, and pools images to 4 x 4."""
     associated_loss: Literal["mse", "smooth_l1"] = "mse"
-    """Between the bridge's output and the target representation."""
+    """Loss between the bridge's output and the target representation."""
     autoencoder_loss: Literal["mse", "cross_entropy"] = "mse"
-    """Between decoded and given target; cross_entropy applies to the first component of a classification only."""
+    """Loss between the decoded and the original target; cross_entropy applies only to the first component of a classification."""
 
 
 class Data(Section):
@@ -76,19 +76,19 @@ class Data(Section):
     synthetic-text (random words, for measuring speed);
     or package.module:function for a function of your own that returns an alrpc.Dataset."""
     root: Path | None = None
-    """Directory that holds the data or receives its download; null for ~/.cache/alrpc."""
+    """Directory that holds the data or into which it is downloaded; null for ~/.cache/alrpc."""
     batch_size: PositiveInt = 64
     """Samples in a micro-batch, in training and in evaluation."""
     workers: NonNegativeInt = 0
-    """Processes that read and augment micro-batches ahead; 0 to do it where they are fed from."""
+    """Processes that read and augment micro-batches ahead; 0 to do it in the process that feeds them."""
     augmentation: Literal["none", "basic", "strong"] = "none"
-    """Of training images; basic: random crop and horizontal flip; strong: colour jitter and random grayscale too."""
+    """Augmentation of training images; basic: random crop and horizontal flip; strong: also colour jitter and random grayscale."""
     image_size: PositiveInt = 32
-    """Height and width that the images of tiny-imagenet and image-folder are brought to."""
+    """Height and width to which the images of tiny-imagenet and image-folder are resized."""
     file: Path | None = None
     """text-file: the CSV or JSON-lines file to train on, and to test on if there is no test_file."""
     test_file: Path | None = None
-    """text-file: the file to test on; null to hold test_share of `file` back."""
+    """text-file: the file to test on; null to hold back test_share of `file`."""
     test_share: float = Field(0.2, gt=0, lt=1)
     """text-file: share of each class that is held back for testing when there is no test_file."""
     text_column: str = "text"
@@ -96,46 +96,46 @@ class Data(Section):
     label_column: str = "label"
     """text-file: the column or key of the label, a name or a number."""
     vocabulary: int = Field(30_000, ge=3)
-    """Text: the most frequent words of the training texts that are told apart, padding and the unknown word included."""
+    """Text: size of the vocabulary: the most frequent words of the training texts, plus padding and the unknown word."""
     max_tokens: PositiveInt = 128
-    """Text: a text is cut off after so many words."""
+    """Text: number of words after which a text is truncated."""
     bucket: bool = False
-    """Text: put texts of similar length into one micro-batch, for less padding."""
+    """Text: put texts of similar length into one micro-batch, which reduces padding."""
     word_vectors: Path | None = None
-    """Text: a file of word vectors as GloVe's (a word and its numbers a line) that the embedding starts from."""
+    """Text: a file of word vectors in GloVe's format (a word and its numbers on each line) that initializes the embedding."""
 
 
 class Train(Section):
     epochs: PositiveInt = 30
-    """Passes over the training data; an evaluation follows each."""
+    """Passes over the training data; an evaluation follows each pass."""
     seed: int = 0
-    """Of parameters, order of samples and every random number."""
+    """Seed of the initial parameters, the order of samples and every random number."""
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    """Of every component, one for itself."""
+    """Optimizer; each component has its own instance."""
     lr: PositiveFloat = 1e-3
     """Learning rate of blocks and bridges (f, b) at the first step."""
     target_lr: PositiveFloat | None = None
     """Learning rate of target encoders and decoders (g, h) at the first step; null for the same as lr."""
     end_lr: PositiveFloat | None = None
-    """What lr becomes by the last step, target_lr in proportion; null for a hundredth of lr. A constant schedule ignores it."""
+    """Value of lr at the last step, with target_lr in proportion; null for a hundredth of lr. A constant schedule ignores it."""
     schedule: Literal["constant", "linear", "cosine"] = "cosine"
-    """How the learning rates go from first to last, step by step."""
+    """How the learning rates change from the first step to the last."""
     weight_decay: float = Field(0.0, ge=0)
     """L2 penalty for adam and sgd, decoupled for adamw."""
     momentum: float = Field(0.9, ge=0, lt=1)
-    """Of sgd."""
+    """Momentum of sgd; the other optimizers ignore it."""
     clip_norm: PositiveFloat | None = None
-    """Largest norm of the gradient of each of a component's two losses; null for no clipping."""
+    """Largest gradient norm; each of a component's parameter groups is clipped by itself; null for no clipping."""
     accumulate: PositiveInt = 1
     """Micro-batches whose gradients are averaged before one optimizer step."""
     nonfinite: Literal["stop", "skip"] = "stop"
-    """What follows when a loss or a gradient is infinite or not a number: stop; or skip that component's update, and count it."""
+    """What to do when a loss or gradient is infinite or not a number: stop the run, or skip that component's update and count it."""
     log_every: PositiveInt = 50
-    """Steps that one line of losses in metrics.jsonl averages over."""
+    """Steps over which one line of losses in metrics.jsonl averages."""
 
 
 def _say_split(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
-    """One message for a type that is one of several."""
+    """Validate a union of types, and give one message for all of its members."""
     try:
         return validate(value)
     except ValidationError as error:
@@ -146,39 +146,39 @@ def _say_split(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
 
 class Pipeline(Section):
     stages: PositiveInt = 1
-    """Processes that train; at most one a component."""
+    """Number of processes that train; at most the number of components."""
     split: Annotated[list[PositiveInt] | Literal["auto"] | None, WrapValidator(_say_split)] = None
-    """Components of each stage, such as [1, 2, 1]; null for as even as can be; auto for the best by what each is measured to take."""
+    """Number of components of each stage, such as [1, 2, 1]; null for an even split; auto for the best split by measured costs."""
     window: PositiveInt = 2
-    """Packets that a stage may have received ahead, and packets that it may have sent and not yet seen taken."""
+    """Packets that a stage may receive ahead of their use, and packets it may have sent that the next stage has not yet taken."""
     pin_cores: Literal["auto", "always", "never"] = "auto"
-    """Give each stage on a CPU cores of its own; auto: when the stages together fill the machine's cores exactly."""
+    """Pin each stage on a CPU to cores of its own; auto: only when the stages together fill the machine's cores exactly."""
     port: int = Field(0, ge=0, le=65535)
-    """Loopback port where `alrpc launch` lets its processes meet; 0 for any free one."""
+    """Loopback port for the rendezvous of the processes of `alrpc launch`; 0 for any free port."""
 
 
 class Checkpoint(Section):
     every: PositiveInt | None = None
-    """Steps between two checkpoints within an epoch; null for none by steps."""
+    """Number of steps between two checkpoints within an epoch; null for no checkpoints by steps."""
     seconds: PositiveFloat | None = None
-    """A checkpoint is due when so many seconds have passed since the last; null for none by time."""
+    """Seconds between two checkpoints within an epoch; null for no checkpoints by time."""
     epoch: bool = True
-    """A checkpoint after every epoch. The end of a run has one in any case."""
+    """Whether to take a checkpoint after every epoch. The end of a run always takes one."""
     keep: PositiveInt = 2
-    """Of the complete checkpoints, the latest so many stay; where disks are not shared, one more on hosts other than the coordinator's."""
+    """Number of complete checkpoints to keep; hosts that do not share a disk with the coordinator keep one more."""
     grace: PositiveFloat = 25.0
-    """Seconds that a run which is told to end by SIGTERM has for a last checkpoint."""
+    """Seconds that a run has for a last checkpoint after SIGTERM."""
 
 
 class Health(Section):
     timeout: float = Field(30.0, ge=5)
-    """Seconds within which a frozen process, a hung loader of data or a lost network is found out, and the run ended. A stage
-    that computes for longer is named, and waited for."""
+    """Seconds within which a frozen process, a hung data loader or a lost network is detected and the run is ended. A stage that
+    computes for longer than this is reported as slow, but the run waits for it."""
 
 
 class Observe(Section):
     tensorboard: bool = False
-    """Write scalars of every component and stage, and the timeline, for TensorBoard; needs the extra `tensorboard`."""
+    """Write the scalars of every component and stage, and the timeline, for TensorBoard; needs the extra `tensorboard`."""
 
 
 class Config(Section):
@@ -191,21 +191,22 @@ class Config(Section):
     health: Health = Health()
     observe: Observe = Observe()
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: GPUs if every stage's host has one (stages share them if need be), else the CPU."""
+    """auto: GPUs if every stage's host has at least one (stages share them if necessary), else the CPU."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """bf16: forward passes and losses in bfloat16 where torch's autocast finds it safe, on a CPU too; parameters stay float32."""
+    """bf16: forward passes and losses in bfloat16 where torch.autocast allows it, also on a CPU; parameters stay float32."""
     compile: bool = False
-    """torch.compile each component's forward and backward pass; needs a C++ compiler on a CPU. Baselines compile their layers."""
+    """Compile each component's forward and backward pass with torch.compile; on a CPU this needs a C++ compiler. Baselines compile
+    their layers."""
     threads: PositiveInt = 1
-    """CPU threads that one component's arithmetic uses, in either engine. Equal results need equal threads."""
+    """CPU threads for the arithmetic of one component, in either engine. Results are equal only with equal numbers of threads."""
 
 
 def load_config(source: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
     """Read and validate a configuration.
 
     Args:
-        source: a YAML file; or the name of a configuration that ships with the package; None for digits-mlp.
-        overrides: `section.field=value`, each value read as YAML.
+        source: a YAML file, or the name of a configuration that ships with the package; None for digits-mlp.
+        overrides: `section.field=value`, each value parsed as YAML.
 
     Raises:
         UserError: one line that names the field, what was given and what would be right.
@@ -238,7 +239,7 @@ def parse_config(tree: dict[str, Any]) -> Config:
 
 
 def parse_section(section: type[S], name: str, fields: dict[str, Any]) -> S:
-    """Validate one section, given as a dictionary; raises as `parse_config` does."""
+    """Validate one section, given as a dictionary; raises like `parse_config`."""
     try:
         return section.model_validate(fields)
     except ValidationError as error:
@@ -246,12 +247,12 @@ def parse_section(section: type[S], name: str, fields: dict[str, Any]) -> S:
 
 
 def config_name(source: str | Path | None) -> str:
-    """What a run's directory is named after."""
+    """The name of a configuration, after which a run's directory is named."""
     return Path(source).stem if source else DEFAULT
 
 
 def find_config(source: str | Path | None) -> Path:
-    """The file of a configuration given by path or by the name under which it ships."""
+    """The file of a configuration that is given by path or by the name under which it ships."""
     path = Path(source or DEFAULT)
     if path.is_file():
         return path
@@ -264,15 +265,15 @@ def find_config(source: str | Path | None) -> Path:
 
 
 def save_config(config: Config, path: Path) -> None:
-    """Write the resolved configuration, so that it can be given to --config again."""
+    """Write the resolved configuration in a form that --config accepts."""
     rundir.write_atomically(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
 
 
 def check_extras(config: Config) -> None:
-    """Refuse what needs a package that is not installed.
+    """Refuse a configuration that needs a package which is not installed.
 
     Raises:
-        UserError: naming the field, and the extra to install.
+        UserError: naming the field and the extra to install.
     """
     if config.observe.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise UserError("observe.tensorboard: needs the extra: pip install 'alrpc[tensorboard]' (tensorboard is missing)")
@@ -280,20 +281,21 @@ def check_extras(config: Config) -> None:
 
 # ---- the user's own code, named as package.module:function
 
-MOVED = {"alrpc.bench.tokens": "alrpc.data.synthetic_text"}  # what the configurations of 0.1 name
+MOVED = {"alrpc.bench.tokens": "alrpc.data.synthetic_text"}  # modules under the names that configurations of 0.1 use
 
 
 def user_code_fields(config: Config) -> dict[str, str]:
-    """The fields that name code of the user's own. It is imported on the user's word, never on that of a file in a run."""
+    """The fields that name the user's own code. Such code is imported only when the user asks for it, never because a run's file
+    names it."""
     names = {"model.name": config.model.name, "data.name": config.data.name}
     return {field: name for field, name in names.items() if ":" in name}
 
 
 def import_function(name: str, field: str) -> Callable:
-    """Import `package.module:function`; modules in the working directory are found too.
+    """Import `package.module:function`; modules in the working directory are found as well.
 
     Raises:
-        UserError: naming the configuration's field and what could not be imported.
+        UserError: naming the configuration field and what could not be imported.
     """
     module_name, _, attribute = name.partition(":")
     module_name = MOVED.get(module_name, module_name)
@@ -315,7 +317,7 @@ def import_function(name: str, field: str) -> Callable:
 
 
 def flat_fields(tree: dict[str, Any], within: str = "") -> Iterator[tuple[str, Any]]:
-    """A configuration's fields as `section.field` and value."""
+    """The fields of a configuration as pairs of `section.field` and value."""
     for name, value in tree.items():
         if isinstance(value, dict):
             yield from flat_fields(value, f"{within}{name}.")
@@ -338,12 +340,12 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         if not isinstance(tree, dict):
             raise UserError(f"--set: {name}: {section} is not a section")
     if name == "model.name" and tree.get("name") != value:
-        tree.clear()  # another model: the fields in the file are not its own
+        tree.clear()  # the fields in the file belong to another model
     tree[field] = value
 
 
 def _one_line(error: ValidationError, within: list[str]) -> str:
-    """The first thing wrong, and how many more there are."""
+    """The first error, and how many more there are."""
     first, *others = error.errors()
     place = within + [str(part) for part in first["loc"]]
     name = ".".join(place)
@@ -357,7 +359,7 @@ def _one_line(error: ValidationError, within: list[str]) -> str:
 
 
 def complaint(error: ErrorDetails) -> str:
-    """What was given and what would be right, from one of pydantic's errors."""
+    """Say what was given and what would be right, from one pydantic error."""
     if error["type"].startswith("missing"):
         return "not given, but needed"
     reason = error["msg"][0].lower() + error["msg"][1:]

@@ -1,13 +1,13 @@
-"""Exceptions whose messages are meant for the user, and what each of them means for a process and for its run.
+"""Exceptions whose messages are meant for the user, with the exit code of each and whether a restart may help.
 
 raised by        exception          exit code of the process   may a restart help
-anything         UserError          2, the run is refused      no: nothing of it is left
+any code         UserError          2, the run is refused      no: the run leaves nothing behind
 a stage          (any other)        1                          yes
 the coordinator  StageFailed        1, or 3 if not retryable   yes, unless it is not retryable
-the coordinator  Stopped            75 (EX_TEMPFAIL)           nothing has failed: --resume goes on
-the launcher     StartupError       (as it was told: 2)        no
-the launcher     RunFailed          (as it was told: 1)        yes
-the launcher     PermanentFailure   (as it was told: 3)        no
+the coordinator  Stopped            75 (EX_TEMPFAIL)           nothing has failed: --resume continues the run
+the launcher     StartupError       (after a process' 2)       no
+the launcher     RunFailed          (after a process' 1)       yes
+the launcher     PermanentFailure   (after a process' 3)       no
 the launcher     Interrupted        128 + the signal's number  nothing has failed
 """
 
@@ -17,38 +17,38 @@ FAILED, REFUSED, FAILED_FOR_GOOD, STOPPED = 1, 2, 3, 75
 
 
 class UserError(Exception):
-    """Something the user can put right. Its message is one line: the field or file, what was wrong, what would be right."""
+    """An error that the user can correct. Its message is one line: the field or file, what was wrong, what would be right."""
 
 
 class NonFinite(UserError):
-    """A loss or a parameter became infinite or not a number; training stops there."""
+    """A loss or a parameter became infinite or not a number, which stops the training."""
 
 
 class StageFailed(UserError):
-    """A process of the run raised, was killed, is gone or hangs; the message says which, where, why, and where its log is."""
+    """A process of the run raised, was killed, was lost or hangs; the message names the process, its host, the cause and its log."""
 
     def __init__(self, message: str, retryable: bool = True):
         super().__init__(message)
         self.retryable = retryable
-        """Whether it may go better another time."""
+        """Whether a restart may succeed."""
         self.pids: list[int] = []
-        """The processes of the stages, to be ended where the launcher cannot know them."""
+        """Process ids of the stages that are still to be killed."""
 
 
 class RunFailed(UserError):
-    """A run ended before its end; the message names the process, its host, the cause and its log."""
+    """A run ended early; the message names the process, its host, the cause and its log."""
 
 
 class PermanentFailure(RunFailed):
-    """A run ended by what would happen again, such as a loss that is not finite."""
+    """A run failed for a cause that would recur, such as a loss that is not finite."""
 
 
 class StartupError(RunFailed):
-    """The coordinator could not begin: its data, or a device, is not there. Nothing of the run is left."""
+    """The coordinator could not start the run, for example because its data or a device is missing. The run leaves nothing behind."""
 
 
 class Stopped(Exception):
-    """A run was asked to end by SIGTERM, and has taken a checkpoint first; it has not failed, and can be resumed."""
+    """A run ended because of SIGTERM, after it had taken a checkpoint; it has not failed, and can be resumed."""
 
 
 class Interrupted(Exception):
@@ -60,11 +60,11 @@ class Interrupted(Exception):
 
 
 OF_EXIT_CODE = {REFUSED: StartupError, FAILED_FOR_GOOD: PermanentFailure, STOPPED: Stopped}
-"""What the launcher raises for a process that ended its run with this code; RunFailed for every other one."""
+"""The exception that the launcher raises for the exit code of the process that ended the run; RunFailed for any other code."""
 
 
 def exit_code(error: Exception) -> int:
-    """The exit code of a process that ends by this exception."""
+    """The exit code of a process that ends with this exception."""
     if isinstance(error, Stopped):
         return STOPPED
     if isinstance(error, StageFailed):
@@ -73,6 +73,6 @@ def exit_code(error: Exception) -> int:
 
 
 def error_line(error: Exception) -> str:
-    """An exception as one line: its message where that is for the user, else its type too."""
+    """An exception as one line: its message alone if that is meant for the user, else its type and message."""
     text = str(error) if isinstance(error, (UserError, Stopped, Interrupted)) else f"{type(error).__name__}: {error}"
     return " ".join(text.split())

@@ -1,6 +1,6 @@
-"""What the processes of a run tell, typed, and the JSON that metrics.jsonl and timings.jsonl hold of it.
+"""The events that the processes of a run emit, as types, and their JSON in metrics.jsonl and timings.jsonl.
 
-event           told by         read by                                  kept in
+event           emitted by      read by                                  kept in
 run             recorder        analysis                                 timings.jsonl
 job             feeder          progress, bench
 ready           stage           progress, analysis                       timings.jsonl
@@ -13,7 +13,7 @@ moments         every process   analysis                                 timings
 clock           monitor         analysis                                 timings.jsonl
 slow            monitor         progress, terminal, analysis             metrics.jsonl
 written         stage           committer
-unwritten       stage           committer, progress, analysis            metrics.jsonl
+unwritten       stage,committer committer, progress, analysis            metrics.jsonl
 checkpoint      committer       progress, analysis                       metrics.jsonl
 chosen          runtime         progress                                 metrics.jsonl
 coordinator     monitor         progress, analysis                       metrics.jsonl
@@ -24,7 +24,7 @@ profile         profiled run    analysis                                 timings
 operators       profiled stage  analysis                                 timings.jsonl
 round           measured stage  bench
 
-A process writes the events of metrics.jsonl with `time`, seconds since its run began or went on.
+Each line of metrics.jsonl also has `time`, the seconds since the run was started or resumed.
 """
 
 from __future__ import annotations
@@ -36,41 +36,41 @@ from typing import Any, ClassVar
 
 @dataclass(frozen=True)
 class Event:
-    """What was told; `kind` is its name in JSON."""
+    """An event; `kind` is its name in JSON."""
 
     kind: ClassVar[str] = ""
 
 
 @dataclass(frozen=True)
 class Run(Event):
-    """A run, or another part of one that was resumed, has begun."""
+    """A run was started or resumed."""
 
     kind = "run"
     title: str
     engine: str
-    """pipeline, sequential, or a baseline's name."""
+    """The engine: pipeline, sequential, or a baseline's name."""
     stages: int
-    """Processes that train."""
+    """Number of processes that train."""
 
 
 @dataclass(frozen=True)
 class Job(Event):
-    """The data is there."""
+    """The data set was loaded."""
 
     kind = "job"
     samples: int
-    """Of the training split."""
+    """Number of samples in the training split."""
     micro_batches: int
-    """Of an epoch."""
+    """Number of micro-batches in an epoch."""
     start: int = 0
-    """Steps that were done when this part of the run began."""
+    """Number of steps that were done before the run was started or resumed."""
     packets: str | None = None
-    """How packets travel between stages on GPUs, and why so."""
+    """How packets travel between stages on GPUs, and the reason."""
 
 
 @dataclass(frozen=True)
 class Ready(Event):
-    """A stage has its components."""
+    """A stage has built its components."""
 
     kind = "ready"
     stage: int
@@ -89,46 +89,47 @@ class Start(Event):
 
 @dataclass(frozen=True)
 class Status(Event):
-    """Where a stage is now."""
+    """The current position and state of a stage."""
 
     kind = "status"
     stage: int
     step: int
-    """Micro-batches that it has trained on."""
+    """Number of micro-batches that the stage has trained on."""
     packet: tuple[str, int, int] | None
-    """Kind, epoch and step of the last one that came."""
+    """Kind, epoch and step of the last packet that the stage received."""
     received: int
+    """Packets received so far."""
     sent: int
-    """Packets."""
+    """Packets sent so far."""
     state: str | None
     """One of `alrpc.timing.STATES`."""
     in_state: float
-    """Seconds since it was entered."""
+    """Seconds since the state was entered."""
     seconds: dict[str, float]
-    """In each state, so far."""
+    """Seconds spent in each state so far."""
     peak_memory: int
-    """Bytes."""
+    """Peak memory in bytes."""
     in_flight: int | None = None
-    """Packets that were sent to it and that it has not begun with; None where nothing is sent."""
+    """Packets sent to the stage that it has not begun to work on; None where nothing is sent."""
 
 
 @dataclass(frozen=True)
 class Losses(Event):
-    """A component's losses, each averaged over the steps since the last such event."""
+    """A component's losses, each averaged over the steps since the previous event of this kind."""
 
     kind = "losses"
     component: int
     epoch: int
     step: int
     losses: dict[str, float | None]
-    """By name, in the objective's order; None where no loss was finite. In JSON each is a field, `<name>_loss`."""
+    """Losses by name, in the objective's order; None where no loss was finite. In JSON each one is a field, `<name>_loss`."""
     stage: int | None = None
     skipped_updates: int = 0
 
 
 @dataclass(frozen=True)
 class StageTimes(Event):
-    """A stage has ended an epoch of training."""
+    """A stage has finished an epoch of training."""
 
     kind = "stage"
     stage: int
@@ -136,9 +137,9 @@ class StageTimes(Event):
     step: int
     epoch_seconds: float
     seconds: dict[str, float]
-    """In each of `alrpc.timing.STATES` since the run began."""
+    """Seconds spent in each of `alrpc.timing.STATES` since the run began."""
     peak_memory: int
-    """Bytes."""
+    """Peak memory in bytes."""
 
 
 @dataclass(frozen=True)
@@ -154,11 +155,11 @@ class Evaluation(Event):
 
 @dataclass(frozen=True)
 class Spans(Event):
-    """A block of consecutive packets in one process, to the moment: see `alrpc.spans.SpanRecorder.take`."""
+    """The spans of a block of consecutive packets in one process; see `alrpc.spans.SpanRecorder.take`."""
 
     kind = "moments"
     stage: int
-    """0 for the coordinator."""
+    """The stage's number; 0 for the coordinator."""
     block: int
     origin: float
     packets: list[tuple]
@@ -169,38 +170,38 @@ class Spans(Event):
 
 @dataclass(frozen=True)
 class Clock(Event):
-    """An estimate of how far a stage's clock is from the coordinator's; seconds."""
+    """An estimate of the offset of a stage's clock from the coordinator's, in seconds."""
 
     kind = "clock"
     stage: int
     at: float
-    """On the coordinator's clock."""
+    """Time of the estimate on the coordinator's clock."""
     offset: float
     uncertainty: float
 
 
 @dataclass(frozen=True)
 class Slow(Event):
-    """A stage computes for unusually long on one packet, and answers."""
+    """A stage has been computing on one packet for unusually long, but still answers calls."""
 
     kind = "slow"
     stage: int
     host: str
     seconds: float
     at: int
-    """Its step."""
+    """The stage's step."""
     packet: str
 
 
 @dataclass(frozen=True)
 class Written(Event):
-    """A stage's files of a checkpoint are on its disk."""
+    """A stage has written its files of a checkpoint to its disk."""
 
     kind = "written"
     stage: int
     step: int
     files: dict[str, dict]
-    """name -> {"bytes": …, "sha256": …}"""
+    """File names, each mapped to {"bytes": …, "sha256": …}."""
 
 
 @dataclass(frozen=True)
@@ -223,7 +224,7 @@ class Checkpoint(Event):
 
 @dataclass(frozen=True)
 class Chosen(Event):
-    """What was chosen for this machine, or by trying on it; in JSON each is a field."""
+    """Settings that were chosen for this machine, by rule or by trial; in JSON each one is a field."""
 
     kind = "chosen"
     choices: dict[str, Any]
@@ -231,30 +232,30 @@ class Chosen(Event):
 
 @dataclass(frozen=True)
 class Coordinator(Event):
-    """The last event of a pipeline's run: the stages are about to be dismissed."""
+    """The last event of a pipeline run, emitted before the stages are dismissed."""
 
     kind = "coordinator"
     peak_memory: int
-    """Bytes."""
+    """The coordinator's peak memory in bytes."""
 
 
 @dataclass(frozen=True)
 class Finished(Event):
-    """A stage has worked through the whole stream."""
+    """A stage has processed the whole stream."""
 
     kind = "finished"
     stage: int
     peak_memory: int
-    """Bytes."""
+    """Peak memory in bytes."""
     digests: list[str] = field(default_factory=list)
-    """Of each of its components."""
+    """Digest of the parameters of each of the stage's components."""
     parameters: dict[str, int] = field(default_factory=dict)
-    """`effective` and `affiliated`, counted."""
+    """Numbers of `effective` and `affiliated` parameters."""
 
 
 @dataclass(frozen=True)
 class Failure(Event):
-    """A stage raised; the last that it tells."""
+    """A stage raised an exception; the last event that it emits."""
 
     kind = "failure"
     stage: int
@@ -264,7 +265,7 @@ class Failure(Event):
 
 @dataclass(frozen=True)
 class ToldToEnd(Event):
-    """A stage was sent SIGTERM by somebody other than the launcher."""
+    """A stage received SIGTERM from a process other than the launcher."""
 
     kind = "told_to_end"
     stage: int
@@ -281,39 +282,39 @@ class Profile(Event):
 
 @dataclass(frozen=True)
 class Operators(Event):
-    """Where a process has left torch.profiler's trace, and a moment that is known on both clocks."""
+    """Where a process has written torch.profiler's trace, and one point in time that is known on both clocks."""
 
     kind = "operators"
     stage: int
     align: float
-    """Seconds on the process' clock, of the middle of an annotation."""
+    """Time of the middle of the annotation, in seconds on the process' clock."""
     annotation: str
     file: str
 
 
 @dataclass(frozen=True)
 class Round(Event):
-    """A measured stage has ended a round: what its clocks showed when it began and after each step."""
+    """A measured stage has finished a round; `marks` are its clocks' readings at the start and after each step."""
 
     kind = "round"
     stage: int
     round: int
     measured: str
-    """pipeline or ceiling."""
+    """What was measured: pipeline or ceiling."""
     marks: list[dict[str, float]]
     packet_bytes: int
 
 
 METRICS = (Start, Losses, Evaluation, StageTimes, Coordinator, Chosen, Checkpoint, Unwritten, Slow)
-"""What metrics.jsonl keeps."""
+"""The events that metrics.jsonl holds."""
 TIMINGS = (Run, Ready, Spans, Clock, Profile, Operators)
-"""What timings.jsonl keeps."""
+"""The events that timings.jsonl holds."""
 OF_KIND = {kind.kind: kind for kind in (*METRICS, *TIMINGS)}
 LOSS = "_loss"
 
 
 def to_json(event: Event) -> dict[str, Any]:
-    """An event as the object of its line; what is None or 0 by default is left out."""
+    """An event as the JSON object of its line; fields that have their default value are left out."""
     tree = {each.name: getattr(event, each.name) for each in fields(event)}
     tree = {each.name: tree[each.name] for each in fields(event) if each.default is MISSING or tree[each.name] != each.default}
     if isinstance(event, Losses):
@@ -327,10 +328,10 @@ def to_json(event: Event) -> dict[str, Any]:
 
 
 def from_json(tree: Mapping[str, Any]) -> Event | None:
-    """The event of a line of metrics.jsonl or timings.jsonl; None for one that this alrpc does not know.
+    """The event that a line of metrics.jsonl or timings.jsonl holds; None for a kind that this version does not know.
 
     Raises:
-        KeyError: naming a field that is missing.
+        KeyError: naming a missing field.
     """
     kind = OF_KIND.get(tree["event"])
     if kind is None:

@@ -1,15 +1,15 @@
-"""A run's directory: its files by name, who makes, locks and removes it, and how files are written and read.
+"""A run's directory: the names of its files; making, locking and removing it; and atomic writes.
 
 config.yaml                the resolved configuration
-metrics.jsonl              an event a line (alrpc.events), while the run is under way
-timings.jsonl              what a timeline needs, likewise
-checkpoints/step-N/        alrpc.checkpoint
-summary.json               last of all: a run that has it has ended well
+metrics.jsonl              one event a line (alrpc.events), appended during the run
+timings.jsonl              the events that a timeline needs, likewise
+checkpoints/step-N/        see alrpc.checkpoint
+summary.json               written last: a run that has it is complete
 logs/coordinator.log, stage-N.log, launcher.log
-logs/reached               where the stages were last, for whoever finds the run dead
+logs/reached               the last packet of each stage, for the message when the run dies
 logs/restarts.jsonl        cause and step of each restart
-logs/stop                  there while the launcher asks for a checkpoint and the end
-logs/torchrun              the process that started those which train here
+logs/stop                  exists while the launcher requests a checkpoint and the end of the run
+logs/torchrun              process id of the torchrun that started the run's processes
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ STOP, RESTARTS, REACHED, BEGUN_BY = (Path("logs") / name for name in ("stop", "r
 
 
 def default_directory(name: str) -> Path:
-    """runs/<name>-<time>, or the first of runs/<name>-<time>-2, … that does not exist yet."""
+    """The path runs/<name>-<time>, or the first of runs/<name>-<time>-2, … that does not exist yet."""
     first = path = Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
     number = 1
     while path.exists():
@@ -42,13 +42,13 @@ def default_directory(name: str) -> Path:
 
 
 def make_directory(out: Path | None, name: str) -> Path:
-    """Make a directory for a run, or for several.
+    """Make a directory for one run or for several.
 
     Args:
-        out: the directory; None for the default of this name.
+        out: the directory; None for the default directory of this name.
 
     Raises:
-        UserError: when it holds something already, or cannot be made or written to.
+        UserError: when the directory is not empty, or cannot be made or written to.
     """
     path = out or default_directory(name)
     try:
@@ -63,16 +63,16 @@ def make_directory(out: Path | None, name: str) -> Path:
 
 
 def discard_directory(path: Path) -> None:
-    """Remove what a refused run has written; a directory that something else keeps busy stays, empty."""
+    """Remove the directory of a refused run; files that cannot be removed are ignored."""
     shutil.rmtree(path, ignore_errors=True)
 
 
 @contextmanager
 def lock_directory(run: Path) -> Iterator[None]:
-    """Have a run's directory for this process alone, however it ends.
+    """Lock a run's directory for this process; the lock is released however the process ends.
 
     Raises:
-        UserError: when another training has it.
+        UserError: when another process trains in it.
     """
     descriptor = os.open(run, os.O_RDONLY)
     try:
@@ -86,7 +86,7 @@ def lock_directory(run: Path) -> Iterator[None]:
 
 
 def is_locked(run: Path) -> bool:
-    """Whether a training is under way in a run's directory."""
+    """Whether some process trains in a run's directory now."""
     try:
         with lock_directory(run):
             return False
@@ -95,18 +95,18 @@ def is_locked(run: Path) -> bool:
 
 
 def log_path(run: Path, process: str) -> Path:
-    """The log of a process, `coordinator`, `stage-1` or `process-1`."""
+    """The path of a process' log; the process is `coordinator`, `stage-1` or `process-1`, for example."""
     return run / "logs" / f"{process}.log"
 
 
 def write_atomically(path: Path, text: str, durable: bool = False) -> None:
-    """Write a file so that there is the old one or the whole new one, whatever happens in between.
+    """Write a file so that either the old or the complete new content exists at any time.
 
     Args:
-        durable: wait until it is on the disk.
+        durable: wait until the content is on the disk.
 
     Raises:
-        OSError: when it cannot be written; what was half written is removed.
+        OSError: when the file cannot be written; a partial file is removed.
     """
     with partial_file(path) as partial, partial.open("w", encoding="utf-8") as file:
         file.write(text)
@@ -117,7 +117,7 @@ def write_atomically(path: Path, text: str, durable: bool = False) -> None:
 
 @contextmanager
 def partial_file(path: Path) -> Iterator[Path]:
-    """Gives the path to write to; it becomes `path` by one rename if nothing is raised, and is removed otherwise."""
+    """Yield a temporary path to write to; it is renamed to `path` if nothing is raised, and removed otherwise."""
     partial = path.with_name(f"{path.name}.partial")
     try:
         yield partial
@@ -129,12 +129,12 @@ def partial_file(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, tree: Any, durable: bool = False) -> None:
-    """Write a JSON file atomically; raises as `write_atomically`."""
+    """Write a JSON file atomically; raises like `write_atomically`."""
     write_atomically(path, json.dumps(tree, indent=2) + "\n", durable)
 
 
 def whole_lines(path: Path) -> list[dict]:
-    """The objects of a file of JSON lines, without a line that was cut off; none when there is no such file."""
+    """The objects of a JSON-lines file, without an incomplete last line; an empty list if the file does not exist."""
     trees = []
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     for line in text.splitlines(keepends=True):
@@ -145,12 +145,13 @@ def whole_lines(path: Path) -> list[dict]:
 
 
 def read_restarts(run: Path) -> list[dict]:
-    """What the launcher noted of each restart: cause, step that the run was resumed from, repeated_steps."""
+    """The restarts that the launcher recorded, each with its cause, the step that it resumed from, and repeated_steps."""
     return whole_lines(run / RESTARTS)
 
 
 def read_reached(run: Path) -> dict:
-    """Where a run was last: `step`, those that have passed through it, and `packets`, the last one of each stage."""
+    """The last recorded position of a run: `step`, the number of steps that all stages have done, and `packets`, the last packet of
+    each stage."""
     try:
         return json.loads((run / REACHED).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""When a process began and ended each state with each packet, for a timeline."""
+"""The spans of a process: when it entered each state with each packet, for a timeline."""
 
 from __future__ import annotations
 
@@ -13,43 +13,42 @@ COMPUTING = ("forward", "backward", "update")
 
 
 class SpanRecorder:
-    """The moments at which a process entered its states, for blocks of packets of which every process keeps the same.
+    """The times at which a process entered its states, kept for the same blocks of packets in every process.
 
-    Kept are the first block, those whose number is a power of two, and the last ones, so that a run of any length leaves little.
-    On a GPU, where kernels run behind the process that queued them, a kept block has the GPU's own moments too, taken by events
-    on its stream.
+    The first block, the blocks whose number is a power of two, and the last two are kept, so that even a long run keeps few. On a
+    GPU, where kernels run asynchronously, a kept block also has the GPU's own times, which events on its stream record.
     """
 
     def __init__(self, keep: Callable[[int], bool] | None = None):
-        """`keep`: whether a block of this number is kept; None for the choice above."""
+        """`keep` says whether to keep the block of a given number; None for the choice above."""
         self._keep = keep or is_kept
         self._packets: list[tuple] = []
         self._entries: list[tuple] = []
         self._begun = 0
-        """Packets."""
+        """Number of packets that were begun."""
         self._last: dict | None = None
-        """The block before the one under way, if it is not kept anyway."""
+        """The block before the current one, unless it is already kept."""
         self._kept: list[dict] = []
         self._device: torch.device | None = None
         self._origin: tuple[torch.cuda.Event, float] | None = None
-        """On the GPU, while a block is kept: an event, and when it was."""
+        """An event on the GPU's stream and its time on the process' clock; None unless the current block is kept."""
 
     def watch(self, device: torch.device) -> None:
-        """Take this GPU's moments too."""
+        """Record the times of this device too, if it is a GPU."""
         self._device = device if device.type == "cuda" else None
 
     def enter(self, state: str | None, part: int, now: float) -> None:
-        """A state has been entered: see `alrpc.timing.Timing.enter`."""
+        """Record that a state was entered; see `alrpc.timing.Timing.enter`."""
         event = None
         if self._origin is not None:
             event = torch.cuda.Event(enable_timing=True)
             event.record()
         if not self._packets:
-            self._entries.clear()  # it begins with the wait for the first packet
+            self._entries.clear()  # the recording begins with the wait for the first packet
         self._entries.append((state, part, now, event))
 
     def begin_packet(self, kind: str, epoch: int, step: int, ready: float) -> None:
-        """The next packet has been there since a moment of this process' clock; the last state entered is the wait for it."""
+        """Begin the next packet, available since `ready` on this process' clock; the state entered last is the wait for it."""
         if self._begun % BLOCK == 0:
             self._end_block()
             self._origin = self._begin_on_gpu() if self._keep(self._begun // BLOCK) and self._device is not None else None
@@ -57,12 +56,16 @@ class SpanRecorder:
         self._begun += 1
 
     def take(self, last: bool = False) -> list[dict]:
-        """The blocks to keep that have ended since the last call, and if it is the last call, the last ones too.
+        """The kept blocks that have ended since the previous call.
+
+        Args:
+            last: whether this is the last call, which also returns the last two blocks.
 
         Returns:
-            Of each `block`, its number; `origin`, seconds on this process' clock, from which all else counts in µs; `packets`: kind,
-            epoch, step, when it was there, and the index of the first entry after that; `entries`: state, part, when it was
-            entered; `end`; and, on a GPU, `device`: state, part, begin, end.
+            For each block its number `block`; `origin`, a time in seconds on this process' clock, from which all other times count
+            in µs; `packets`, tuples of kind, epoch, step, time from which it was available, and index of the first entry after
+            that; `entries`, tuples of state, part and time of entering; `end`; and, on a GPU, `device`, tuples of state, part,
+            begin and end.
         """
         if last and self._packets:
             now = time.perf_counter()
@@ -101,7 +104,7 @@ class SpanRecorder:
     def _begin_on_gpu(self) -> tuple[torch.cuda.Event, float]:
         event = torch.cuda.Event(enable_timing=True)
         event.record()
-        event.synchronize()  # once in a kept block
+        event.synchronize()  # happens only once in a kept block
         return event, time.perf_counter()
 
     def _on_gpu(self, entries: list[tuple], at) -> list[tuple]:

@@ -1,6 +1,6 @@
-"""What a process asks of the system: memory, cores, a device, reproducible arithmetic.
+"""System settings and figures of a process: memory, cores, device, reproducible arithmetic.
 
-Importing this does not import torch, so that a process can set up its memory before.
+Importing this module does not import torch, so that a process can configure its memory first.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
 def keep_memory() -> None:
-    """Keep memory that was freed for the next step.
+    """Keep freed memory in the process for the next step.
 
-    Otherwise glibc gives a step's activations back to the system and takes them again, a page fault for every 4 KiB, in one
-    process more than in another, by chance of how its heap is laid out.
+    Otherwise glibc returns the memory of a step's activations to the system and requests it again, with a page fault for every
+    4 KiB. How often depends on the layout of the heap and so differs at random between processes.
     """
     with contextlib.suppress(OSError, AttributeError):  # not glibc
         libc = ctypes.CDLL(None)
@@ -35,12 +35,12 @@ def keep_memory() -> None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: the GPU's peak allocation for a stage on a GPU, else the process' peak resident size."""
+    """Peak memory in bytes: the peak allocation on the GPU, or the peak resident size of a process that computes on the CPU."""
     if device.type == "cuda":
         import torch
 
         return torch.cuda.max_memory_allocated(device)
-    with contextlib.suppress(OSError):  # unlike getrusage's figure, Linux' own does not begin with the parent's
+    with contextlib.suppress(OSError):  # unlike the figure of getrusage, that of Linux does not start from the parent's
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
@@ -49,18 +49,18 @@ def peak_memory(device: torch.device) -> int:
 
 
 def reset_peak_memory(device: torch.device) -> None:
-    """Let the peak begin anew; where the system cannot, it stays."""
+    """Reset the peak memory, where the system supports it."""
     if device.type == "cuda":
         import torch
 
         torch.cuda.reset_peak_memory_stats(device)
         return
     with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: VmHWM becomes what is resident now
+        Path("/proc/self/clear_refs").write_text("5")  # Linux resets VmHWM to the current resident size
 
 
 def cores() -> int:
-    """The cores that this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -78,7 +78,7 @@ def local_device(wanted: str) -> torch.device:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until a GPU has done all that was queued; on a CPU there is nothing to wait for."""
+    """Wait until a GPU has finished all queued kernels; does nothing on a CPU."""
     if device.type == "cuda":
         import torch
 
@@ -86,9 +86,9 @@ def synchronize(device: torch.device) -> None:
 
 
 def use_deterministic_kernels(device: torch.device) -> None:
-    """Choose deterministic kernels on a GPU; a CPU needs nothing but equal threads.
+    """Select deterministic kernels on a GPU; a CPU only needs equal numbers of threads.
 
-    An operation that has no such kernel goes on with a warning from torch.
+    For an operation without a deterministic kernel, torch issues a warning and uses another kernel.
     """
     if device.type == "cuda":
         import torch
@@ -100,6 +100,6 @@ def use_deterministic_kernels(device: torch.device) -> None:
 
 
 def derive_seed(*purpose: int | str) -> int:
-    """A 63-bit seed from the run's seed and what it is for, so that no process depends on what another one drew."""
+    """A 63-bit seed, derived from the run's seed and a purpose, so that no process depends on numbers that another one drew."""
     text = "/".join(str(part) for part in purpose)
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") >> 1

@@ -1,4 +1,4 @@
-"""How much time a process spends on what."""
+"""How much time a process spends in each of its states."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Sequence
 from alrpc.spans import COMPUTING, SpanRecorder
 
 WORKING = (*COMPUTING, "handling", "checkpoint")
-"""handling: what else there is to do with a packet; checkpoint: copying the state that a thread then writes."""
+"""handling: all other work on a packet; checkpoint: copying the state, which a thread then writes."""
 WAITING = ("waiting_to_receive", "waiting_to_send")
 STATES = (*WORKING, *WAITING, "testing")
 
 
 class Timing:
-    """A process is in one state at a time; entering the next one closes the books of the last.
+    """The seconds that a process spends in each state. It is in one state at a time; entering a state ends the previous one.
 
-    On a GPU, where kernels run behind the process that queued them, seconds count the queueing.
+    On a GPU, where kernels run asynchronously, the seconds are those of queueing the kernels.
     """
 
     def __init__(self):
@@ -27,11 +27,11 @@ class Timing:
         self._testing = False
 
     def enter(self, state: str | None, part: int = 0) -> str | None:
-        """Enter a state of STATES, or None for a time that counts for nothing; returns the one that was left.
+        """Enter one of STATES, or None for time that is not counted; returns the previous state.
 
         Args:
-            part: what of the packet is worked on: a component's number, or that of one of the micro-batches into which a
-                schedule cuts it, from 1.
+            part: the part of the packet that is worked on: the number of a component, or of one of the micro-batches into
+                which a schedule cuts the packet, from 1.
         """
         now, left = time.perf_counter(), self._state
         self.spans.enter(state, part, now)
@@ -41,26 +41,26 @@ class Timing:
         return left
 
     def begin_packet(self, kind: str, epoch: int, step: int, ready: float | None = None) -> None:
-        """Work on the next packet begins; it has been there since `ready`, a moment of this process' clock (None: now)."""
+        """Begin to work on the next packet, which was available from `ready` on, a time of this process' clock (None: now)."""
         self.spans.begin_packet(kind, epoch, step, ready or time.perf_counter())
         self.enter("handling")
 
     def test(self, testing: bool) -> None:
-        """Charge all time to `testing`, whatever state it is spent in, until this is switched off again."""
+        """Charge all time to `testing` until switched off, whatever the state."""
         self.enter(self._state)
         self._testing = testing
 
     def move(self, source: str, destination: str, seconds: float) -> None:
-        """Charge seconds of one state to another one, where they turned out to belong."""
+        """Move seconds that were charged to one state to another one."""
         self._seconds[source] -= seconds
         self._seconds[destination] += seconds
 
     def state(self) -> tuple[str | None, float]:
-        """The state and the seconds since it was entered; may be called from another thread."""
+        """The current state and the seconds since it was entered; may be called from another thread."""
         return self._state, time.perf_counter() - self._since if self._state is not None else 0.0
 
     def read(self) -> dict[str, float]:
-        """Seconds in each state up to now; may be called from another thread."""
+        """The seconds spent in each state up to now; may be called from another thread."""
         seconds = dict(self._seconds)
         if self._state is not None:
             seconds["testing" if self._testing else self._state] += time.perf_counter() - self._since
@@ -68,12 +68,12 @@ class Timing:
 
 
 def computing(seconds: dict[str, float]) -> float:
-    """The seconds in which packets are worked on, checkpoints not included."""
+    """The seconds spent working on packets, without checkpoints."""
     return sum(seconds[state] for state in WORKING if state != "checkpoint")
 
 
 def idle_share(processes: Sequence[dict[str, float]]) -> float | None:
-    """The share of their training time in which processes wait, from each one's seconds in every state; None without any."""
+    """The share of training time that the processes spend waiting, from the seconds of each in every state; None if there are none."""
     waits = sum(seconds[state] for seconds in processes for state in WAITING)
     works = sum(seconds[state] for seconds in processes for state in WORKING)
     return waits / (waits + works) if waits + works else None

@@ -1,1 +1,1 @@
-"""A run's state on disk: what it is, how it is written, committed, and gone on from."""
+"""Checkpoints: what state they contain, how they are written and committed, and how a run resumes from one."""

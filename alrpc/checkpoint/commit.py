@@ -1,8 +1,8 @@
-"""A checkpoint counts once its manifest is there, which one rename commits when every stage has written its files.
+"""Commit of checkpoints: one is complete once its manifest exists, which is written by one rename after every stage's files.
 
 checkpoints/step-00000120/component-001.safetensors    parameters, buffers, optimizer; written by the component's stage
                           …
-                          manifest.json                step, files with sizes and SHA-256, and what the network was built for
+                          manifest.json                step, files with sizes and SHA-256, shapes of the sample, target
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ AGES = {"newer": "a newer alrpc", "older": "the alrpc that it is from"}
 
 
 class Committer:
-    """Commits a checkpoint when all stages have written their files of it; removes it if one could not.
+    """Commits a checkpoint when all stages have written their files of it, or removes it if one of them could not.
 
     Args:
-        describe: gives `describe_run`'s figures; called once there is something to commit.
-        emit: takes `Checkpoint` or `Unwritten`.
-        committed: takes the step of each that was committed, and the steps that are kept.
+        describe: returns the result of `describe_run`; called when there is a checkpoint to commit.
+        emit: receives `Checkpoint` or `Unwritten`.
+        committed: receives the step of each committed checkpoint, and the steps of those that are kept.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Committer:
         self._events: dict[int, list[Written | Unwritten]] = {}
 
     def receive(self, event: Written | Unwritten) -> None:
-        """Take in what a stage says of its files."""
+        """Receive a stage's report on its files."""
         events = self._events.setdefault(event.step, [])
         events.append(event)
         if len(events) == self._stages:
@@ -70,19 +70,19 @@ class Committer:
             self._emit(Checkpoint(step))
             self._committed(step, kept)
         else:
-            remove(checkpoint_directory(self._run, step))  # what is left of it takes the room of the next one
+            remove(checkpoint_directory(self._run, step))  # its files would occupy the disk space of the next checkpoint
             self._emit(Unwritten(step, cause))
 
 
 def describe_run(components: int, sample: dict[str, Tensor], target: Target, micro_batches: int) -> dict:
-    """For the manifest: what a network must be built for to load the components, and the micro-batches of an epoch."""
+    """The manifest's description of a run: what is needed to build its network, and the number of micro-batches in an epoch."""
     shapes = {name: [str(tensor.dtype).removeprefix("torch."), list(tensor.shape)] for name, tensor in sample.items()}
     kind = {type(target).__name__.lower(): asdict(target)}
     return {"components": components, "sample": shapes, "target": kind, "micro_batches": micro_batches}
 
 
 def commit(run: Path, step: int, described: dict, files: Files, keep: int) -> list[int]:
-    """Declare a checkpoint complete, and keep the latest `keep` of the complete ones; gives the steps of those that are kept.
+    """Commit a checkpoint, and remove all but the latest `keep` complete ones; returns the steps of those that are kept.
 
     Raises:
         OSError: when the manifest cannot be written.
@@ -97,29 +97,29 @@ def commit(run: Path, step: int, described: dict, files: Files, keep: int) -> li
 
 
 def prune(run: Path, step: int, kept: list[int]) -> None:
-    """Remove what is on this host of checkpoints before a step, but for those that are kept."""
+    """Remove this host's files of all checkpoints before a step, except of those that are kept."""
     for directory in run.glob("checkpoints/step-*"):
         if step_of(directory) < step and step_of(directory) not in kept:
             remove(directory)
 
 
 def remove(directory: Path) -> None:
-    """Remove a checkpoint, its manifest first, so that what is left of it does not count."""
+    """Remove a checkpoint, beginning with its manifest, so that a partly removed checkpoint is not complete."""
     with suppress(OSError):
         (directory / MANIFEST).unlink()
     shutil.rmtree(directory, ignore_errors=True)
 
 
 def complete_checkpoints(run: Path) -> list[Path]:
-    """From the first to the last."""
+    """The directories of a run's complete checkpoints, in the order of their steps."""
     return sorted(manifest.parent for manifest in run.glob(f"checkpoints/step-*/{MANIFEST}"))
 
 
 def find_checkpoint(run: Path, step: int | None = None) -> Path:
-    """A complete checkpoint of a run: the last, or that of a step.
+    """The directory of a run's last complete checkpoint, or of that of a step.
 
     Raises:
-        UserError: when there is none.
+        UserError: when there is no such checkpoint.
     """
     complete = complete_checkpoints(run)
     if not complete:
@@ -132,10 +132,10 @@ def find_checkpoint(run: Path, step: int | None = None) -> Path:
 
 
 def read_manifest(directory: Path) -> dict:
-    """What a complete checkpoint's manifest says.
+    """Read the manifest of a complete checkpoint.
 
     Raises:
-        UserError: when it is damaged, or not of this format.
+        UserError: when the manifest is damaged or has another format.
     """
     path = directory / MANIFEST
     try:
@@ -150,5 +150,5 @@ def read_manifest(directory: Path) -> dict:
 
 
 def empty_sample(manifest: dict) -> dict[str, Tensor]:
-    """Zeros of the shapes that the network was built for."""
+    """A sample of zeros with the names, types and shapes for which the network was built."""
     return {name: torch.zeros(shape, dtype=getattr(torch, dtype)) for name, (dtype, shape) in manifest["sample"].items()}

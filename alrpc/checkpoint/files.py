@@ -1,4 +1,4 @@
-"""A checkpoint's files: a safetensors file for each component, written by the component's stage. Nothing is pickled."""
+"""Files of a checkpoint: one safetensors file for each component, written by the component's stage. Nothing is pickled."""
 
 from __future__ import annotations
 
@@ -34,35 +34,35 @@ def component_file(number: int) -> str:
 
 
 class Saver:
-    """Keeps what a stage has: its state is copied at once, and a thread writes the copy."""
+    """Saves a stage's state: copies it at once, and writes the copy in a thread."""
 
     def __init__(self, run: Path, stage: int, emit: Callable[[Event], None]):
         self._run, self._stage, self._emit = run, stage, emit
         self._thread = ThreadPoolExecutor(1, "write-checkpoint")
-        self._thread.submit(int).result()  # it begins now, before its stage is bound to a core
+        self._thread.submit(int).result()  # starts the thread now, before the stage is pinned to a core
         self._writing: Future | None = None
 
     def save(self, step: int, trainers: Sequence[Trainer]) -> None:
-        """Copy all state; waits for the write of the copy before this one.
+        """Copy all state, and write it in the thread; waits until the previous copy is written.
 
         Raises:
-            NonFinite: when the copy before had a state that is no use going on from.
+            NonFinite: when a value of the previous copy was not finite.
         """
         self.wait()
         states = {component_file(trainer.number): snapshot(trainer) for trainer in trainers}
         self._writing = self._thread.submit(lambda: self._emit(write_files(self._run, self._stage, step, states)))
 
     def wait(self) -> None:
-        """Wait until all copies are written; raises as `save`."""
+        """Wait until all copies are written; raises like `save`."""
         if self._writing is not None:
             self._writing.result()
 
 
 def write_files(run: Path, stage: int, step: int, states: dict[str, State]) -> Written | Unwritten:
-    """Write snapshots by their files' names and wait until they are on the disk.
+    """Write snapshots, given by the names of their files, and wait until they are on the disk.
 
     Raises:
-        NonFinite: for a state that is no use going on from; nothing has been written then.
+        NonFinite: if any value is not finite; no file has been written then.
     """
     for name, state in states.items():
         for part, tensor in state.items():
@@ -84,10 +84,10 @@ def write_files(run: Path, stage: int, step: int, states: dict[str, State]) -> W
 
 
 def read_file(directory: Path, name: str, described: dict) -> State:
-    """A snapshot, if it is what the manifest describes.
+    """Read a snapshot and check it against the manifest's description.
 
     Raises:
-        UserError: naming the file and what is wrong with it.
+        UserError: naming the file and its fault.
     """
     path = directory / name
     try:
@@ -102,10 +102,10 @@ def read_file(directory: Path, name: str, described: dict) -> State:
 
 
 def load_component(directory: Path, component: Component, files: Files) -> None:
-    """Read a component's parameters and buffers.
+    """Load a component's parameters and buffers.
 
     Raises:
-        UserError: naming the file that is missing, damaged or of another network.
+        UserError: naming a file that is missing, damaged or of another network.
     """
     name = component_file(component.number)
     own, _, _ = split_state(read_file(directory, name, files[name]))
@@ -114,7 +114,7 @@ def load_component(directory: Path, component: Component, files: Files) -> None:
 
 
 def load_trainers(directory: Path, trainers: Sequence[Trainer], files: Files) -> None:
-    """Put a checkpoint's state into every trainer; raises as `load_component` does."""
+    """Load a checkpoint's state into every trainer; raises like `load_component`."""
     for trainer in trainers:
         name = component_file(trainer.number)
         state = read_file(directory, name, files[name])
@@ -124,7 +124,7 @@ def load_trainers(directory: Path, trainers: Sequence[Trainer], files: Files) ->
 
 @contextmanager
 def _fitting(directory: Path, number: int) -> Iterator[None]:
-    """Says of what does not fit which file it is in."""
+    """Turn errors about a state that does not fit the component into a UserError that names the file."""
     try:
         yield
     except (RuntimeError, ValueError, KeyError) as error:

@@ -1,4 +1,4 @@
-"""Going on with a run from one of its checkpoints, with the bits that it would have had anyway; and loading what it trained."""
+"""Resuming a run from one of its checkpoints, bit for bit as if it had not been interrupted; and loading a trained network."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from alrpc.config import Config, flat_fields, load_config, save_config, user_cod
 from alrpc.errors import UserError
 from alrpc.network import Network, build_network, resolve
 
-# What may change without another result. With more epochs the schedule of learning rates counts on them from then on.
+# Fields that may change without changing the result, except train.epochs, which the learning-rate schedule takes into account.
 MAY_CHANGE = (
     *("train.epochs", "train.log_every", "pipeline", "checkpoint", "observe", "device"),
     *("data.root", "data.file", "data.test_file", "data.workers"),
@@ -24,19 +24,19 @@ MAY_CHANGE = (
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """Where a run goes on from."""
+    """The checkpoint from which a run resumes."""
 
     directory: Path
-    """The checkpoint's."""
+    """The checkpoint's directory."""
     step: int
-    """Steps that it holds."""
+    """Number of steps that were done before the checkpoint."""
     micro_batches: int
-    """Of an epoch when it was taken."""
+    """Number of micro-batches in an epoch when the checkpoint was taken."""
     files: Files
 
 
 def resume_hint(run: Path) -> str:
-    """The last complete checkpoint of a run that has ended before its end, for a message."""
+    """For a message: the last complete checkpoint of a run that has ended early, and how to resume from it."""
     complete = complete_checkpoints(run)
     if not complete:
         return "there is no checkpoint of it"
@@ -44,13 +44,13 @@ def resume_hint(run: Path) -> str:
 
 
 def load_resume_point(run: Path, overrides: Sequence[str], step: int | None) -> tuple[Config, int, ResumePoint]:
-    """Check that a run can go on from its last checkpoint, or that of a step; changes nothing.
+    """Check that a run can resume from its last checkpoint, or from that of a step; changes no file.
 
     Returns:
-        The resolved configuration, the number of components, and where to go on from.
+        The resolved configuration, the number of components, and the checkpoint to resume from.
 
     Raises:
-        UserError: naming what is missing or damaged, and the checkpoint before it.
+        UserError: naming what is missing or damaged, and the previous checkpoint.
     """
     path = run / rundir.CONFIG
     if not path.is_file():
@@ -72,7 +72,7 @@ def load_resume_point(run: Path, overrides: Sequence[str], step: int | None) -> 
         hint = f"; the checkpoint before it is that of step {older[-1]}: add --step {older[-1]}" if older else ""
         raise UserError(f"{error}{hint}") from error
     if manifest["step"] >= config.train.epochs * manifest["micro_batches"]:
-        if step is None and older and not (run / rundir.SUMMARY).exists():  # it ended before it could tell the result
+        if step is None and older and not (run / rundir.SUMMARY).exists():  # it ended before it wrote its summary
             return load_resume_point(run, overrides, older[-1])
         raise UserError(
             f"--resume: {run} has finished its {config.train.epochs} epochs; for more of them add --set train.epochs=N"
@@ -81,7 +81,7 @@ def load_resume_point(run: Path, overrides: Sequence[str], step: int | None) -> 
 
 
 def _changed_config(path: Path, overrides: Sequence[str]) -> Config:
-    """A run's configuration with overrides; raises UserError for one that would make it another run."""
+    """A run's configuration with overrides; raises UserError for an override that would change the run's result."""
     before, after = load_config(path), load_config(path, overrides)
     was, now = (dict(flat_fields(config.model_dump(mode="json"))) for config in (before, after))
     for name, value in user_code_fields(before).items():
@@ -98,14 +98,14 @@ def _changed_config(path: Path, overrides: Sequence[str]) -> Config:
 
 
 def check_resume_options(source: str | None, out: Path | None) -> None:
-    """Raises UserError for an option that a run which goes on has no use for."""
+    """Refuse options that cannot be combined with --resume, with a UserError."""
     for option, given, reason in (("--config", source, "has its own configuration"), ("--out", out, "has its own directory")):
         if given is not None:
             raise UserError(f"{option}: a run that goes on {reason}; leave it out, or --resume")
 
 
 def check_same_data(resume: ResumePoint | None, micro_batches: int) -> None:
-    """Raises UserError when the data has another number of micro-batches than when the run began."""
+    """Refuse data with another number of micro-batches than when the run began, with a UserError."""
     if resume is not None and resume.micro_batches != micro_batches:
         raise UserError(
             f"data: {micro_batches} micro-batches an epoch, but the run began with {resume.micro_batches}; "
@@ -114,7 +114,7 @@ def check_same_data(resume: ResumePoint | None, micro_batches: int) -> None:
 
 
 def last_whole_step(run: Path, epochs: int) -> int | None:
-    """Steps of the last checkpoint that is complete and undamaged, and not of the end of so many epochs; None for none."""
+    """The step of the last complete and undamaged checkpoint before the end of all epochs; None if there is none."""
     for directory in reversed(complete_checkpoints(run)):
         with suppress(UserError):
             manifest = read_manifest(directory)
@@ -126,16 +126,16 @@ def last_whole_step(run: Path, epochs: int) -> int | None:
 
 
 def note_restart(run: Path, cause: str, step: int | None) -> None:
-    """Add a line to what the summary says of restarts: why, from which step, and how many are repeated."""
+    """Record a restart for the summary: its cause, the step that it resumes from, and the number of repeated steps."""
     reached, step = rundir.read_reached(run)["step"], step or 0
     with (run / rundir.RESTARTS).open("a", encoding="utf-8") as file:
         file.write(json.dumps({"cause": cause, "step": step, "repeated_steps": max(0, reached - step)}) + "\n")
 
 
 def reopen(run: Path, config: Config, step: int) -> None:
-    """Clear the marks of a finished run before it is resumed; the last thing before it does go on.
+    """Clear the marks of a finished run before resuming it.
 
-    Checkpoints of later steps go: what they hold is about to happen again, perhaps otherwise.
+    Checkpoints of later steps are removed, since the run repeats these steps, possibly with other results.
     """
     for directory in complete_checkpoints(run):
         if step_of(directory) > step:
@@ -146,14 +146,14 @@ def reopen(run: Path, config: Config, step: int) -> None:
 
 
 def load_run(directory: Path | str, model: str | None = None) -> Network:
-    """The trained network of a run, from its directory.
+    """Load the trained network of a run from its directory.
 
     Args:
-        model: needed when the run's blocks come from a function of one's own: its `package.module:function`. Code is
-            imported on the caller's word, never on a file's.
+        model: `package.module:function` of the user's own function that builds the run's blocks, if there is one. Code is
+            imported only when the caller names it, never because a file does.
 
     Raises:
-        UserError: naming the file that is missing or does not fit.
+        UserError: naming a file that is missing or does not fit.
     """
     directory = Path(directory)
     config = load_config(directory / rundir.CONFIG)

@@ -1,6 +1,6 @@
-"""What a component's state is: parameters, buffers, optimizer, and gradients in the middle of an accumulation.
+"""A component's state: parameters, buffers, optimizer state, and gradients in the middle of an accumulation.
 
-Random numbers, order of samples and learning rates are functions of the seed and the step, so there is no state of theirs.
+Random numbers, the order of samples and learning rates are functions of seed and step, so they have no state.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ PREFIXES = ("optimizer", "gradient")
 
 
 def snapshot(trainer: Trainer) -> State:
-    """Copies, on the CPU, of all that a component's further training depends on."""
+    """Copy all state on which a component's further training depends to the CPU."""
     state = dict(trainer.component.state_dict())
     for index, kept in trainer.optimizer.state_dict()["state"].items():
         state |= {f"optimizer.{index}.{name}": value for name, value in kept.items() if isinstance(value, Tensor)}
@@ -25,17 +25,17 @@ def snapshot(trainer: Trainer) -> State:
 
 
 def split_state(state: State) -> tuple[State, State, State]:
-    """What a snapshot has for the component, for its optimizer, and gradients."""
+    """Split a snapshot into the component's own state, the optimizer's state and the gradients."""
     parts: tuple[State, ...] = ({}, {}, {})
     for name, tensor in state.items():
         kind, _, rest = name.partition(".")
-        place = PREFIXES.index(kind) + 1 if kind in PREFIXES else 0
-        parts[place][rest if place else name] = tensor
+        index = PREFIXES.index(kind) + 1 if kind in PREFIXES else 0
+        parts[index][rest if index else name] = tensor
     return parts
 
 
 def restore(trainer: Trainer, state: State) -> None:
-    """Put a snapshot back. Raises RuntimeError for another component's."""
+    """Load a snapshot into a trainer; raises RuntimeError for a snapshot of another component."""
     own, optimizer, gradients = split_state(state)
     trainer.component.load_state_dict(own)
     kept: dict[int, State] = {}

@@ -1,4 +1,4 @@
-"""`alrpc bench`: the engine measured."""
+"""`alrpc bench`: measurements of the engine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def bench() -> None:
 
 
 def measurement(name: str) -> Callable:
-    """The options that every measurement has."""
+    """Add the options that all measurements share."""
 
     def decorate(command: Callable) -> Callable:
         for option in (
@@ -47,7 +47,7 @@ def measurement(name: str) -> Callable:
 
 
 def speed_options(command: Callable) -> Callable:
-    """What is trained, and how much of it counts."""
+    """Add the options for the configuration to train and for the number of steps to measure."""
     for option in (
         click.option(
             "--steps", type=click.IntRange(min=1), default=10, show_default=True, help="Micro-batches counted in a round."
@@ -178,7 +178,7 @@ def scaling(source: str, overrides: tuple[str, ...], steps: int, rounds: int, ou
 
 @contextmanager
 def reported(name: str, out: Path | None, json_path: Path | None):
-    """Gives the directory to make, and the function that shows and writes the result; ends the command on what goes wrong."""
+    """Make the directory of a measurement; yield it with a function that shows and writes the result; end the command on errors."""
     from alrpc import rundir
 
     def finish(result: dict, table, lines: list[str]) -> None:
@@ -204,7 +204,7 @@ def reported(name: str, out: Path | None, json_path: Path | None):
             yield directory, finish
         except UserError:
             with suppress(OSError):
-                directory.rmdir()  # of a measurement that was refused, unless something is in it
+                directory.rmdir()  # the measurement was refused; the directory stays if it is not empty
                 if out is None:
-                    directory.parent.rmdir()  # runs, likewise
+                    directory.parent.rmdir()  # likewise runs/
             raise

@@ -68,7 +68,7 @@ def compare(
         from rich.live import Live
 
         from alrpc.analysis.comparison import table
-        from alrpc.experiments.comparison import compare as run  # imports torch, so after what can be refused without it
+        from alrpc.experiments.comparison import compare as run  # imports torch, so only after the checks that do not need it
 
         console = Console()
 
@@ -85,12 +85,12 @@ def compare(
             ):
                 yield
 
-        def tell(result: dict | str) -> None:
+        def report(result: dict | str) -> None:
             line = result if isinstance(result, str) else f"round {result['repeat']}/{repeat} {table.run_line(result)}"
             if not quiet:
                 console.print(line, soft_wrap=True, highlight=False, markup=False)
 
-        result, directory = run(config, names, stages, repeat, goal, out, config_name(source), watch, tell)
+        result, directory = run(config, names, stages, repeat, goal, out, config_name(source), watch, report)
         console.print()
         wide = Console(width=max(console.width, 130)) if not console.is_terminal else console
         wide.print(table.table(result["table"], result["metric"], result["goal"]))

@@ -59,7 +59,7 @@ def inspect(run: Path, samples: int, projection: str, model: str | None, data: s
             raise UserError(f"--samples: got {samples}; give 1 or more")
         from rich.console import Console
 
-        from alrpc.analysis.quality import inspect_run, write_quality  # imports torch, so after what can be refused without it
+        from alrpc.analysis.quality import inspect_run, write_quality  # imports torch, so only after the checks without it
         from alrpc.analysis.quality_plots import FEW
 
         console = Console()
@@ -79,7 +79,7 @@ def inspect(run: Path, samples: int, projection: str, model: str | None, data: s
 
 
 def _component_table(result: dict) -> Table:
-    """A row a component."""
+    """A table with one row for each component."""
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", show_edge=False)
@@ -97,7 +97,7 @@ def _component_table(result: dict) -> Table:
 
 
 def _confusion_table(result: dict) -> Table:
-    """Rows: the samples' class; columns: the class that the last exit decided for."""
+    """The confusion matrix: a row for each true class, a column for each class predicted by the last exit."""
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", show_edge=False)

@@ -55,8 +55,8 @@ def launch(
     with plain_endings():
         overrides = with_stages(overrides, stages)
         config = load_config(source, overrides) if resume is None else None
-        start_fork_server()  # it imports torch while this process does, so after what can be refused without it
-        gc.disable()  # nothing that is imported is garbage, and looking for it takes a seventh of the time
+        start_fork_server()  # imports torch at the same time as this process, so only after the checks that do not need it
+        gc.disable()  # imports create no garbage, and the collector takes a seventh of their time
         from alrpc.checkpoint.resume import check_resume_options
         from alrpc.runtime.restarts import launch_pipeline, resume_pipeline
 

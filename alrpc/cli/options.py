@@ -1,4 +1,4 @@
-"""Options that several commands have, and how a command ends."""
+"""Options that several commands share, and how a command ends."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ stages_option = click.option(
 
 
 def source_options(command: Callable) -> Callable:
-    """--config and --set."""
+    """Add the options --config and --set."""
     config = click.option(
         "--config", "source", metavar="FILE", help="YAML file, or the name of one that ships with alrpc.  [default: digits-mlp]"
     )
@@ -34,12 +34,12 @@ def source_options(command: Callable) -> Callable:
 
 
 def with_stages(overrides: Sequence[str], stages: int | None) -> list[str]:
-    """The overrides of --set, and that of --stages."""
+    """The overrides given by --set, and the one for --stages."""
     return [*overrides, *([f"pipeline.stages={stages}"] if stages is not None else [])]
 
 
 def run_options(command: Callable) -> Callable:
-    """--config, --set, --out and --quiet."""
+    """Add the options --config, --set, --out and --quiet."""
     for option in (
         click.option("--quiet", is_flag=True, help="Show nothing but the last line."),
         click.option(
@@ -55,7 +55,7 @@ def run_options(command: Callable) -> Callable:
 
 
 def resume_options(command: Callable) -> Callable:
-    """--resume and --step."""
+    """Add the options --resume and --step."""
     for option in (
         click.option(
             "--step",
@@ -74,10 +74,10 @@ def resume_options(command: Callable) -> Callable:
 
 
 def parse_methods(text: str, known: Sequence[str]) -> list[str]:
-    """The methods that --methods names, comma-separated.
+    """Parse the comma-separated value of --methods.
 
     Raises:
-        UserError: naming the first that is not known.
+        UserError: naming the first unknown method.
     """
     names = [name.strip() for name in text.split(",") if name.strip()]
     strange = [name for name in names if name not in known]
@@ -88,9 +88,9 @@ def parse_methods(text: str, known: Sequence[str]) -> list[str]:
 
 @contextmanager
 def plain_endings() -> Iterator[None]:
-    """End the command with one line for what the user can put right, and for a signal with the code that it stands for.
+    """End the command with a one-line message for a UserError, and with the exit code of a signal for an interruption.
 
-    75 is sysexits.h's EX_TEMPFAIL: the run has a checkpoint, and goes on if it is asked to.
+    The code 75 is EX_TEMPFAIL of sysexits.h: the run has a checkpoint and can be resumed.
     """
     try:
         yield
@@ -105,6 +105,6 @@ def plain_endings() -> Iterator[None]:
 
 
 def exit_with(message: str, code: int = 1) -> None:
-    """End the command with one line that says why."""
+    """Print a one-line message and end the command."""
     print(f"alrpc: {message}", file=sys.stderr)
     sys.exit(code)

@@ -53,7 +53,7 @@ def profile(
         from alrpc.analysis.tables import share_table
         from alrpc.analysis.timeline import describe
         from alrpc.analysis.trace import TRACE
-        from alrpc.experiments.profiling.profile import profile as run  # imports torch, so after what can be refused without it
+        from alrpc.experiments.profiling.profile import profile as run  # imports torch, so after the checks without it
 
         console = Console()
         windows, directory = run(

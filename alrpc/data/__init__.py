@@ -1,4 +1,4 @@
-"""A name → a data set; a data set, a seed and an epoch → a stream of micro-batches that can be entered anywhere."""
+"""Data sets by name, and the stream of micro-batches that a data set, a seed and an epoch determine."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ NAMES = ("digits", *vision.NAMES, *text.NAMES, "synthetic-text")
 
 
 def check_data(data: Data) -> None:
-    """Refuse what can be refused without reading the data.
+    """Check the configuration's section `data`, as far as is possible without reading the data.
 
     Raises:
-        UserError: naming the field of the section `data`.
+        UserError: naming the wrong field of the section.
     """
     if ":" in data.name:
         import_function(data.name, "data.name")
@@ -35,19 +35,19 @@ def check_data(data: Data) -> None:
 
 
 def load_data(name: str, **fields) -> Dataset:
-    """Load a data set by name, or `package.module:function`, called without arguments.
+    """Load a data set by name, or by `package.module:function`, a function that is called without arguments.
 
     Args:
-        fields: of the configuration's section `data`: root, augmentation, file, …; see `alrpc.config.Data`.
+        fields: fields of the configuration's section `data`: root, augmentation, file, …; see `alrpc.config.Data`.
 
     Raises:
-        UserError: when a field is wrong, or the data can be neither read nor downloaded.
+        UserError: when a field is wrong, or the data can neither be read nor downloaded.
     """
     return read_data(parse_section(Data, "data", {"name": name, **fields}))
 
 
 def read_data(data: Data) -> Dataset:
-    """Load the data set that the configuration's section `data` describes; raises as `load_data`."""
+    """Load the data set that the configuration's section `data` describes; raises like `load_data`."""
     check_data(data)
     if data.name == "digits":
         return digits.load()

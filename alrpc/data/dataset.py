@@ -1,4 +1,4 @@
-"""A data set, and the order of its samples, which depends on nothing but seed and epoch."""
+"""A data set, and the order of its samples, which depends only on seed and epoch."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from alrpc.system import derive_seed
 
 @dataclass(frozen=True)
 class Split:
-    """Samples and their labels. A data set of another kind overrides `batch`, and what else differs for it.
+    """Samples and their labels. A subclass for another kind of data overrides `batch`, and other methods where it differs.
 
-    inputs: (N, ...), or whatever `batch` makes tensors of. labels: (N,) class indices, int64, or (N, width) values.
+    inputs: (N, ...), or any sequence that `batch` converts to tensors. labels: (N,) class indices, int64, or (N, width) values.
     """
 
     inputs: Tensor | Sequence
@@ -27,21 +27,21 @@ class Split:
         return len(self.labels)
 
     def batch(self, indices: Tensor) -> tuple[Tensors, Tensor]:
-        """The named tensors of these samples, (n, ...) each, and their labels."""
+        """The named tensors of the samples with these indices, (n, ...) each, and their labels."""
         return {"x": self.inputs[indices]}, self.labels[indices]
 
     def during(self, seed: int, epoch: int) -> Split:
-        """The split as a run with this seed sees it in an epoch (from 0): the place for augmentation."""
+        """The split that a run with this seed reads in an epoch (from 0); override it for augmentation."""
         return self
 
     def order(self, seed: int, epoch: int, batch_size: int) -> Tensor:
-        """The indices of all samples in the order of an epoch; cut every `batch_size` they are its micro-batches."""
+        """The indices of all samples in the order of an epoch; consecutive groups of `batch_size` form the micro-batches."""
         return shuffled(len(self), seed, epoch)
 
 
 @dataclass(frozen=True)
 class WordVectors:
-    """Word vectors for an embedding to start from: `values`, (K, width), for the words whose indices are `rows`, (K,)."""
+    """Word vectors that initialize an embedding: `values`, (K, width), for the words with the indices `rows`, (K,)."""
 
     rows: Tensor
     values: Tensor
@@ -49,7 +49,7 @@ class WordVectors:
 
 @dataclass(frozen=True)
 class Dataset:
-    """What to train on, what to test on, and what the labels are (`Classes` or `Values`)."""
+    """A training split, a test split, and the kind of labels (`Classes` or `Values`)."""
 
     train: Split
     test: Split
@@ -75,7 +75,7 @@ class Dataset:
 
 
 def shuffled(samples: int, seed: int, epoch: int) -> Tensor:
-    """A random order of so many samples: a pure function of seed and epoch."""
+    """A random order of a number of samples, which is a pure function of seed and epoch."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
     return torch.randperm(samples, generator=generator)
 

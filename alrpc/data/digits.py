@@ -1,4 +1,4 @@
-"""scikit-learn's 1,797 handwritten digits, 8 × 8: real data that needs no download (Alpaydin & Kaynak, UCI, 1998)."""
+"""scikit-learn's 1,797 handwritten digits, 8 × 8 pixels: real data without a download (Alpaydin & Kaynak, UCI, 1998)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from alrpc.objectives.base import Classes
 
 
 def load() -> Dataset:
-    """1,437 digits for training, 360 for testing, each class in the same share; the split never changes."""
+    """Load 1,437 digits for training and 360 for testing, with equal class frequencies; the split is always the same."""
     from sklearn import datasets, model_selection
 
     digits = datasets.load_digits()

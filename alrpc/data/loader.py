@@ -1,4 +1,4 @@
-"""The stream of micro-batches of a run, read here or by worker processes, the same either way."""
+"""The stream of micro-batches of a run. It is the same whether this process or worker processes read it."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from alrpc.data.dataset import Dataset, count_micro_batches
 from alrpc.errors import UserError
 from alrpc.objectives.base import Tensors, canonical
 
-AHEAD = 4  # micro-batches that each worker has ready
+AHEAD = 4  # micro-batches that each worker reads ahead
 
 
 @dataclass(frozen=True)
 class Request:
-    """One micro-batch to be read: its samples, from which split, as seen in which epoch (from 0)."""
+    """A request to read one micro-batch: the split, the epoch (from 0) and the indices of the samples."""
 
     split: Literal["train", "test"]
     epoch: int
@@ -28,10 +28,10 @@ class Request:
 
 
 def requests(dataset: Dataset, batch_size: int, seed: int, epochs: int, start: int = 0) -> Iterator[Request]:
-    """All micro-batches of a run: of each epoch those of the training split in its order, then those of the test split.
+    """Requests for all micro-batches of a run: for each epoch the training split in its order, then the test split.
 
     Args:
-        start: micro-batches of the training split that have been trained on already.
+        start: number of micro-batches that have already been trained on.
     """
     first, position = divmod(start, count_micro_batches(dataset.train, batch_size))
     for epoch in range(first, epochs):
@@ -43,14 +43,14 @@ def requests(dataset: Dataset, batch_size: int, seed: int, epochs: int, start: i
 
 
 def read(dataset: Dataset, seed: int, request: Request) -> tuple[Tensors, Tensor]:
-    """Named tensors and labels of one micro-batch."""
+    """Read the named tensors and labels of one micro-batch."""
     split = dataset.train.during(seed, request.epoch) if request.split == "train" else dataset.test
     tensors, labels = split.batch(request.indices)
     return {name: canonical(tensor) for name, tensor in tensors.items()}, canonical(labels)
 
 
 class _Readable(data.Dataset):
-    """What a worker process of torch's loader asks for a request."""
+    """The data set from which a worker process of torch's loader reads requests."""
 
     def __init__(self, dataset: Dataset, seed: int):
         self.dataset = dataset
@@ -59,25 +59,26 @@ class _Readable(data.Dataset):
     def __getitem__(self, request: Request) -> tuple[Tensors, Tensor] | UserError:
         try:
             return read(self.dataset, self.seed, request)
-        except UserError as error:  # raised there it would arrive with a traceback for a message
+        except UserError as error:  # if a worker raised it, torch would put a traceback into its message
             return error
 
 
 def _ignore_sigterm(worker: int) -> None:
-    """A scheduler may send it to all processes, but the run is to take a checkpoint first; torch ends its workers otherwise."""
+    """Ignore SIGTERM in a worker. A scheduler may send it to all processes, but the run must first take a checkpoint, after which
+    torch ends its workers."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def load_micro_batches(
     dataset: Dataset, wanted: Iterable[Request], seed: int, workers: int = 0
 ) -> Iterator[tuple[Tensors, Tensor]]:
-    """Named tensors and labels of each request, in order.
+    """Read the named tensors and labels of each request, in order.
 
     Args:
-        workers: processes that read ahead; 0 to read here.
+        workers: number of processes that read ahead; 0 to read in this process.
 
     Raises:
-        UserError: what a split raises, such as for a file that cannot be read.
+        UserError: raised by a split, for example for a file that cannot be read.
     """
     if workers == 0:
         for request in wanted:

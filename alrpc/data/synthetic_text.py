@@ -1,4 +1,4 @@
-"""Generated text: random words in sequences of one length, for measuring speed without a download."""
+"""Synthetic text: random words in sequences of equal length, for measuring speed without a download."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SEQUENCES, TESTED, TOKENS, VOCABULARY = 1024, 64, 64, 10_000
 
 @dataclass(frozen=True)
 class Sequences(Split):
-    """inputs: (N, TOKENS), int64; a micro-batch has the mask that texts have, true everywhere."""
+    """Sequences of equal length. inputs: (N, TOKENS), int64; a micro-batch has a mask, as texts do, which is true everywhere."""
 
     def batch(self, indices: Tensor) -> tuple[Tensors, Tensor]:
         x = self.inputs[indices]
@@ -23,7 +23,7 @@ class Sequences(Split):
 
 
 def load() -> Dataset:
-    """1,024 sequences of 64 words out of 10,000, two classes, and 64 of them to test on; there is nothing to be learned."""
+    """Generate 1,024 sequences of 64 words out of 10,000 in two classes, and use 64 of them for testing; nothing can be learned."""
     generator = torch.Generator().manual_seed(0)
     words = torch.randint(2, VOCABULARY, (SEQUENCES, TOKENS), generator=generator)
     labels = torch.arange(SEQUENCES) % 2

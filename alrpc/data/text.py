@@ -1,4 +1,4 @@
-"""Labelled texts as indices of words: four public data sets, and files of one's own."""
+"""Labelled texts as indices of words: four public data sets, and the user's own files."""
 
 from __future__ import annotations
 
@@ -27,37 +27,37 @@ from alrpc.system import derive_seed
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-HUB = {  # data set, column of the text, split with labels to test on
+HUB = {  # name on the hub, column of the text, labelled split for testing
     "ag_news": ("fancyzhx/ag_news", "text", "test"),
     "dbpedia_14": ("fancyzhx/dbpedia_14", "content", "test"),
     "imdb": ("stanfordnlp/imdb", "text", "test"),
     "sst2": ("stanfordnlp/sst2", "sentence", "validation"),
 }
 NAMES = (*HUB, "text-file")
-FORMAT = 1  # of what the cache holds: to be raised with every change of it
-POOL = 50  # micro-batches whose texts are sorted by length together: little padding, and other company in each epoch
+FORMAT = 1  # version of the cached content; increment it with every change
+POOL = 50  # micro-batches whose texts are sorted by length together: little padding, but other micro-batches in each epoch
 
 
 @dataclass(frozen=True)
 class Texts(Split):
     """Texts of different lengths.
 
-    inputs: (N, 2), int64: where in `tokens` each text begins and ends. tokens: those of all texts, (sum of lengths,), int32.
+    inputs: (N, 2), int64: begin and end of each text in `tokens`. tokens: the tokens of all texts, (sum of lengths,), int32.
     """
 
     tokens: Tensor
     bucket: bool = False
 
     def batch(self, indices: Tensor) -> tuple[Tensors, Tensor]:
-        """Tokens `x`, (n, T), int64, filled up with padding to the longest of these texts, and `mask`, (n, T): true for words."""
+        """Tokens `x`, (n, T), int64, padded to the longest of these texts, and `mask`, (n, T), which is true for words."""
         begin, end = self.inputs[indices].unbind(1)
-        places = begin[:, None] + torch.arange(int((end - begin).max()))
-        mask = places < end[:, None]
-        x = self.tokens[places.clamp(max=len(self.tokens) - 1)].long().masked_fill(~mask, PADDING)
+        positions = begin[:, None] + torch.arange(int((end - begin).max()))
+        mask = positions < end[:, None]
+        x = self.tokens[positions.clamp(max=len(self.tokens) - 1)].long().masked_fill(~mask, PADDING)
         return {"x": x, "mask": mask}, self.labels[indices]
 
     def order(self, seed: int, epoch: int, batch_size: int) -> Tensor:
-        """Any order; or with `bucket` one in which each micro-batch, but for a smaller last one, has texts of similar length."""
+        """A random order; with `bucket` each micro-batch, except a smaller last one, has texts of similar length."""
         order = super().order(seed, epoch, batch_size)
         if not self.bucket:
             return order
@@ -70,17 +70,17 @@ class Texts(Split):
 
 
 class Labelled(NamedTuple):
-    """Texts, and the label of each as it was written."""
+    """Texts, and the label of each as a string."""
 
     texts: Sequence[str]
     labels: Sequence[str]
 
 
 def check(data: Data) -> None:
-    """Refuse what can be refused without reading the data.
+    """Check the configuration's section `data`, as far as is possible without reading the data.
 
     Raises:
-        UserError: naming the field of the section `data`.
+        UserError: naming the wrong field of the section.
     """
     for package in ("tokenizers",) if data.name == "text-file" else ("tokenizers", "datasets"):
         if find_spec(package) is None:
@@ -103,15 +103,15 @@ def check(data: Data) -> None:
 
 
 def load(data: Data) -> Dataset:
-    """Cleaned and encoded texts, kept in the user's cache: prepared anew only when the texts or the fields change.
+    """Load cleaned and encoded texts. They are kept in the user's cache, and prepared again only when texts or fields change.
 
     Raises:
-        UserError: naming field or file and line of what is wrong, or when a public data set cannot be downloaded.
+        UserError: naming the wrong field, or file and line, or when a public data set cannot be downloaded.
     """
     identity, read = _find_files(data) if data.name == "text-file" else _find_on_hub(data)
     tokenizer = cleaner()
-    told = [FORMAT, identity, tokenizer.to_str(), data.vocabulary, data.max_tokens]
-    path = cache_folder() / f"{hashlib.sha256(json.dumps(told).encode()).hexdigest()[:32]}.safetensors"
+    key = [FORMAT, identity, tokenizer.to_str(), data.vocabulary, data.max_tokens]
+    path = cache_folder() / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.safetensors"
     prepared = read_cached(path)
     if prepared is None:
         prepared = _prepare(*read(), tokenizer, data)
@@ -134,7 +134,7 @@ def load(data: Data) -> Dataset:
 
 
 def _prepare(train: Labelled, test: Labelled, tokenizer: Tokenizer, data: Data) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tokens, offsets and labels of both splits; the names of the classes and the tokenizer, as JSON."""
+    """The tokens, offsets and labels of both splits; and the names of the classes and the tokenizer, as JSON."""
     tokenizer = learn_vocabulary(tokenizer, train.texts, data.vocabulary)
     classes = _sort_labels(set(train.labels))
     index = {label: number for number, label in enumerate(classes)}
@@ -146,7 +146,7 @@ def _prepare(train: Labelled, test: Labelled, tokenizer: Tokenizer, data: Data) 
 
 
 def _find_files(data: Data) -> tuple[list, Callable[[], tuple[Labelled, Labelled]]]:
-    """What the cache knows local files by, and how to read them."""
+    """The identity of local files in the cache, and a function that reads them."""
     identity = [data.text_column, data.label_column, data.test_share if data.test_file is None else None]
     for field, path in (("file", data.file), ("test_file", data.test_file)):
         if path is not None:
@@ -163,7 +163,7 @@ def _digest(field: str, path: Path) -> str:
 
 
 def _read_files(data: Data) -> tuple[Labelled, Labelled]:
-    """Training and test texts of local files."""
+    """Read the training and test texts of local files."""
     train = read_records(data.file, data.text_column, data.label_column)
     known = {record.label: record.line for record in train}
     if len(known) == 1:
@@ -197,13 +197,13 @@ def _read_files(data: Data) -> tuple[Labelled, Labelled]:
 
 
 def _find_on_hub(data: Data) -> tuple[list, Callable[[], tuple[Labelled, Labelled]]]:
-    """What the cache knows a public data set by, and how to read it; downloads it if it is not there."""
+    """The identity of a public data set in the cache, and a function that reads it; downloads the data set if it is absent."""
     import datasets
 
     name, column, test = HUB[data.name]
     try:
         splits = datasets.load_dataset(name, cache_dir=str(data.root) if data.root else None)
-    except Exception as error:  # of many libraries: no network, no space, no such data set
+    except Exception as error:  # many libraries raise their own: no network, no space, no such data set
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
             f"data.name: {data.name} is neither on this machine nor to be had from huggingface.co/datasets/{name}: {reason};"
@@ -218,7 +218,7 @@ def _find_on_hub(data: Data) -> tuple[list, Callable[[], tuple[Labelled, Labelle
 
 
 def _sort_labels(labels: set[str]) -> list[str]:
-    """In the order of their class indices: as numbers if all are integers, else as names."""
+    """Sort labels in the order of their class indices: numerically if all are integers, else alphabetically."""
     try:
         return sorted(labels, key=lambda label: (int(label), label))
     except ValueError:

@@ -1,4 +1,4 @@
-"""Prepared texts on disk: one safetensors file, which counts only if it is whole."""
+"""Prepared texts on disk: one safetensors file, which is read only if it is complete."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch import Tensor
 
 
 def cache_folder() -> Path:
-    """Where prepared texts are kept; it need not exist."""
+    """The directory of prepared texts, which need not exist."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alrpc" / "text"
 
 
 def read_cached(path: Path) -> tuple[dict[str, Tensor], dict[str, str]] | None:
-    """The tensors and strings written to this file; None if it is absent, unreadable or damaged."""
+    """Read the tensors and strings of a file; None if it is absent, unreadable or damaged."""
     try:
         with safe_open(path, framework="pt") as file:
             strings = file.metadata() or {}
@@ -30,7 +30,7 @@ def read_cached(path: Path) -> tuple[dict[str, Tensor], dict[str, str]] | None:
 
 
 def write_cached(path: Path, tensors: dict[str, Tensor], strings: dict[str, str]) -> None:
-    """Write a file that is either whole or not there, whoever else writes it; does nothing where writing is refused."""
+    """Write a file atomically, even if other processes write it too; does nothing where the file cannot be written."""
     partial = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -40,11 +40,11 @@ def write_cached(path: Path, tensors: dict[str, Tensor], strings: dict[str, str]
         finally:
             partial.unlink(missing_ok=True)
     except (OSError, SafetensorError):
-        pass  # the texts are prepared again next time
+        pass  # the texts will be prepared again next time
 
 
 def _digest(tensors: dict[str, Tensor], strings: dict[str, str]) -> str:
-    """Of all the content: after a crash a file may have its full length and blocks of zeros."""
+    """Digest of the whole content, since after a crash a file may have its full length but blocks of zeros."""
     digest = hashlib.sha256(repr(sorted(strings.items())).encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(name.encode())

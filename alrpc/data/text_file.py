@@ -1,4 +1,4 @@
-"""Labelled texts of a CSV or JSON-lines file, read so that whatever is wrong is named with its line."""
+"""Labelled texts of a CSV or JSON-lines file. Every error names the line on which it occurs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SUFFIXES = (".csv", ".jsonl", ".json")
 
 
 class Record(NamedTuple):
-    """A text, its label as it was written, and the line of the file (from 1) on which it begins."""
+    """A text, its label as a string, and the line of the file (from 1) on which it begins."""
 
     line: int
     text: str
@@ -22,13 +22,14 @@ class Record(NamedTuple):
 
 
 def read_records(path: Path, text_column: str, label_column: str) -> list[Record]:
-    """All labelled texts of a file, in its order.
+    """Read all labelled texts of a file, in its order.
 
     Args:
-        path: a .csv file, whose first line names the columns; else one JSON object a line. UTF-8; empty lines are skipped.
+        path: a .csv file, whose first line names the columns; otherwise a file with one JSON object a line. The encoding is
+            UTF-8; empty lines are skipped.
 
     Raises:
-        UserError: naming file and line of what cannot be read, has no text or no label.
+        UserError: naming file and line of a record that cannot be read, or has no text or no label.
     """
     read = _read_csv if path.suffix.lower() == ".csv" else _read_json
     records = []
@@ -46,7 +47,7 @@ def read_records(path: Path, text_column: str, label_column: str) -> list[Record
 
 
 def _read_csv(path: Path, text_column: str, label_column: str) -> Iterator[tuple[int, str, str]]:
-    limit = csv.field_size_limit(2**31 - 1)  # the default, 128 KiB, is less than a long text
+    limit = csv.field_size_limit(2**31 - 1)  # a long text exceeds the default of 128 KiB
     try:
         rows = _csv_rows(path)
         first, columns = next(rows, (1, []))
@@ -65,7 +66,7 @@ def _read_csv(path: Path, text_column: str, label_column: str) -> Iterator[tuple
 
 
 def _csv_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """First line and fields of each record; quoted fields may span lines."""
+    """The first line and the fields of each record; quoted fields may span several lines."""
     reader = csv.reader((text for _, text in read_lines(path)), strict=True)
     while True:
         line = reader.line_num + 1
@@ -92,15 +93,15 @@ def _read_json(path: Path, text_column: str, label_column: str) -> Iterator[tupl
         _check_columns(path, line, row, text_column, label_column)
         text = row[text_column]
         if isinstance(text, str):
-            text = text.encode(errors="replace").decode()  # \ud83d alone is JSON, but no text
+            text = text.encode(errors="replace").decode()  # a lone surrogate such as \ud83d is valid JSON, but not valid text
         yield line, text, row[label_column]
 
 
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Number, from 1, and text of each line, with its line break.
+    """Read the number (from 1) and the text of each line, with its line break.
 
     Raises:
-        UserError: naming file and line, if that is not UTF-8.
+        UserError: naming file and line, if a line is not UTF-8.
     """
     with path.open("rb") as file:
         for number, line in enumerate(file, 1):

@@ -1,6 +1,6 @@
-"""Text → words → indices: cleaning as in the thesis, and a vocabulary of the most frequent words.
+"""From text to indices of words: cleaning as in the thesis, and a vocabulary of the most frequent words.
 
-The tokenizer of Hugging Face's `tokenizers` does all of it, so that its JSON alone says how text becomes indices.
+A tokenizer of Hugging Face's `tokenizers` does all steps, so that its JSON alone defines how text is converted to indices.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from torch import Tensor
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-PADDING, UNKNOWN = 0, 1  # indices of what is no word
-SPECIAL = ["[PAD]", "[UNK]"]  # no text has such words: brackets are punctuation
-CHUNK = 4096  # texts encoded at once: enough for all cores, and their encodings fit in memory
+PADDING, UNKNOWN = 0, 1  # indices of the special tokens
+SPECIAL = ["[PAD]", "[UNK]"]  # no text has such words, since brackets are punctuation
+CHUNK = 4096  # texts encoded at once: enough to use all cores, few enough that their encodings fit in memory
 
-# An apostrophe is dropped and joins (don't → dont, as scikit-learn's stop words have it); what else is no word separates.
-# AG News has lost the & of its entities, and has blanks in front of what is left of its apostrophes.
+# An apostrophe is removed without a blank (don't → dont, as in scikit-learn's stop words); all else that is not a word becomes
+# a blank. AG News has lost the & of its entities, and has blanks before the rest of its apostrophes.
 _APOSTROPHE = r"['’]|&apos;|&#0*39;| ?#0*39;"
 _TAG = r"(?:<|&lt;)[a-z/!][^<>]{0,1000}?(?:>|&gt;)"
 _ENTITY = r"(?:&[a-z]+[0-9]*|&?#x?[0-9a-f]+|\bquot);"
@@ -29,10 +29,10 @@ _NO_WORD = r"[^\p{L}\p{M}\p{N}]+"
 
 
 def cleaner() -> Tokenizer:
-    """A tokenizer without words yet.
+    """A tokenizer with an empty vocabulary.
 
-    It lower-cases, removes HTML tags and entities, punctuation and stop words (scikit-learn's ENGLISH_STOP_WORDS), and
-    splits at white space.
+    It converts text to lower case, removes HTML tags and entities, punctuation and stop words (scikit-learn's
+    ENGLISH_STOP_WORDS), and splits at white space.
     """
     from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
@@ -52,23 +52,23 @@ def cleaner() -> Tokenizer:
 
 
 def learn_vocabulary(tokenizer: Tokenizer, texts: Iterable[str], size: int) -> Tokenizer:
-    """The tokenizer with the `size` most frequent words of the texts, padding and the unknown word included.
+    """The tokenizer with a vocabulary of `size` words: padding, the unknown word and the most frequent words of the texts.
 
-    Words equally frequent rank alphabetically, so the order of the texts does not matter.
+    Equally frequent words are ordered alphabetically, so that the order of the texts does not matter.
     """
     from tokenizers import Tokenizer, models, trainers
 
     learner = Tokenizer.from_str(tokenizer.to_str())
     trainer = trainers.WordLevelTrainer(vocab_size=size, special_tokens=SPECIAL, show_progress=False)
     learner.train_from_iterator(texts, trainer)
-    # Training also makes the special tokens be found in text; a text that says [PAD] is to be cleaned like any other.
+    # Training also lets the tokenizer match special tokens in text, but a text with [PAD] must be cleaned like any other.
     learned = Tokenizer.from_str(tokenizer.to_str())
     learned.model = models.WordLevel(learner.get_vocab(), unk_token=SPECIAL[UNKNOWN])
     return learned
 
 
 def encode(tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int) -> tuple[Tensor, Tensor]:
-    """Indices of the words of all texts, one after another, at most `max_tokens` of each and at least one.
+    """Encode texts as the concatenated indices of their words, at most `max_tokens` and at least one for each text.
 
     Returns:
         tokens: (sum of lengths,), int32.
@@ -85,7 +85,7 @@ def encode(tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int) -> tuple
 
 
 def _any_of(words: Iterable[str]) -> str:
-    """A regular expression for these words that shares their beginnings: half the time of the plain alternatives."""
+    """A regular expression that matches these words and shares their prefixes; it takes half the time of plain alternatives."""
     words = sorted(words)
     branches = [
         first + _any_of(word[1:] for word in group)

@@ -1,4 +1,4 @@
-"""Images: what torchvision downloads, held in memory, and folders of files, decoded as they are needed."""
+"""Image data sets: those of torchvision, held in memory, and folders of files, which are decoded on demand."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from alrpc.data.dataset import Dataset, Split
 from alrpc.errors import UserError
 from alrpc.objectives.base import Classes, Tensors
 
-# Mean and deviation of the training pixels, each in [0, 1], by channel; of a folder of one's own, those of ImageNet.
+# Mean and standard deviation of the training pixels, in [0, 1], by channel; the values of ImageNet for the user's own folder.
 STATISTICS = {
     "mnist": ([0.1307], [0.3081]),
     "fashion-mnist": ([0.2860], [0.3530]),
@@ -32,9 +32,9 @@ TINY_IMAGENET = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 
 @dataclass(frozen=True, kw_only=True)
 class Images(Split):
-    """Images in memory: `inputs` is (N, C, H, W) uint8; a micro-batch of them is normalised float32.
+    """Images in memory: `inputs` is (N, C, H, W) uint8; a micro-batch is normalised float32.
 
-    mean, deviation: (C, 1, 1). draw: seed and epoch that augmentation draws for, None for images as they are.
+    mean, deviation: (C, 1, 1). draw: seed and epoch of the augmentation's random numbers; None for no augmentation.
     """
 
     mean: Tensor
@@ -52,18 +52,18 @@ class Images(Split):
         return self if self.augmentation == "none" else dataclasses.replace(self, draw=(seed, epoch))
 
     def pixels(self, indices: Tensor) -> Tensor:
-        """These images, (n, C, H, W) uint8."""
+        """The images with these indices, (n, C, H, W) uint8."""
         return self.inputs[indices]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFiles(Images):
-    """Images in files: `inputs` is a list of their paths; each is decoded as RGB when asked for and brought to size × size."""
+    """Images in files: `inputs` is a list of paths; each image is decoded as RGB on demand and resized to size × size."""
 
     size: int
 
     def pixels(self, indices: Tensor) -> Tensor:
-        """These images, (n, 3, size, size) uint8. Raises: UserError, naming the file that cannot be read."""
+        """The images with these indices, (n, 3, size, size) uint8; raises UserError naming a file that cannot be read."""
         return torch.stack([self.decode(self.inputs[index]) for index in indices.tolist()])
 
     def decode(self, path: str) -> Tensor:
@@ -77,10 +77,10 @@ class ImageFiles(Images):
 
 
 def check(data: Data) -> None:
-    """Refuse what can be refused without reading the data.
+    """Check the configuration's section `data`, as far as is possible without reading the data.
 
     Raises:
-        UserError: when a data set that is never downloaded is to be read from nowhere.
+        UserError: when `root` is missing for a data set that is never downloaded.
     """
     if data.root is None and data.name == "tiny-imagenet":
         raise UserError(f"data.root: not given; tiny-imagenet needs the folder of its archive, from {TINY_IMAGENET}, unpacked")
@@ -91,9 +91,9 @@ def check(data: Data) -> None:
 def load(data: Data) -> Dataset:
     """Read an image data set: x is (n, C, H, W) float32, normalised by channel; labels are class indices.
 
-    mnist and fashion-mnist (1 × 28 × 28), cifar10 and cifar100 (3 × 32 × 32) are downloaded into `root` if they are not
-    there. tiny-imagenet and image-folder are 3 × image_size × image_size, their classes in the order of their names. Only
-    training images are augmented, before they are normalised.
+    mnist and fashion-mnist (1 × 28 × 28), cifar10 and cifar100 (3 × 32 × 32) are downloaded into `root` if they are absent.
+    tiny-imagenet and image-folder are 3 × image_size × image_size, with classes in alphabetical order. Only training images are
+    augmented, before they are normalised.
 
     Raises:
         UserError: naming `data.root`, or the file (and line) that is missing or wrong.
@@ -109,7 +109,7 @@ def load(data: Data) -> Dataset:
     )
 
 
-# What to train on, what to test on (images and labels each), and how many classes there are.
+# Training split and test split (images and labels each), and the number of classes.
 _Read = tuple[tuple[Tensor | list[str], Tensor], tuple[Tensor | list[str], Tensor], int]
 
 
@@ -136,7 +136,7 @@ def _read_torchvision(data: Data) -> _Read:
 
 
 def _read_tiny_imagenet(data: Data) -> _Read:
-    """The published folder. Its validation images are to test on: the labels of its test images were never published."""
+    """Read the published folder. Its validation images are used for testing, since the labels of its test images are not public."""
     folders = [folder for folder in (data.root, data.root / "tiny-imagenet-200") if (folder / "wnids.txt").is_file()]
     if not folders:
         raise UserError(f"data.root: no tiny-imagenet-200/wnids.txt in {data.root}; unpack {TINY_IMAGENET} there")
@@ -164,7 +164,7 @@ def _read_tiny_imagenet(data: Data) -> _Read:
 
 
 def _read_folder(data: Data) -> _Read:
-    """root/train/<class>/*, and root/test or else root/val, with the same classes or some of them."""
+    """Read root/train/<class>/*, and root/test or else root/val, which has some or all of the same classes."""
     from torchvision.datasets import ImageFolder
 
     held_out = next((data.root / name for name in ("test", "val") if (data.root / name).is_dir()), data.root / "test")

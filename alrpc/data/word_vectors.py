@@ -1,4 +1,4 @@
-"""Word vectors from a file as GloVe's."""
+"""Word vectors from a file in GloVe's format."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from alrpc.errors import UserError
 
 
 def read_word_vectors(path: Path, vocabulary: Mapping[str, int]) -> WordVectors:
-    """The vectors of the vocabulary's words that the file has.
+    """Read the vectors of the vocabulary's words.
 
     Args:
-        path: a word and its numbers a line, separated by single blanks. The first line tells how many numbers; a word may
-            itself have blanks. Only the vocabulary's words have their numbers read.
+        path: a file with a word and its numbers on each line, separated by single blanks. The first line determines the count
+            of numbers; a word may itself contain blanks. Numbers are parsed only for words of the vocabulary.
         vocabulary: the index of each word.
 
     Returns:
-        values in float32, rows ascending. The first of several lines for one word counts.
+        values in float32, rows ascending. If several lines have the same word, the first one counts.
 
     Raises:
-        UserError: naming file and line of what is no number or too few or many of them; or when no word is found.
+        UserError: naming file and line if a value is not a number or their count is wrong; or when no word is found.
     """
     width = 0
     found: dict[int, list[float]] = {}
@@ -38,7 +38,7 @@ def read_word_vectors(path: Path, vocabulary: Mapping[str, int]) -> WordVectors:
             count = numbers.count(" ") + 1 if numbers else 0
             if number == 1:
                 width = count
-            if count > width:  # is it the word that has blanks?
+            if count > width:  # the word may contain blanks
                 word = line.rsplit(" ", width)[0]
             if width == 0 or count < width or (count > width and _is_number(word.rpartition(" ")[2])):
                 raise UserError(

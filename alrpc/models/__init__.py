@@ -1,4 +1,4 @@
-"""Networks as lists of blocks. A model is a function that builds blocks; its keyword arguments are the YAML's `model` fields."""
+"""Models. A model is a function that builds a list of blocks; its keyword arguments are the fields of the YAML's `model` section."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MODELS = {
     "transformer": transformer.build,
 }
 
-# What the thesis gives its networks for vision and for text; the fields of the configuration's section `objective`.
+# The thesis' settings for vision and for text, as fields of the configuration's section `objective`.
 VISION = {
     "target_width": 700,
     "bridge_widths": [1000],
@@ -38,10 +38,10 @@ PARTS = ("blocks", "bridges", "encoders", "decoders", "pools")
 
 
 def resolve_fields(name: str, fields: dict[str, Any]) -> dict[str, Any]:
-    """The model's fields with its defaults filled in.
+    """The model's fields, completed with its defaults.
 
     Raises:
-        UserError: for an unknown model, or a field that its function does not have.
+        UserError: for an unknown model, or a field that its function does not accept.
     """
     parameters = inspect.signature(_find(name)).parameters.values()
     if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
@@ -58,18 +58,18 @@ def resolve_fields(name: str, fields: dict[str, Any]) -> dict[str, Any]:
 def build_parts(
     name: str, fields: dict[str, Any], seed: int
 ) -> tuple[dict[str, Sequence[nn.Module | None]], Callable[[int], nn.Module] | None]:
-    """The parts of a network: lists of modules, arguments of `alrpc.associate`; and the head for back-propagation.
+    """Build the parts of a network: lists of modules, as arguments of `alrpc.associate`, and the head for back-propagation.
 
-    Parameters are drawn from torch's global generator, which is left seeded for what is built next.
+    Parameters are drawn from torch's global generator, which is left seeded for the modules that are built next.
 
     Args:
-        name: a model of this package, or `package.module:function` for one's own. The function is called with the
-            model's fields and returns a list of blocks, or a dict of `blocks` and, where the defaults will not do,
-            `bridges`, `encoders`, `decoders`, `pools` (lists too) and `head`, a function: width of the output -> the module
-            that back-propagation puts after the last block.
+        name: a model of this package, or `package.module:function` for the user's own. The function is called with the
+            model's fields. It returns a list of blocks, or a dict of `blocks` and, where the defaults do not fit,
+            `bridges`, `encoders`, `decoders`, `pools` (also lists) and `head`, a function that takes the width of the output
+            and returns the module that back-propagation appends to the last block.
 
     Raises:
-        UserError: naming the field that the model refuses, or what its function raised.
+        UserError: naming the field that the model refuses, or the exception that its function raised.
     """
     function = _find(name)
     torch.default_generator.manual_seed(derive_seed(seed, "parameters"))

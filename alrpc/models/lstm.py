@@ -1,4 +1,4 @@
-"""BiLSTM: an embedding, then bidirectional LSTMs, each starting from the state in which the one before ended."""
+"""BiLSTM: an embedding, then bidirectional LSTMs; each starts from the final state of the previous one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class BiLSTM(nn.Module):
     def forward(self, x: Tensor, mask: Tensor, *state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         begin = tuple(tensor.transpose(0, 1).contiguous() for tensor in state) or None
         lengths = mask.sum(dim=1).clamp(min=1).cpu()
-        if int(lengths.min()) == x.shape[1]:  # nothing is padded: several times as fast on a CPU
+        if int(lengths.min()) == x.shape[1]:  # nothing is padded; not packing is several times as fast on a CPU
             x, (h, c) = self.lstm(x, begin)
         else:
             packed, (h, c) = self.lstm(pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False), begin)
@@ -33,7 +33,7 @@ class BiLSTM(nn.Module):
 
 
 class SumOfDirections(nn.Module):
-    """h (N, 2, hidden) -> (N, hidden): the last hidden states of both directions, added."""
+    """h (N, 2, hidden) -> (N, hidden): the sum of the last hidden states of both directions."""
 
     takes = ("h",)
 
@@ -47,13 +47,13 @@ def build(
     hidden: Annotated[int, Field(ge=1)] = 256,
     layers: Annotated[int, Field(ge=1)] = 3,
 ) -> dict:
-    """The embedding is the first component, each LSTM one more.
+    """Build the blocks: the embedding is the first component, and each LSTM is one more.
 
     Args:
-        vocabulary: words, padding (0) included; the data's own where it is not given.
-        width: of the word embeddings.
-        hidden: of each direction of each LSTM.
-        layers: LSTMs.
+        vocabulary: number of words, including padding (0); that of the data if not given.
+        width: width of the word embeddings.
+        hidden: width of the hidden state of each direction of each LSTM.
+        layers: number of LSTMs.
     """
     blocks: list[nn.Module] = [nn.Embedding(vocabulary, width, padding_idx=0)]
     for layer in range(layers):

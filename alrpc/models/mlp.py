@@ -1,4 +1,4 @@
-"""A multi-layer perceptron: one block, hence one component, a width."""
+"""A multi-layer perceptron: one block, hence one component, for each width."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def build(
     batch_norm: bool = False,
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0,
 ) -> list[nn.Module]:
-    """Blocks of Linear, batch norm, activation and dropout; the first flattens its input.
+    """Build blocks of Linear, batch norm, activation and dropout; the first one flattens its input.
 
     Args:
-        widths: output width of each block; as many components as there are widths.
+        widths: output width of each block; there is one component for each width.
         activation: relu, gelu, tanh or sigmoid.
         batch_norm: normalise over the micro-batch before the activation.
-        dropout: probability of an activation being dropped.
+        dropout: probability that an activation is dropped.
     """
     blocks = []
     for index, width in enumerate(widths):

@@ -1,4 +1,4 @@
-"""How one vector is made of a block's output: for bridges, heads, and measures of quality."""
+"""Pooling of a block's output to one vector: for bridges, heads, and measures of quality."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 from torch import Tensor, nn
 
-GRID = 4  # pixels a side that the default pool of an image keeps
+GRID = 4  # height and width to which the default pool of an image reduces it
 
 
 class MeanOverTokens(nn.Module):
@@ -29,7 +29,7 @@ class MeanOverPositions(nn.Module):
 
 
 class Pooled(nn.Sequential):
-    """A pool and the layers after it; it takes what its pool takes."""
+    """A pool and the layers after it; it takes the same tensors as its pool."""
 
     def __init__(self, pool: nn.Module, *layers: nn.Module):
         super().__init__(pool, *layers)
@@ -45,7 +45,7 @@ class Pooled(nn.Sequential):
 
 
 def choose_pool(tensors: dict[str, Tensor], name: str, pooling: str) -> nn.Module:
-    """What makes one vector, (N, C), of the tensor of this name among those that leave a block."""
+    """The module that reduces one of the tensors that leave a block, named `name`, to one vector for each sample, (N, C)."""
     shape = tensors[name].shape
     if pooling == "auto":
         pooling = {2: "flatten", 3: "mean", 4: "grid"}.get(len(shape), "flatten")

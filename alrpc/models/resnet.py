@@ -1,4 +1,4 @@
-"""ResNet-18 for small images: a stem and a block a stage of the network (He et al., 2016; no pool after the stem)."""
+"""ResNet-18 for small images: a stem, and one block for each stage of the network (He et al., 2016; no pool after the stem)."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ def build(
     width: Annotated[int, Field(ge=1)] = 64,
     depths: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] = (2, 2, 2, 2),
 ) -> dict:
-    """A 3 × 3 stem, then for each depth a block of so many residual blocks; the second and later ones halve the image.
+    """Build a 3 × 3 stem, then one block of residual blocks for each depth; the second and later ones halve the image.
 
     Args:
-        width: channels of the stem and of the first residual blocks; each later block has twice as many.
-        depths: residual blocks in each block; one component more than there are depths.
+        width: channels of the stem and of the first block; each later block has twice as many.
+        depths: number of residual blocks in each block; there is one more component than there are depths.
     """
     from torchvision.models.resnet import BasicBlock
 

@@ -17,7 +17,7 @@ from alrpc.models.pooling import MeanOverTokens
 
 
 class Embedding(nn.Module):
-    """Words (N, T) -> (N, T, width): their vectors plus sines and cosines of their positions (section 3.5)."""
+    """Words (N, T) -> (N, T, width): word vectors plus sines and cosines of the positions (section 3.5)."""
 
     def __init__(self, vocabulary: int, width: int, dropout: float):
         super().__init__()
@@ -32,11 +32,12 @@ class Embedding(nn.Module):
 
 
 class EncoderLayer(nn.Module):
-    """x (N, T, width), mask (N, T) -> x; padded words are not attended to.
+    """x (N, T, width), mask (N, T) -> x; attention ignores padded words.
 
     The layer begins with a norm, γ x̂ + β, and a projection, W (γ x̂ + β) + b. A component of associated learning needs no
-    gradient of its input, yet γ and β need that of the projection's. So there the two are folded into one projection of x̂,
-    (W γ) x̂ + (W β + b): the same function with the same gradients, without a product of width × 3 width a word on the way back.
+    gradient of its input, but γ and β need the gradient of the projection's input. There the two are folded into one projection
+    of x̂, (W γ) x̂ + (W β + b): the same function with the same gradients, but its backward pass saves a product of
+    width × 3 width for each word.
     """
 
     takes = ("x", "mask")
@@ -54,7 +55,7 @@ class EncoderLayer(nn.Module):
         return functional_call(self.layer, self.fold(), (x,), {"src_key_padding_mask": ~mask})
 
     def fold(self) -> dict[str, Tensor]:
-        """The parameters that stand for those of the first norm and of the projection behind it."""
+        """The folded parameters, which replace those of the first norm and of the projection after it."""
         norm, attention = self.layer.norm1, self.layer.self_attn
         return {
             "norm1.weight": torch.ones_like(norm.weight),
@@ -65,7 +66,7 @@ class EncoderLayer(nn.Module):
 
 
 class Head(nn.Module):
-    """x (N, T, width), mask (N, T) -> (N, classes): normalised, averaged over the words, one linear layer."""
+    """x (N, T, width), mask (N, T) -> (N, classes): layer norm, mean over the words, linear layer."""
 
     takes = ("x", "mask")
 
@@ -87,15 +88,15 @@ def build(
     feed_forward: Annotated[int, Field(ge=1)] = 256,
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3,
 ) -> dict:
-    """The embedding is the first component, each encoder layer one more.
+    """Build the blocks: the embedding is the first component, and each encoder layer is one more.
 
     Args:
-        vocabulary: words, padding (0) included; the data's own where it is not given.
-        width: of the word embeddings and of every layer; a multiple of heads.
-        layers: encoder layers.
-        heads: attention heads of each layer.
-        feed_forward: hidden width of each layer's feed-forward part.
-        dropout: probability of an activation being dropped.
+        vocabulary: number of words, including padding (0); that of the data if not given.
+        width: width of the word embeddings and of every layer; a multiple of heads.
+        layers: number of encoder layers.
+        heads: number of attention heads in each layer.
+        feed_forward: hidden width of the feed-forward network in each layer.
+        dropout: probability that an activation is dropped.
     """
     if width % heads:
         raise UserError(f"model.width: got {width}; it must be a multiple of model.heads, {heads}")

@@ -1,4 +1,4 @@
-"""VGG: 3 × 3 convolutions with batch norm and ReLU, a list of channels and pools a block (Simonyan & Zisserman, 2015)."""
+"""VGG: blocks of 3 × 3 convolutions with batch norm and ReLU, and of max pools (Simonyan & Zisserman, 2015)."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def build(
     ),
     hidden: Annotated[int, Field(ge=1)] = 2500,
 ) -> dict:
-    """One block, hence one component, a list of channels.
+    """Build one block, hence one component, for each list of channels.
 
     Args:
-        channels: for each block its layers: the output channels of a convolution, or M for a 2 × 2 max pool.
-        hidden: hidden width of the head that back-propagation trains.
+        channels: the layers of each block: the output channels of a convolution, or M for a 2 × 2 max pool.
+        hidden: hidden width of the head for back-propagation.
     """
     blocks = []
     for layers in channels:

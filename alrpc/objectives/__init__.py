@@ -1,1 +1,1 @@
-"""What a component learns: the objective, its modules, its losses. One file an objective."""
+"""Objectives: what a component learns, with which modules and losses. Each objective has its own file."""

@@ -1,4 +1,4 @@
-"""Associated learning: a component's output, bridged, is to equal its encoded target.
+"""Associated learning: a bridge maps a component's output to its encoded target.
 
     s_{l-1} ──► f ──► s_l ──────────► next component
                        │
@@ -8,8 +8,8 @@
                        │
                        h ──► t'_{l-1} ── autoencoder loss against t_{l-1} (trains g and h)
 
-f is the block, b the bridge, g the target encoder, h the target decoder. What travels beside the activations is t_l, and t_0
-is the label's representation. Exit l is h_1(… h_l(s'_l)).
+f is the block, b the bridge, g the target encoder, h the target decoder. The target representation t_l travels beside the
+activations; t_0 is the representation of the label. Exit l is h_1(… h_l(s'_l)).
 
 Kao & Chen, Associated Learning, Neural Computation 33(1), 2021, section 3; Wu et al., ICLR 2022.
 """
@@ -29,11 +29,11 @@ from alrpc.objectives.build import run_sample
 
 ACTIVATIONS = {"sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "relu": nn.ReLU, "gelu": nn.GELU, "none": nn.Identity}
 LOSSES = {"mse": functional.mse_loss, "smooth_l1": functional.smooth_l1_loss}
-CODE = "target"  # the name of t_l among what travels beside the activations
+CODE = "target"  # the name of t_l among the tensors beside the activations
 
 
 class AssociatedLearning(Objective):
-    """The fields are documented in `alrpc.associate`."""
+    """The objective of associated learning; its arguments are documented in `alrpc.associate`."""
 
     losses = ("associated", "autoencoder")
     exit_parts = ("decoder",)
@@ -58,7 +58,7 @@ class AssociatedLearning(Objective):
         self.pooling = pooling
         self.associated_loss = LOSSES[associated_loss]
         self.by_cross_entropy = autoencoder_loss == "cross_entropy" and isinstance(target, Classes)
-        """Whether the first component's decoder learns by cross entropy; only t_0 is one-hot."""
+        """Whether the first component's decoder learns by cross entropy. Later ones never do, since only t_0 is one-hot."""
 
     def build(self, place: Place) -> tuple[dict[str, nn.Module], Tensors]:
         number, own, code = place.number, place.own, place.beside[CODE]
@@ -69,7 +69,7 @@ class AssociatedLearning(Objective):
         encoded = run_sample(encoder, {"x": code}, f"the encoder of component {number}")
         decoder = own.get("decoder")
         if decoder is None:
-            unsquashed = number == 1 and not isinstance(self.target, Classes)  # a squashed h_1 could not reach every value
+            unsquashed = number == 1 and not isinstance(self.target, Classes)  # an activation would limit the range of h_1
             last = nn.Identity() if unsquashed else self.decoder_activation()
             decoder = nn.Sequential(nn.Linear(encoded.shape[-1], width), last)
         bridge = own.get("bridge")
@@ -80,7 +80,7 @@ class AssociatedLearning(Objective):
         return parts, {CODE: encoded}
 
     def _bridge(self, place: Place, width: int) -> nn.Module:
-        """The default b: a pool that makes one vector of the block's output, then linear layers to `width`."""
+        """The default b: a pool that reduces the block's output to one vector, then linear layers to `width`."""
         names = gives(place.block)[:1]
         pool = place.own.get("pool")
         if pool is None:
@@ -92,7 +92,7 @@ class AssociatedLearning(Objective):
         return Pooled(pool, *layers)
 
     def _check_fit(self, place: Place, parts: dict[str, nn.Module], encoded: Tensor) -> None:
-        """b must land where g lands, h must lead back to where g started."""
+        """Check that the outputs of b and g have the same shape, and that the output of h has the shape of g's input."""
         number, code = place.number, place.beside[CODE]
         bridged = run_sample(parts["bridge"], place.leaving, f"the bridge of component {number}", gives(place.block)[:1])
         if bridged.shape != encoded.shape:

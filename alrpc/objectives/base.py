@@ -1,4 +1,4 @@
-"""The unit of learning: a block with the modules that its objective gives it; and what an objective is.
+"""The unit of learning, a component: a block with the modules of its objective; and the interface of objectives.
 
 activations ──► block ──► activations ──► next component
                   │
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 Tensors = dict[str, Tensor]
-ALIGNMENT = 64  # bytes, of what torch allocates on a CPU
+ALIGNMENT = 64  # bytes, alignment of torch's allocations on a CPU
 
 
 @dataclass(frozen=True)
@@ -35,19 +35,19 @@ class Classes:
         return self.count
 
     def blank(self, samples: int) -> Tensor:
-        """Labels that stand for any: (samples,), int64."""
+        """Placeholder labels: (samples,), int64."""
         return torch.zeros(samples, dtype=torch.int64)
 
     def represent(self, labels: Tensor) -> Tensor:
-        """Labels of shape (N,), integers, as one-hot vectors, (N, count), float32."""
+        """Represent integer labels, (N,), as one-hot vectors, (N, count), float32."""
         return functional.one_hot(labels.long(), self.count).float()
 
     def decide(self, output: Tensor) -> Tensor:
-        """The class index, (N,), of outputs of shape (N, count)."""
+        """The predicted class indices, (N,), of outputs, (N, count)."""
         return output.argmax(dim=-1)
 
     def score(self, output: Tensor, labels: Tensor) -> float:
-        """How many of N outputs are right; over a data set, divided by its size, the accuracy."""
+        """The number of correct outputs among N; the accuracy is the sum over a data set, divided by its size."""
         return (self.decide(output) == labels).sum().item()
 
 
@@ -59,18 +59,18 @@ class Values:
     metric = "mse"
 
     def blank(self, samples: int) -> Tensor:
-        """Labels that stand for any: (samples, width), float32."""
+        """Placeholder labels: (samples, width), float32."""
         return torch.zeros(samples, self.width)
 
     def represent(self, labels: Tensor) -> Tensor:
-        """Labels of shape (N, width), or (N,) when the width is 1: (N, width), float32."""
+        """Represent labels, (N, width), or (N,) if the width is 1, as (N, width), float32."""
         return labels.float().reshape(len(labels), self.width)
 
     def decide(self, output: Tensor) -> Tensor:
         return output
 
     def score(self, output: Tensor, labels: Tensor) -> float:
-        """Squared error summed over N outputs, averaged over the width; divided by N, the mean squared error."""
+        """The squared error, summed over N outputs and averaged over the width; divided by N it is the mean squared error."""
         return (output - self.represent(labels)).square().mean(dim=-1).double().sum().item()
 
 
@@ -79,43 +79,46 @@ Target = Classes | Values
 
 @dataclass(frozen=True)
 class Microbatch:
-    """What enters or leaves a component."""
+    """The tensors that enter or leave a component."""
 
     tensors: Tensors
-    """The activations by name, (N, ...) each, and what else the blocks pass on."""
+    """The activations by name, (N, ...) each, and other tensors that the blocks pass on, such as a mask."""
     beside: Tensors = field(default_factory=dict)
-    """What the objective sends beside them, by names of its own, (N, ...) each."""
+    """The tensors that the objective sends beside the activations, by its own names, (N, ...) each."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where an objective builds the modules of a component; all shapes are those of a sample."""
+    """What an objective needs to build the modules of a component; all shapes are those of a sample."""
 
     number: int
-    """The component's, from 1."""
+    """The component's number, from 1."""
     block: nn.Module
     leaving: Tensors
     """The named tensors that leave the block."""
     beside: Tensors
-    """What the component before sends beside the activations."""
+    """The tensors that the previous component sends beside the activations."""
     own: Mapping[str, nn.Module]
-    """The user's own modules, by the name of the part that each stands for."""
+    """The user's own modules, by the name of the part that each one replaces."""
 
 
 class Objective(ABC):
-    """What every component of a network learns. One for a network; it has no parameters, since components have them all."""
+    """What every component of a network learns. A network has one objective, which has no parameters: the components own them."""
 
     losses: tuple[str, ...]
-    """Their names, in the order in which `learn` gives them."""
+    """Names of the losses, in the order in which `learn` returns them."""
     exit_parts: tuple[str, ...] = ()
-    """The modules of every component that `decode` needs, by name; the last stage is sent their parameters."""
+    """Names of the modules of every component that `decode` needs; the last stage receives their parameters."""
 
     def __init__(self, target: Target):
         self.target = target
 
     @abstractmethod
     def build(self, place: Place) -> tuple[dict[str, nn.Module], Tensors]:
-        """New modules for a component, by name, drawn from torch's global generator; and what leaves beside, for the sample.
+        """Build a component's modules, with parameters drawn from torch's global generator.
+
+        Returns:
+            The modules by name, and the tensors that leave the component beside the activations, for the sample.
 
         Raises:
             UserError: naming the component whose parts do not fit together.
@@ -123,43 +126,47 @@ class Objective(ABC):
 
     @abstractmethod
     def begin(self, labels: Tensor) -> Tensors:
-        """What enters the first component beside the activations, for labels of N samples."""
+        """The tensors that enter the first component beside the activations, for the labels of N samples."""
 
     @abstractmethod
     def learn(self, component: Component, leaving: Tensors, beside: Tensors) -> tuple[Tensors, tuple[Tensor, ...]]:
-        """What leaves beside, and the losses (scalars with graph), of a component whose block has given `leaving`.
+        """Compute what a component sends beside the activations, and its losses.
 
         Args:
-            beside: what entered beside the activations.
+            leaving: the tensors that leave the component's block.
+            beside: the tensors that entered the component beside the activations.
+
+        Returns:
+            The tensors that leave the component beside the activations, and the losses, scalars with graph.
         """
 
     @abstractmethod
     def parameter_groups(self, component: Component) -> dict[str, list[nn.Parameter]]:
-        """All of a component's parameters, by the learning rate that they have: `lr` or `target_lr`. Each is clipped by itself."""
+        """All parameters of a component, by their learning rate: `lr` or `target_lr`. Each group is clipped by itself."""
 
     @abstractmethod
     def exit(self, component: Component, leaving: Tensors) -> Tensor:
-        """The component's own prediction, (N, ...), not yet decoded."""
+        """The component's own prediction, (N, ...), before decoding."""
 
     def decode(self, parts: Sequence[nn.ModuleDict], output: Tensor) -> Tensor:
-        """The prediction of exit l in the space of the labels, (N, width).
+        """Decode the prediction of exit l to the space of the labels, (N, width).
 
         Args:
             parts: the `exit_parts` of components 1 … l.
-            output: what `exit` gave for component l.
+            output: the result of `exit` for component l.
         """
         return output
 
     @abstractmethod
     def training_only(self, component: Component, is_last: bool) -> list[nn.Module]:
-        """The modules that the prediction of the network's last exit does not use."""
+        """The component's modules that the prediction of the network's last exit does not use."""
 
 
 class Component(nn.Module):
-    """A block and its objective's modules, which are attributes by their names.
+    """A block and the modules of its objective, which are attributes under their names.
 
-    A block takes the tensor "x" and gives "x" unless it says otherwise with the attributes `takes` and `gives` (tuples
-    of names, in the order of its arguments and results). Tensors it does not take travel past it unchanged.
+    A block takes the tensor "x" and gives "x", unless it has the attributes `takes` and `gives` (tuples of names, in the order
+    of its arguments and results). Tensors that it does not take are passed on unchanged.
     """
 
     def __init__(self, number: int, block: nn.Module, objective: Objective, parts: Mapping[str, nn.Module]):
@@ -171,13 +178,13 @@ class Component(nn.Module):
             self.add_module(name, part)
 
     def activate(self, tensors: Tensors) -> Tensors:
-        """The named tensors that reach the component -> those that leave its block, (N, ...) each."""
+        """Run the block on the named tensors that enter the component; returns those that leave the block, (N, ...) each."""
         output = call(self.block, tensors)
         names = gives(self.block)
         return {**tensors, **dict(zip(names, output if isinstance(output, tuple) else (output,), strict=True))}
 
     def forward(self, batch: Microbatch) -> tuple[Microbatch, tuple[Tensor, ...]]:
-        """What leaves the component, without graph, and its losses, scalars with graph."""
+        """The micro-batch that leaves the component, without graph, and its losses, scalars with graph."""
         tensors, beside, losses = self.compute(batch.tensors, batch.beside)
         return Microbatch(*({name: canonical(t) for name, t in named.items()} for named in (tensors, beside))), losses
 
@@ -189,20 +196,20 @@ class Component(nn.Module):
 
     @torch.no_grad()
     def evaluate(self, tensors: Tensors) -> tuple[Tensors, Tensor]:
-        """What leaves the component, and its exit before it is decoded."""
+        """The tensors that leave the component, and the prediction of its exit before decoding."""
         leaving = self.activate(tensors)
         output = self.objective.exit(self, leaving)
         if any(storage(output) == storage(tensor) for tensor in leaving.values()):
-            output = output.clone()  # the next block may work in place
+            output = output.clone()  # the next block may modify its input in place
         return {name: canonical(tensor) for name, tensor in leaving.items()}, canonical(output)
 
     def exit_parts(self) -> nn.ModuleDict:
-        """The modules that decoding an exit at or behind this component needs."""
+        """The modules that decoding the exit of this component, or of any later one, needs."""
         return nn.ModuleDict({name: getattr(self, name) for name in self.objective.exit_parts})
 
 
 def call(module: nn.Module, tensors: Tensors, takes: tuple[str, ...] = ("x",)) -> Tensor | tuple[Tensor, ...]:
-    """Call a module with the named tensors it takes: its own `takes` attribute, else the default given here."""
+    """Call a module with the tensors named by its attribute `takes`, or by the argument `takes` if it has none."""
     names = getattr(module, "takes", takes)
     missing = [name for name in names if name not in tensors]
     if missing:
@@ -211,33 +218,33 @@ def call(module: nn.Module, tensors: Tensors, takes: tuple[str, ...] = ("x",)) -
 
 
 def gives(module: nn.Module) -> tuple[str, ...]:
-    """The names of the tensors that a block gives: its own `gives` attribute, else ("x",)."""
+    """The names of the tensors that a block gives: its attribute `gives`, or ("x",) if it has none."""
     return getattr(module, "gives", ("x",))
 
 
 def canonical(tensor: Tensor) -> Tensor:
-    """The tensor without its graph, laid out as it would arrive from another process.
+    """The tensor without its graph, in the memory layout that it would have on arrival from another process.
 
-    A kernel may round differently for a strided view or a misaligned start; with this a component sees the same layout
-    whether its input came from the next line of a loop or from a socket.
+    A kernel may round differently for a strided view or a misaligned start. With this function a component sees the same
+    layout in both engines.
     """
     tensor = tensor.detach().contiguous()
     return tensor.clone() if tensor.storage_offset() or tensor.data_ptr() % ALIGNMENT else tensor
 
 
 def storage(tensor: Tensor) -> int:
-    """Equal for tensors that share memory."""
+    """The address of a tensor's storage, which is equal for tensors that share memory."""
     return tensor.untyped_storage().data_ptr()
 
 
 def as_tensors(inputs: Tensor | Tensors) -> Tensors:
-    """A network's input as named tensors; a lone tensor is "x"."""
+    """A network's input as named tensors; a single tensor is named "x"."""
     return {"x": inputs} if isinstance(inputs, torch.Tensor) else dict(inputs)
 
 
 @contextmanager
 def eval_mode(module: nn.Module):
-    """Evaluation mode inside, each submodule's own mode again after."""
+    """Put a module into evaluation mode, and restore the mode of each submodule at the end."""
     modes = [(child, child.training) for child in module.modules()]
     module.eval()
     try:

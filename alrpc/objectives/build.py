@@ -1,4 +1,4 @@
-"""From ordinary blocks and a sample to components: every size is found by running the sample through the blocks."""
+"""Build components from ordinary blocks and a sample; all sizes are inferred by running the sample through the blocks."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ def build_components(
     objective: Objective,
     own: Mapping[str, Sequence[nn.Module | None] | None],
 ) -> list[Component]:
-    """A component for each block, with the modules that the objective builds there.
+    """Build a component for each block, with the modules of the objective.
 
     Args:
         sample: a micro-batch of at least one sample, (N, ...), or named tensors.
-        own: for each part of a component, by its plural, the user's own modules, one for each block; None for the default.
+        own: the user's own modules, by the plural name of the part that they replace, one for each block; None for the
+            default.
 
     Raises:
         UserError: naming the argument, block or component that is wrong.
@@ -47,10 +48,10 @@ def build_components(
 
 @torch.no_grad()
 def run_sample(module: nn.Module, tensors: Tensors, who: str, takes: tuple[str, ...] = ("x",)):
-    """The output of a module for the sample, in evaluation mode so that no buffer moves.
+    """Run a module on the sample, in evaluation mode so that no buffer changes, and return its output.
 
     Raises:
-        UserError: naming `who` and the shapes on which it fails.
+        UserError: naming `who` and the shapes on which the module fails.
     """
     try:
         with eval_mode(module):
@@ -62,10 +63,10 @@ def run_sample(module: nn.Module, tensors: Tensors, who: str, takes: tuple[str, 
 
 
 def trace_blocks(blocks: Sequence[nn.Module], tensors: Tensors) -> list[Tensors]:
-    """The named tensors that leave each block, for a sample; lazy modules take their sizes from it.
+    """Run a sample through the blocks and return the named tensors that leave each one; lazy modules infer their sizes from it.
 
     Raises:
-        UserError: naming the block that fails, or that gives what it must not.
+        UserError: naming a block that fails, or whose output is not allowed.
     """
     _refuse_reserved(tensors, "the sample")
     outputs = []
@@ -97,7 +98,7 @@ def _refuse_reserved(names: Iterable[str], giver: str) -> None:
 
 
 def _refuse_sharing(components: Sequence[Component]) -> None:
-    """Components update on their own, in their own processes: a tensor in two of them would drift apart."""
+    """Refuse tensors shared by two components, since each component is updated by itself, possibly in its own process."""
     owner: dict[int, int] = {}
     for component in components:
         for tensor in (*component.parameters(), *component.buffers()):

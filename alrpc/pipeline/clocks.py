@@ -1,4 +1,4 @@
-"""How far each stage's clock is from the coordinator's, so that moments of several hosts fit on one time axis."""
+"""The offset of each stage's clock from the coordinator's, so that spans of several hosts share one time axis."""
 
 from __future__ import annotations
 
@@ -9,24 +9,28 @@ from alrpc.events import Clock
 from alrpc.pipeline import endpoint, rpc
 from alrpc.pipeline.failures import StageLost
 
-SAMPLES = 8  # of the remote clock, for an estimate; the answer that came fastest counts
-EVERY = 10.0  # seconds between estimates: quartz clocks part by some 10 µs a second
+SAMPLES = 8  # readings of the remote clock for one estimate; the fastest answer counts
+EVERY = 10.0  # seconds between estimates; quartz clocks drift apart by about 10 µs a second
 
 
-def estimate(asked: float, told: float, answered: float) -> tuple[float, float]:
-    """A remote clock's offset and its uncertainty, in seconds, from what it told between two moments of one's own.
+def estimate(sent: float, remote: float, received: float) -> tuple[float, float]:
+    """The offset of a remote clock and its uncertainty, in seconds.
 
-    The remote clock was read somewhere between question and answer; in the middle of them the error is at most half the round
-    trip (F. Cristian, Probabilistic clock synchronization, Distributed Computing 3, 1989). An offset within the uncertainty is
-    none: processes of one host share a clock.
+    The remote clock was read at some time between request and answer. If that time is taken to be their middle, the error is at
+    most half the round trip (F. Cristian, Probabilistic clock synchronization, Distributed Computing 3, 1989). An offset smaller
+    than the uncertainty is taken as 0, since processes on one host share a clock.
+
+    Args:
+        sent, received: times of request and answer on this process' clock.
+        remote: the reading of the remote clock.
     """
-    uncertainty = (answered - asked) / 2
-    offset = told - (asked + answered) / 2
+    uncertainty = (received - sent) / 2
+    offset = remote - (sent + received) / 2
     return (offset if abs(offset) > uncertainty else 0.0), uncertainty
 
 
 class Clocks:
-    """Estimates of all stages' clocks, from questions that are under way while the coordinator listens to the stages."""
+    """Estimates the clocks of all stages, by asynchronous calls during the coordinator's polling."""
 
     def __init__(self, stages: int, call: Callable[..., rpc.Call] = rpc.Call, now: Callable[[], float] = time.monotonic):
         self._call, self._now = call, now
@@ -35,19 +39,19 @@ class Clocks:
         self._due = dict.fromkeys(self._answers, 0.0)
 
     def poll(self, timeout: float) -> list[Clock]:
-        """Call those that are due, take in those that have answered; gives an event for each estimate that is complete.
+        """Call the stages that are due, read the answers, and return an event for each complete estimate.
 
-        A stage that does not answer is left alone: that is for others to tell.
+        A stage that does not answer is not called again; the monitor's own calls detect its loss.
         """
         events = []
         for stage, answers in self._answers.items():
             if stage in self._calls:
-                asked, call = self._calls[stage]
+                sent, call = self._calls[stage]
                 if call.ended is None:
                     continue
                 del self._calls[stage]
                 try:
-                    answers.append(estimate(asked, call.result(), call.ended))
+                    answers.append(estimate(sent, call.result(), call.ended))
                 except StageLost:
                     self._due[stage] = float("inf")
                     continue

@@ -1,4 +1,4 @@
-"""A stage's side of the control plane: what the coordinator may call, and what the stage leaves there to be fetched."""
+"""A stage's side of the control plane: the functions that the coordinator calls, and the queue of events that it fetches."""
 
 from __future__ import annotations
 
@@ -35,29 +35,29 @@ from alrpc.training.stage import Stage
 
 @dataclass(frozen=True)
 class StageSpec:
-    """What a stage is told when the run is set up."""
+    """What a stage receives when the run is set up."""
 
     config: Config
     sample: dict[str, Tensor]
     target: Target
     micro_batches: int
-    """Of an epoch."""
+    """Number of micro-batches in an epoch."""
     components: list[int]
     """Numbers of the stage's components, from 1."""
     word_vectors: WordVectors | None
-    """Only for the stage of component 1: an embedding starts from them."""
+    """Initial values of an embedding; only for the stage of component 1."""
     stages: int
     device: str
     transport: str
     run: Path
-    """The run's directory, below which the stage's host keeps its components."""
+    """The run's directory, in which the stage writes its checkpoints on its own host."""
     coordinator: tuple[str, int]
-    """The host that it is on, and its process there."""
+    """The coordinator's host and process id."""
     resume: ResumePoint | None = None
 
 
 class Endpoint:
-    """What the coordinator's calls find in a stage's process; they come on threads of the control plane."""
+    """The state of a stage's process that the coordinator's calls access; they run on threads of the control plane."""
 
     def __init__(self):
         self.placement: Placement | None = None
@@ -79,7 +79,7 @@ class Endpoint:
         return silence_limit((self.spec.config.health if self.spec else Health()).timeout)
 
     def emit(self, event: Event) -> None:
-        """Leave an event for the coordinator."""
+        """Queue an event for the coordinator."""
         self._events.put(event)
 
     def await_spec(self) -> StageSpec:
@@ -87,7 +87,7 @@ class Endpoint:
         return self.spec
 
     def ask_to_end(self) -> float:
-        """Ask for the end of the run, after a checkpoint; gives the seconds that there are for it, 0 before there is anything to keep."""
+        """Request a checkpoint and the end of the run; returns the seconds to wait for them, 0 if there is nothing to save yet."""
         self.told_to_end = True
         if self.spec is None:
             return 0.0
@@ -95,14 +95,14 @@ class Endpoint:
         return self.spec.config.checkpoint.grace
 
     def status(self) -> Status:
-        """Where the stage is."""
+        """The stage's current status."""
         if self.stage is not None:
             return self.stage.status()
         nothing = dict.fromkeys(STATES, 0.0)
         return Status(self.number, 0, None, 0, 0, None, 0.0, nothing, peak_memory(torch.device("cpu")))
 
     def poll(self, timeout: float) -> list[Event]:
-        """See the module's `poll`."""
+        """See the function `poll` of this module."""
         self.last_call = time.monotonic()
         events: list[Event] = []
         with contextlib.suppress(queue.Empty):
@@ -115,13 +115,13 @@ class Endpoint:
         self._specs.put(spec)
 
     def watch_coordinator(self) -> None:
-        """End this process when the coordinator has not called for long: it is frozen, or its host or the network is gone."""
+        """End this process when the coordinator has not called for too long, because it is frozen, or its host or network is lost."""
         threading.Thread(target=self._watch, name="watch-coordinator", daemon=True).start()
 
     def _watch(self) -> None:
         self.last_call = asleep = time.monotonic()
         while (now := time.monotonic()) - self.last_call < self.silence_limit:
-            if now - asleep > 2 * HEARTBEAT_CHECK:  # this process was frozen itself
+            if now - asleep > 2 * HEARTBEAT_CHECK:  # this process itself was frozen
                 self.last_call = now
             asleep = now
             time.sleep(HEARTBEAT_CHECK)
@@ -139,7 +139,7 @@ class Endpoint:
 
 
 endpoint = Endpoint()
-"""The only object of a process that is found by its name: RPC calls functions of modules."""
+"""The only global object of a process; it is needed because RPC calls functions of modules."""
 
 
 # ---- called by the coordinator
@@ -154,17 +154,17 @@ def set_up(spec: StageSpec) -> None:
 
 
 def poll(timeout: float) -> list[Event]:
-    """What happened since the last call, and where the stage is now; waits up to `timeout` seconds for something to happen."""
+    """The events since the last call, and the stage's status; waits up to `timeout` seconds for the first event."""
     return endpoint.poll(timeout)
 
 
 def read_clock() -> float:
-    """Seconds on the clock that this stage's spans are taken from."""
+    """Seconds on the clock of this stage's spans."""
     return time.perf_counter()
 
 
 def prune(step: int, kept: list[int]) -> None:
-    """Remove from this host's disk what was written of checkpoints before a step that are not kept."""
+    """Remove this host's files of all checkpoints before a step, except of those that are kept."""
     if endpoint.spec is not None:
         commit.prune(endpoint.spec.run, step, kept)
 

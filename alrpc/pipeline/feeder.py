@@ -26,25 +26,25 @@ from alrpc.training.packet import Packet
 
 T = TypeVar("T")
 Load = Callable[[], tuple[Dataset, list[int] | None]]
-"""Reads the data set; gives it and the components of each stage (None for an even split)."""
+"""Reads the data set; returns it and the number of components of each stage (None for an even split)."""
 Stream = Callable[[Dataset], Iterator[Packet]]
 """The packets to feed, in order."""
 
 
 class FeedStatus:
-    """What the feeding thread does; written by it, read by the monitor."""
+    """The status of the feeding thread, which writes it; the monitor reads it."""
 
     def __init__(self):
         self.reading_since: float | None = None
-        """Since when the loader has been asked for a micro-batch; None if it is not."""
+        """Time since which the thread has been waiting for the loader; None if it is not waiting."""
         self.read = 0
-        """Micro-batches that it has given."""
+        """Number of micro-batches that were read from the loader."""
         self.sent = 0
-        """Packets that were sent to stage 1."""
+        """Number of packets that were sent to stage 1."""
         self.timing = Timing()
 
     def watch(self, micro_batches: Iterator[T]) -> Iterator[T]:
-        """The same micro-batches, noting when the loader is waited for."""
+        """Pass micro-batches through, and record when the thread waits for the loader."""
         while True:
             self.reading_since = time.monotonic()
             micro_batch = next(micro_batches, None)
@@ -66,12 +66,12 @@ def feed(
     status: FeedStatus,
     emit: Callable[[Event], None],
 ) -> None:
-    """Load, tell every stage its part, then send the stream, as far ahead as the window allows.
+    """Load the data, set up every stage, then send the stream, as far ahead as the window allows.
 
     Raises:
-        UserError: when the data cannot be read, or a device asked for is not there.
-        StageFailed: when the data cannot be read any further.
-        PeerLost, StageLost: when a stage is gone.
+        UserError: when the data cannot be read, or a configured device is missing.
+        StageFailed: when a later part of the data cannot be read.
+        PeerLost, StageLost: when a stage is lost.
     """
     transport, dataset = set_up_stages(config, components, placements, load, directory, resume, emit)
     cpu = torch.device("cpu")
@@ -79,7 +79,7 @@ def feed(
     emit(Start())
     timing = status.timing
     sender = Sender(Link(1, cpu), config.pipeline.window, timing)
-    timing.enter("waiting_to_receive")  # for the loader
+    timing.enter("waiting_to_receive")  # waiting for the loader
     try:
         for packet in stream(dataset):
             timing.begin_packet(packet.kind, packet.epoch, packet.step)
@@ -89,7 +89,7 @@ def feed(
             emit_spans(timing, emit)
         sender.drain()
         emit_spans(timing, emit, last=True)
-    except UserError as error:  # in the middle of a run, of which everything stays
+    except UserError as error:  # in the middle of a run, whose directory is kept
         host = socket.gethostname()
         raise StageFailed(f"the coordinator (rank 0, host {host}) cannot go on: {error}", retryable=False) from error
 
@@ -103,7 +103,7 @@ def set_up_stages(
     resume: ResumePoint | None,
     emit: Callable[[Event], None],
 ) -> tuple[str, Dataset]:
-    """Read the data and tell every stage what it is; gives what carries packets between stages, and the data set."""
+    """Read the data and send every stage its spec; returns the transport of packets between stages, and the data set."""
     devices, transport = choose_devices(placements, config.device)
     dataset, sizes = load()
     micro_batches = count_micro_batches(dataset.train, config.data.batch_size)
@@ -130,6 +130,6 @@ def set_up_stages(
 
 
 def emit_spans(timing: Timing, emit: Callable[[Event], None], last: bool = False) -> None:
-    """Emit the coordinator's own blocks of packets that have ended and are kept."""
+    """Emit the coordinator's own kept blocks of spans that have ended."""
     for block in timing.spans.take(last):
         emit(Spans(0, **block))

@@ -1,4 +1,4 @@
-"""The process groups of the data plane: gloo between all ranks, NCCL between neighbours on GPUs; and where processes meet."""
+"""The process groups of the data plane: gloo between all ranks, NCCL between neighbours on GPUs; and the rendezvous."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from torch.distributed.rendezvous import register_rendezvous_handler
 from alrpc.pipeline.failures import P2P_TIMEOUT, PeerLost
 
 SCHEME = "alrpc"
-SHARING = "NCCL_MULTI_RANK_GPU_ENABLE"  # lets several processes have one GPU, from NCCL 2.30 on
+SHARING = "NCCL_MULTI_RANK_GPU_ENABLE"  # lets several processes share a GPU, from NCCL 2.30 on
 INIT_METHOD = f"{SCHEME}://"
-"""The init_method of both planes."""
+"""The init_method of the control plane and the data plane."""
 
 
 def rendezvous_store() -> distributed.Store:
-    """The store where the processes of this attempt meet.
+    """The rendezvous store of the processes of this attempt.
 
-    After a restart torchrun's static rendezvous gives the same store again, with what the processes of the attempt before left
-    there, so each attempt has keys of its own.
+    After a restart torchrun's static rendezvous returns the same store, which still has the keys of the previous attempt, so
+    each attempt has its own prefix.
     """
     store, _, _ = next(distributed.rendezvous("env://"))
     return distributed.PrefixStore(f"alrpc-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
@@ -36,24 +36,24 @@ register_rendezvous_handler(SCHEME, _rendezvous)
 
 
 def open_data_plane(rank: int, stages: int, transport: str, device: torch.device) -> dict[int, distributed.ProcessGroup]:
-    """Join gloo's process group and, if the transport is NCCL, a group with each neighbouring stage.
+    """Join gloo's process group and, if the transport is NCCL, one NCCL group with each neighbouring stage.
 
-    Every link has an NCCL communicator of its own: a receive that waits in one does not hold up a send in the other, and
-    the two threads of a stage never share one. The coordinator is in none, since its host may have no GPU.
+    Every link has its own NCCL communicator, so that a waiting receive on one link does not block a send on the other, and the
+    two threads of a stage never share a communicator. The coordinator is in none of them, since its host may have no GPU.
 
     Returns:
-        NCCL's groups by the neighbour's rank; empty for gloo. Returns when every rank has joined.
+        NCCL groups by the neighbour's rank; empty for gloo. The function returns when every rank has joined.
 
     Raises:
-        PeerLost: when another rank is gone before it has joined.
+        PeerLost: when another rank is lost before it has joined.
     """
     groups = {}
     timeout = datetime.timedelta(seconds=P2P_TIMEOUT)
     try:
         distributed.init_process_group("gloo", init_method=INIT_METHOD, timeout=timeout)
         if transport == "nccl" and rank > 0:
-            os.environ.setdefault(SHARING, "1")  # without effect where every stage has a GPU of its own
-            # A link is opened at both of its ends at once, so all stages open them in the order of the pipeline.
+            os.environ.setdefault(SHARING, "1")  # has no effect if every stage has its own GPU
+            # Both ends of a link must open it at the same time, so all stages open their links in the order of the pipeline.
             for pair in ([rank - 1, rank], [rank, rank + 1]):
                 if pair[0] >= 1 and pair[1] <= stages:
                     (neighbour,) = set(pair) - {rank}

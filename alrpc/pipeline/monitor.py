@@ -1,7 +1,7 @@
-"""The coordinator's main thread: polls the stages, notices what has failed, hangs or is slow, and names whom to blame.
+"""The coordinator's main thread: polls the stages, detects failed, hung and slow ones, and decides which one to name.
 
-Death shows by itself: the launcher sees it, or the connection breaks. What is frozen, cut off or hung only falls silent. Who
-speaks first, and after which time, stands in `alrpc.pipeline.failures`.
+A dead process is detected by the launcher or by its broken connection. A frozen, isolated or hung process only stops
+answering. `alrpc.pipeline.failures` describes who reports first, and after what time.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from alrpc.timing import WAITING
 from alrpc.training.packet import describe_packet
 
 Call = Callable[..., rpc.Call]
-"""(stage, function, *arguments, timeout=…) -> a call under way."""
+"""(stage, function, *arguments, timeout=…) -> an outstanding call."""
 
 
 def monitor(
@@ -46,12 +46,12 @@ def monitor(
     """Poll every stage until all have finished.
 
     Args:
-        feeding: the feeding thread.
+        feeding: the future of the feeding thread.
         call, now, pause: the transport and the clock.
 
     Raises:
-        StageFailed: when a stage says that it failed, or does not answer and nobody has said why, or the run does not move.
-        UserError: what the feeding thread has raised.
+        StageFailed: when a stage reports its failure, or does not answer and no other process reports why, or the run stalls.
+        UserError: raised by the feeding thread.
     """
     stages = range(1, len(health.placements) + 1)
     finished: set[int] = set()
@@ -59,7 +59,7 @@ def monitor(
     polls: dict[int, rpc.Call] = {}
     clocks = Clocks(len(stages), call, now)
     while len(finished) < len(stages):
-        for stage in stages:  # those that have finished too: a stage that is not called takes the coordinator for lost
+        for stage in stages:  # also finished stages, which would otherwise take the coordinator for lost
             for event in poll_stage(stage, polls, evidence, health.limit, call):
                 if isinstance(event, Failure):
                     evidence.failed[stage] = now(), event
@@ -82,7 +82,7 @@ def monitor(
 
 
 def poll_stage(stage: int, polls: dict[int, rpc.Call], evidence: Evidence, limit: float, call: Call) -> list[Event]:
-    """The events of a stage's poll if it has been answered; keeps one poll outstanding."""
+    """The events of a stage's outstanding poll, if it has been answered; starts a poll if none is outstanding."""
     if stage in evidence.lost:
         return []
     try:
@@ -97,20 +97,21 @@ def poll_stage(stage: int, polls: dict[int, rpc.Call], evidence: Evidence, limit
 
 @dataclass
 class Evidence:
-    """What is known of stages that failed or were lost."""
+    """Evidence of stages that failed or were lost."""
 
     failed: dict[int, tuple[float, Failure]] = field(default_factory=dict)
-    """By stage, what it said of itself, and when that was heard."""
+    """By stage: when its failure was received, and the failure."""
     lost: dict[int, StageLost] = field(default_factory=dict)
+    """By stage: the error of a call to it."""
     severed: StageLost | None = None
-    """The feeding thread has lost its connection to stage 1."""
+    """Set when the feeding thread has lost its connection to stage 1."""
 
     @property
     def is_empty(self) -> bool:
         return not (self.failed or self.lost or self.severed)
 
     def add_feeding_error(self, error: BaseException, now: float) -> None:
-        """What the feeding thread has raised; raises it again if no stage is to blame for it."""
+        """Add an error of the feeding thread; raises it again if it is not due to a stage."""
         if isinstance(error, PeerLost):
             self.severed = self.severed or StageLost(1, f"is gone: {error}", when=now)
         elif isinstance(error, StageLost):
@@ -120,10 +121,10 @@ class Evidence:
 
 
 def blame(evidence: Evidence, now: float) -> tuple[int, str, bool] | None:
-    """The stage to name, the cause, and whether it may go better another time; None while there is nothing, or it is too early.
+    """The stage to name, the cause, and whether a restart may succeed; None if there is no evidence, or it is too early to decide.
 
-    Values that are not finite are seen by later stages too, so of those that failed the earliest is named. Of those that were
-    lost it is the first one to be lost; the one next to the coordinator if all still answer.
+    Among failed stages this is the earliest in the pipeline, since values that are not finite also reach later stages. Among lost
+    stages it is the one that was lost first. If only the feeding thread has lost its connection, it is stage 1.
     """
     failed = evidence.failed
     if failed and now - min(when for when, _ in failed.values()) > FAILURE_WINDOW:
@@ -134,20 +135,20 @@ def blame(evidence: Evidence, now: float) -> tuple[int, str, bool] | None:
     if not suspects:
         return None
     stage, first = min(suspects.items(), key=lambda item: item[1].when)
-    if first.silent:  # then nobody knows more, and all of a host fall silent at once
+    if first.silent:  # no other process can know the cause, and all stages of a host stop answering at the same time
         stage = min(number for number, other in suspects.items() if other.silent)
     return (stage, str(first), True) if now - first.when > (FAILURE_WINDOW if first.silent else BLAME_DELAY) else None
 
 
 def failure_of(health: Health, stage: int, cause: str, retryable: bool = True) -> StageFailed:
-    """What is raised for a stage."""
+    """The exception to raise for a stage."""
     placement = health.placements[stage - 1]
     message = describe_failure(stage, placement.host, cause, health.last_packet(stage), placement.log)
     return StageFailed(message, retryable)
 
 
 def check_progress(health: Health, emit: Callable[[Event], None], now: float) -> None:
-    """Name slow stages; raises StageFailed when the run waits for what does not come."""
+    """Emit events for slow stages; raises StageFailed when the loader or a link has stalled."""
     for event in health.slow_stages():
         emit(event)
     if trouble := health.stalled_loader(now):
@@ -157,21 +158,21 @@ def check_progress(health: Health, emit: Callable[[Event], None], now: float) ->
 
 
 class Health:
-    """What the stages' statuses say of the run as a whole."""
+    """The health of the run, judged from the statuses of all stages."""
 
     def __init__(self, placements: list[Placement], feed: FeedStatus, timeout: float):
         self.feed = feed
         self.limit = silence_limit(timeout)
         self.placements = placements
         self.statuses: dict[int, Status] = {}
-        """The last one of each stage."""
+        """The last status of each stage."""
         self.stalled: dict[int, tuple[int, float, float]] = {}
-        """Of each stage that waits: packets received, since when more have been sent to it, and when it last said that it waits."""
+        """For each waiting stage: packets received, since when it has waited for a sent packet, and when its last status came."""
         self.reported: dict[int, int] = {}
-        """Of each stage: packets received when it was last named as slow."""
+        """For each stage: packets received when it was last reported as slow."""
 
     def receive(self, status: Status, now: float) -> None:
-        """Take a stage's status in."""
+        """Receive the status of a stage."""
         stage = status.stage
         self.statuses[stage] = status
         if status.state != "waiting_to_receive" or self.sent_to(stage) <= status.received:
@@ -181,36 +182,36 @@ class Health:
             self.stalled[stage] = (status.received, since if known == status.received else now, now)
 
     def sent_to(self, stage: int) -> int:
-        """Packets that the process before a stage has sent, as far as it was heard."""
+        """Packets sent to a stage, by the last status of the process before it."""
         if stage == 1:
             return self.feed.sent
         return self.statuses[stage - 1].sent if stage - 1 in self.statuses else 0
 
     def last_packet(self, stage: int) -> str:
-        """The last packet that a stage was heard to work on."""
+        """The last packet of a stage, by its last status."""
         return describe_packet(self.statuses[stage].packet if stage in self.statuses else None)
 
     def stalled_loader(self, now: float) -> str | None:
-        """Why the run cannot go on, if it is for want of data."""
+        """The message for a stalled data loader; None if it is not stalled."""
         since = self.feed.reading_since
         if since is None or now - since <= self.limit:
             return None
         return f"the loader of data has given nothing for {now - since:.0f} s, after {self.feed.read} micro-batches"
 
     def stalled_link(self) -> tuple[int, str] | None:
-        """A stage that says that it waits for what was sent to it long ago, and what to say of it; one that is frozen says nothing."""
-        for stage, (received, since, heard) in sorted(self.stalled.items()):
-            if heard - since > self.limit:
+        """The stage whose input link has stalled, and the message; a frozen stage is found by the timeout of its call instead."""
+        for stage, (received, since, last) in sorted(self.stalled.items()):
+            if last - since > self.limit:
                 host = self.placements[stage - 2].host if stage > 1 else "the coordinator's"
                 sender = f"stage {stage - 1} (host {host})" if stage > 1 else "the coordinator"
                 return (
                     stage,
-                    f"has waited {heard - since:.0f} s for packet {received + 1}, which {sender} has sent: the network is lost",
+                    f"has waited {last - since:.0f} s for packet {received + 1}, which {sender} has sent: the network is lost",
                 )
         return None
 
     def slow_stages(self) -> Iterator[Slow]:
-        """An event for each stage that has begun to compute for longer than others would be waited for."""
+        """An event for each stage that has newly exceeded the time limit in one state of computing."""
         for stage, status in self.statuses.items():
             is_long = status.state not in (None, *WAITING) and status.in_state > self.limit
             if is_long and self.reported.get(stage) != status.received:

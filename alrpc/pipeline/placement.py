@@ -1,4 +1,4 @@
-"""Which components a stage has, and which device it runs on."""
+"""Placement of stages: their components, devices, transport and cores."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SHARING_SINCE = (2, 30)
 
 
 def split_components(components: int, stages: int, split: Sequence[int] | None) -> list[list[int]]:
-    """The component numbers (from 1) of each stage, consecutive, as even as can be or as the split says.
+    """The consecutive component numbers (from 1) of each stage, for a given split or the most even one.
 
     Raises:
         UserError: naming pipeline.stages or pipeline.split.
@@ -42,7 +42,7 @@ def split_components(components: int, stages: int, split: Sequence[int] | None) 
 
 
 def check_pipeline(config: Config, components: int) -> None:
-    """Refuse a pipeline that a network of so many components does not fill.
+    """Check that a network with this number of components fits the configured stages and split.
 
     Raises:
         UserError: naming pipeline.stages or pipeline.split.
@@ -53,23 +53,23 @@ def check_pipeline(config: Config, components: int) -> None:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a stage's process is: what it tells the coordinator before it gets its work."""
+    """Where a stage's process runs, which it reports to the coordinator before it receives its spec."""
 
     stage: int
     host: str
     pid: int
     index: int
-    """0 for the first stage on its host."""
+    """Index of the stage on its host, from 0."""
     neighbours: int
-    """Stages on its host, itself included."""
+    """Number of stages on its host, including itself."""
     gpus: int
     log: str
     shares: bool = False
-    """Whether its NCCL lets several processes have one GPU."""
+    """Whether its NCCL lets several processes share a GPU."""
 
 
 def local_placement(rank: int, log: str) -> Placement:
-    """This stage's place, from the environment that torchrun (or `alrpc launch`) gives every process."""
+    """This stage's placement, from the environment that torchrun (or `alrpc launch`) sets for every process."""
     coordinator_here = int(os.environ.get("GROUP_RANK", 0)) == 0
     return Placement(
         stage=rank,
@@ -84,61 +84,61 @@ def local_placement(rank: int, log: str) -> Placement:
 
 
 def nccl_shares_gpus() -> bool:
-    """NCCL 2.30 and later let several processes have one GPU if they are told to; older ones refuse."""
-    there = torch.cuda.is_available() and distributed.is_nccl_available()
-    return there and torch.cuda.nccl.version() >= SHARING_SINCE and os.environ.get(SHARING, "1") == "1"
+    """Whether NCCL lets several processes share a GPU, which version 2.30 and later do if an environment variable is set."""
+    is_available = torch.cuda.is_available() and distributed.is_nccl_available()
+    return is_available and torch.cuda.nccl.version() >= SHARING_SINCE and os.environ.get(SHARING, "1") == "1"
 
 
-def choose_devices(places: Sequence[Placement], wanted: str) -> tuple[list[str], str]:
-    """A device for each stage, and what carries packets between stages: "nccl" or "gloo".
+def choose_devices(placements: Sequence[Placement], wanted: str) -> tuple[list[str], str]:
+    """The device of each stage, and the transport of packets between stages: "nccl" or "gloo".
 
-    Stages that share a GPU exchange packets through host memory, unless their NCCL lets them share.
+    Stages that share a GPU exchange packets through host memory, unless NCCL supports sharing.
 
     Raises:
-        UserError: when a GPU is wanted on a host that has none.
+        UserError: when the device is cuda but a host has no GPU.
     """
-    if wanted == "cpu" or (wanted == "auto" and not all(place.gpus for place in places)):
-        return ["cpu"] * len(places), "gloo"
-    possible = all(place.shares for place in places) or not any(map(must_share, places))
-    for place in places:
-        if place.gpus == 0:
-            raise UserError(f"device: got cuda, but stage {place.stage} finds no GPU on host {place.host}; use cpu or auto")
-    return [f"cuda:{place.index % place.gpus}" for place in places], "nccl" if possible else "gloo"
+    if wanted == "cpu" or (wanted == "auto" and not all(each.gpus for each in placements)):
+        return ["cpu"] * len(placements), "gloo"
+    possible = all(each.shares for each in placements) or not any(map(must_share, placements))
+    for each in placements:
+        if each.gpus == 0:
+            raise UserError(f"device: got cuda, but stage {each.stage} finds no GPU on host {each.host}; use cpu or auto")
+    return [f"cuda:{each.index % each.gpus}" for each in placements], "nccl" if possible else "gloo"
 
 
-def must_share(place: Placement) -> bool:
+def must_share(placement: Placement) -> bool:
     """Whether a stage's host has fewer GPUs than stages."""
-    return place.gpus < place.neighbours
+    return placement.gpus < placement.neighbours
 
 
-def describe_transport(places: Sequence[Placement], devices: Sequence[str], transport: str) -> str | None:
-    """How packets travel between stages on GPUs, and why so; None on CPUs."""
+def describe_transport(placements: Sequence[Placement], devices: Sequence[str], transport: str) -> str | None:
+    """How packets travel between stages on GPUs, and the reason; None on CPUs."""
     if devices[0] == "cpu":
         return None
-    share = any(map(must_share, places))
+    share = any(map(must_share, placements))
     if transport == "gloo":
         return "gloo, through host memory: stages share a GPU, which NCCL allows from 2.30 on"
     return "NCCL, stages share a GPU" if share else "NCCL"
 
 
-def choose_cores(place: Placement, threads: int, pin: str) -> list[int] | None:
-    """The cores for a stage on a CPU, or None to leave the choice to the operating system.
+def choose_cores(placement: Placement, threads: int, pin: str) -> list[int] | None:
+    """The cores of a stage on a CPU; None to leave the choice to the operating system.
 
-    With "auto" only a machine that its stages fill exactly is divided: on a larger one the cores may be somebody else's,
-    on a smaller one the operating system shares them out better.
+    With "auto" cores are pinned only if the stages fill the machine exactly: on a larger machine other programs may use the
+    cores, on a smaller one the operating system shares them better.
     """
     if pin == "never" or not hasattr(os, "sched_getaffinity"):
         return None
     cores = sorted(os.sched_getaffinity(0))
-    wanted = place.neighbours * threads
+    wanted = placement.neighbours * threads
     if pin == "auto" and wanted != len(cores):
         return None
-    first = place.index * threads
+    first = placement.index * threads
     return [cores[core % len(cores)] for core in range(first, first + threads)]
 
 
 def set_device(device: str, threads: int) -> torch.device:
-    """Bind this process to its device and its number of threads."""
+    """Set this process' device and its number of threads."""
     torch.set_num_threads(threads)
     if device != "cpu":
         torch.cuda.set_device(device)

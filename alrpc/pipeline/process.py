@@ -1,7 +1,7 @@
-"""A process of the pipeline from joining to leaving: a stage's, and the coordinator's.
+"""The processes of the pipeline from join to leave: a stage's process, and the coordinator's.
 
-coordinator   joins ─ describes? ─ feeds (a thread) and monitors ─ dismisses ─ leaves
-stage         joins ─ waits for its spec ─ builds ─ works through the stream ─ is dismissed ─ leaves
+coordinator   joins ─ collects placements ─ feeds (in a thread) and monitors ─ dismisses the stages ─ leaves
+stage         joins ─ waits for its spec ─ builds ─ processes the stream ─ waits for dismissal ─ leaves
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from alrpc.training.optimizer import make_recipe
 from alrpc.training.stage import Stage
 
 MakeStage = Callable[..., Stage]
-"""With the arguments of `Stage`."""
+"""A function with the arguments of `Stage` that makes a stage."""
 CPU = torch.device("cpu")
 
 
@@ -56,11 +56,11 @@ def run_stage(
     on_terminate: Callable[[Callable[[], float]], None] = lambda ask: None,
     make: MakeStage = Stage,
 ) -> int:
-    """Be a stage until the end of the run; returns the process' exit code.
+    """Run a stage until the end of the run; returns the process' exit code.
 
     Args:
-        on_terminate: takes what to call on SIGTERM, which gives the seconds that are left then.
-        make: the stage's constructor.
+        on_terminate: receives the function to call on SIGTERM, which returns the seconds until the process must end.
+        make: makes the stage.
     """
     own = endpoint.endpoint
     own.placement = placement
@@ -79,7 +79,7 @@ def run_stage(
     except (PeerLost, Disconnected) as error:
         log_line(f"stage {placement.stage}: {error}")
         if not own.told_to_end:
-            time.sleep(NEIGHBOUR_EXIT_DELAY)  # whoever failed is named by others, which then end this process
+            time.sleep(NEIGHBOUR_EXIT_DELAY)  # the coordinator or launcher names the failed process, and ends this one
         return 1
     except Exception as error:
         log_line(traceback.format_exc())
@@ -90,7 +90,7 @@ def run_stage(
 
 
 def run_stream(placement: Placement, spec: StageSpec, network: Network, device: torch.device, make: MakeStage) -> None:
-    """Connect to the neighbours, then be a stage that works through the stream until its end."""
+    """Connect to the neighbours, make the stage, and process the stream until its end."""
     number, emit, timing = placement.stage, endpoint.endpoint.emit, Timing()
     groups, window = open_data_plane(number, spec.stages, spec.transport, device), spec.config.pipeline.window
     is_last = number == spec.stages
@@ -115,7 +115,7 @@ def run_stream(placement: Placement, spec: StageSpec, network: Network, device: 
     endpoint.endpoint.stage = stage
     cores = choose_cores(placement, spec.config.threads, spec.config.pipeline.pin_cores)
     if cores is not None and device.type == "cpu":
-        os.sched_setaffinity(0, cores)  # this thread's alone: those that carry packets may use any core
+        os.sched_setaffinity(0, cores)  # pins only this thread; the threads that carry packets may use any core
     for packet in packets:
         stage.handle(packet)
     saver.wait()
@@ -125,7 +125,7 @@ def run_stream(placement: Placement, spec: StageSpec, network: Network, device: 
 
 
 def link_to(rank: int, groups: dict[int, ProcessGroup], device: torch.device) -> Link:
-    """The link to a neighbour. `groups` are NCCL's by the neighbour's rank; gloo carries the rest."""
+    """The link to a neighbour; `groups` are the NCCL groups by the neighbour's rank, and all other links use gloo."""
     return Link(rank, device if rank in groups else CPU, groups.get(rank))
 
 
@@ -139,19 +139,19 @@ def coordinate(
     resume: ResumePoint | None = None,
     status: FeedStatus | None = None,
 ) -> None:
-    """Run the pipeline from set-up to end.
+    """Run the pipeline from set-up to end, as the coordinator.
 
     Args:
-        components: how many the network has.
-        load: called once the stages are there, so that they start meanwhile.
-        directory: the run's; each stage writes its log and its checkpoints below it, on its own host.
-        emit: takes each event of the stages, and the coordinator's own.
-        resume: the checkpoint to go on from; None to begin.
-        status: to note in what the feeding thread does; None for one of its own.
+        components: number of components of the network.
+        load: reads the data; called after the stages have joined.
+        directory: the run's directory, in which each stage writes its log and its checkpoints, on its own host.
+        emit: receives all events, of the stages and of the coordinator itself.
+        resume: the checkpoint to resume from; None for a new run.
+        status: the object for the status of the feeding thread; None to make one.
 
     Raises:
         StageFailed: naming the process and the cause.
-        UserError: when the data cannot be read, or the devices asked for are not there.
+        UserError: when the data cannot be read, or a configured device is missing.
     """
     stages, status = config.pipeline.stages, status or FeedStatus()
     rpc.join(0, stages + 1)
@@ -177,9 +177,9 @@ def coordinate(
 
 
 def prune_on_every_host(stages: int, step: int, kept: list[int]) -> None:
-    """Have each stage remove, from its host's disk, what was written of checkpoints before a step that are not kept.
+    """Let each stage remove its host's files of all checkpoints before a step, except of those that are kept.
 
-    Nobody waits for it: a stage that is gone or frozen must not hold up the end of the run.
+    This does not wait for the stages, since a lost or frozen one must not delay the end of the run.
     """
     with suppress(StageLost):
         for stage in range(1, stages + 1):

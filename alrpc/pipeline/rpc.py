@@ -1,6 +1,7 @@
-"""The control plane: the only module that knows torch.distributed.rpc.
+"""The control plane; no other module uses torch.distributed.rpc.
 
-The coordinator calls, the stages answer. RPC runs what it is sent, so it belongs on loopback or a private network.
+The coordinator calls functions of the stages. RPC executes any code that it receives, so it must only be used on loopback or a
+private network.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from alrpc.pipeline.groups import INIT_METHOD
 
 
 def join(rank: int, world_size: int) -> None:
-    """Join the control plane; returns when every rank has.
+    """Join the control plane; returns when every rank has joined.
 
     Raises:
-        Disconnected: when another one does not come.
+        Disconnected: when another rank does not join in time.
     """
-    # TensorPipe's shared-memory transport polls without a pause and takes a core's time; its socket transport sleeps.
+    # TensorPipe's shared-memory transport is not used, since it polls without a pause and so occupies a core.
     options = rpc.TensorPipeRpcBackendOptions(
         num_worker_threads=4, rpc_timeout=JOIN_TIMEOUT, init_method=INIT_METHOD, _transports=["uv"], _channels=["basic"]
     )
@@ -32,10 +33,10 @@ def join(rank: int, world_size: int) -> None:
 
 
 def leave(timeout: float) -> None:
-    """Leave when every rank does; waits `timeout` seconds for the others.
+    """Leave the control plane when every rank does; waits up to `timeout` seconds for the others.
 
     Raises:
-        Disconnected: when another one is gone.
+        Disconnected: when another rank is lost.
     """
     try:
         rpc.shutdown(timeout=timeout)
@@ -44,7 +45,7 @@ def leave(timeout: float) -> None:
 
 
 def call(stage: int, function: Callable, *args, timeout: float = JOIN_TIMEOUT) -> Any:
-    """Run a module's function on a stage and return what it returns.
+    """Call a module's function on a stage and return its result.
 
     Raises:
         StageLost: when there is no answer within `timeout` seconds.
@@ -53,13 +54,13 @@ def call(stage: int, function: Callable, *args, timeout: float = JOIN_TIMEOUT) -
 
 
 class Call:
-    """A call under way, that can be looked at without waiting."""
+    """An asynchronous call, whose end can be checked without waiting."""
 
     def __init__(self, stage: int, function: Callable, *args, timeout: float):
         self.stage = stage
         self.timeout = timeout
         self.ended: float | None = None
-        """When it was answered or broke, on the monotonic clock (that of time.perf_counter too)."""
+        """When the call was answered or failed, on the monotonic clock, which on Linux is that of time.perf_counter too."""
         try:
             self._future = rpc.rpc_async(_name(stage), function, args=args, timeout=timeout)
         except RuntimeError as error:
@@ -70,7 +71,7 @@ class Call:
         self.ended = time.monotonic()
 
     def result(self) -> Any:
-        """What the call returned, waiting for it if need be.
+        """The result of the call, waiting for it if necessary.
 
         Raises:
             StageLost: when there is no answer.
@@ -86,7 +87,7 @@ def _name(rank: int) -> str:
 
 
 def _lost(error: RuntimeError, timeout: float) -> tuple[str, bool]:
-    """For a message that begins with the name of a stage; and whether it is only silent."""
+    """The rest of a message that begins with the name of a stage; and whether the stage did not answer in time."""
     reason = _reason(error)
     if "set timeout" in reason:
         return f"has not answered for {timeout:.0f} s: it is frozen, or its host or the network is lost", True

@@ -1,4 +1,4 @@
-"""A packet as bytes: header and small tensors in one piece, larger tensors as messages of their own."""
+"""The encoding of packets: header and small tensors in one message, each larger tensor in a message of its own."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from torch import Tensor
 from alrpc.objectives.base import ALIGNMENT
 from alrpc.training.packet import Kind, Packet
 
-INLINE_BYTES = 512 << 10  # a tensor on a CPU of no more travels with the header: a message costs more than the copying
-INLINE_TOTAL = 4 << 20  # nor do all of them together have more
-FIRST_BYTES = 64 << 10  # that every first message may have; see HeaderSizes
-HEADER_STRUCT = struct.Struct("<IIIQ")  # bytes of header and inline tensors together, of the layout's JSON; epoch, step
+INLINE_BYTES = 512 << 10  # largest inline tensor on a CPU; up to this size a copy is cheaper than a message
+INLINE_TOTAL = 4 << 20  # largest total of a packet's inline tensors
+FIRST_BYTES = 64 << 10  # initial size limit of first messages; see HeaderSizes
+HEADER_STRUCT = struct.Struct("<IIIQ")  # bytes of header and inline tensors, bytes of the layout's JSON, epoch, step
 CPU = torch.device("cpu")
-LAYOUTS = 1024  # that are remembered: after sleeping, a process takes some 100 µs to write or read one
+LAYOUTS = 1024  # cached layouts, since encoding or decoding one takes about 100 µs in a process that has just slept
 
 
 TensorMeta = tuple[str, torch.dtype, list[int], int | None]
-"""Name, type and shape of a tensor, and where it is among the inline ones; None for a message of its own."""
+"""Name, type and shape of a tensor, and its offset among the inline tensors; None for a message of its own."""
 
 
 class HeaderSizes:
-    """How long the first message of each packet may be: as long as the longest packet so far.
+    """The size limit of each packet's first message, which is the size of the longest header so far.
 
-    What is longer goes on in a second message. Receives of first messages are posted before their packets are known, `ahead`
-    of them. Both sides derive the size from the packets before those, so it is never sent.
+    The rest of a longer header follows in a second message. The receiver posts receives of first messages `ahead` packets in
+    advance. Both sides derive the limit from the packets before those, so it is never sent.
     """
 
     def __init__(self, ahead: int):
@@ -40,30 +40,30 @@ class HeaderSizes:
         self._longest = FIRST_BYTES
 
     def limit(self) -> int:
-        """Bytes that the next first message may have; the next call is about the one after it."""
+        """The size limit in bytes of the next first message; each call moves on to the following one."""
         return self._limits.popleft()
 
     def note(self, length: int) -> None:
-        """The next packet has this length, its inline tensors included."""
+        """Record the length of the next packet's header, including inline tensors."""
         self._longest = max(self._longest, length)
         self._limits.append(self._longest)
 
 
 @dataclass(frozen=True)
 class Header:
-    """All of a packet but the tensors that are messages of their own."""
+    """A packet without the tensors that have messages of their own."""
 
     kind: Kind
     epoch: int
     step: int
     layout: tuple[TensorMeta, ...]
     inline: numpy.ndarray
-    """Bytes."""
+    """The bytes of the inline tensors."""
 
     def place(self, pinned: bool, device: torch.device) -> tuple[dict[str, Tensor], list[Tensor]]:
-        """The packet's tensors, and those among them that are yet to be received, on this device.
+        """All tensors of the packet, and those of them that are still to be received, which are allocated on `device`.
 
-        Inline tensors stay where they arrived, unless they are to be pinned.
+        Inline tensors use the memory of the message, unless they must be pinned.
         """
         tensors, remaining = {}, []
         for name, dtype, shape, start in self.layout:
@@ -74,19 +74,19 @@ class Header:
                     remaining.append(tensor)
                 elif tensor.numel():
                     memory(tensor)[:] = self.inline[start : start + tensor.nbytes]
-            else:  # not as views of one tensor, which autograd would take for one another
+            else:  # not views of one tensor, which autograd would treat as related
                 tensor = torch.frombuffer(self.inline, dtype=dtype, count=math.prod(shape), offset=start).view(shape)
             tensors[name] = tensor
         return tensors, remaining
 
 
 def encode(packet: Packet) -> tuple[Tensor, list[Tensor]]:
-    """Header and inline tensors in one piece, (bytes,), and the tensors that follow as messages of their own."""
+    """Encode header and inline tensors as one tensor, (bytes,); also returns the tensors that follow in messages of their own."""
     tensors = packet.tensors.items()
     key = tuple((name, tensor.dtype, tuple(tensor.shape), tensor.nbytes, tensor.is_cpu) for name, tensor in tensors)
     text, begin, starts, total = _lay_out(packet.kind.value, key)
-    whole = torch.empty(total, dtype=torch.uint8)
-    data = whole.numpy()
+    header = torch.empty(total, dtype=torch.uint8)
+    data = header.numpy()
     HEADER_STRUCT.pack_into(data, 0, total, len(text), packet.epoch, packet.step)
     data[HEADER_STRUCT.size : HEADER_STRUCT.size + len(text)] = numpy.frombuffer(text, numpy.uint8)
     out_of_line = []
@@ -95,12 +95,12 @@ def encode(packet: Packet) -> tuple[Tensor, list[Tensor]]:
             out_of_line.append(tensor)
         elif tensor.numel():
             data[begin + start : begin + start + tensor.nbytes] = memory(tensor)
-    return whole, out_of_line
+    return header, out_of_line
 
 
 @functools.lru_cache(LAYOUTS)
 def _lay_out(kind: str, key: tuple) -> tuple[bytes, int, tuple[int | None, ...], int]:
-    """The layout's JSON, where inline tensors begin, where among them each tensor is (None: out of line), and the length of all."""
+    """The layout's JSON, the begin of inline tensors, each tensor's offset among them (None: out of line), and the total length."""
     layout, used = [], 0
     for name, dtype, shape, size, on_cpu in key:
         start = None
@@ -114,16 +114,16 @@ def _lay_out(kind: str, key: tuple) -> tuple[bytes, int, tuple[int | None, ...],
 
 
 def length_of(first: Tensor) -> int:
-    """Bytes of header and inline tensors, told by the first message."""
+    """Bytes of header and inline tensors, read from the first message."""
     return HEADER_STRUCT.unpack_from(first.numpy())[0]
 
 
-def decode(whole: Tensor) -> Header:
-    """The header and the inline tensors of what `encode` made one piece of; it may be longer."""
-    whole = whole.numpy()
-    _, length, epoch, step = HEADER_STRUCT.unpack_from(whole)
-    kind, layout = _read(whole[HEADER_STRUCT.size : HEADER_STRUCT.size + length].tobytes())
-    return Header(kind, epoch, step, layout, whole[_aligned(HEADER_STRUCT.size + length) :])
+def decode(header: Tensor) -> Header:
+    """Decode a header with its inline tensors, as `encode` made it; the tensor may be longer than that."""
+    data = header.numpy()
+    _, length, epoch, step = HEADER_STRUCT.unpack_from(data)
+    kind, layout = _read(data[HEADER_STRUCT.size : HEADER_STRUCT.size + length].tobytes())
+    return Header(kind, epoch, step, layout, data[_aligned(HEADER_STRUCT.size + length) :])
 
 
 @functools.lru_cache(LAYOUTS)
@@ -133,8 +133,8 @@ def _read(text: bytes) -> tuple[Kind, tuple[TensorMeta, ...]]:
 
 
 def memory(tensor: Tensor) -> numpy.ndarray:
-    """A contiguous CPU tensor's memory, (bytes,), uint8."""
-    if tensor.dtype is torch.bfloat16:  # unknown to numpy
+    """The memory of a contiguous CPU tensor as an array of bytes, (bytes,), uint8."""
+    if tensor.dtype is torch.bfloat16:  # numpy does not support it
         tensor = tensor.view(torch.uint16)
     return tensor.numpy().reshape(-1).view(numpy.uint8)
 

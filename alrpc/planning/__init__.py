@@ -1,1 +1,1 @@
-"""Which components belong to which stage."""
+"""Measure the components' costs and choose a split of the components over the stages."""

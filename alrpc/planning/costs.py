@@ -1,4 +1,4 @@
-"""What each component costs, measured on this machine."""
+"""The cost of each component, measured on this machine."""
 
 from __future__ import annotations
 
@@ -23,32 +23,32 @@ from alrpc.system import cores, keep_memory, synchronize
 from alrpc.training.optimizer import make_recipe
 from alrpc.training.step import Trainer, forward, make_trainers, update
 
-MICRO_BATCHES = 6  # that are measured, from all over an epoch, since their shapes may differ
-REPEATS = 5  # of each, of which the median counts
-WARM = 2  # updates before any is measured
+MICRO_BATCHES = 6  # micro-batches to measure, spread over an epoch since their shapes may differ
+REPEATS = 5  # measurements of each micro-batch; the median counts
+WARM = 2  # updates before the first measurement
 START_TIMEOUT = 120.0  # seconds that a neighbour may take to start
-OPTIMIZER_STATES = {"adam": 2, "adamw": 2, "sgd": 1}  # numbers that an optimizer keeps for each parameter
+OPTIMIZER_STATES = {"adam": 2, "adamw": 2, "sgd": 1}  # state values that an optimizer keeps for each parameter
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one component costs: seconds of an update on a micro-batch, and bytes."""
+    """The cost of one component: the seconds of an update on a micro-batch, and bytes of memory."""
 
     number: int
     seconds: float
     parameter_bytes: int
-    """Parameters, buffers, gradients and optimizer states."""
+    """Bytes of parameters, buffers, gradients and optimizer states."""
     activation_bytes: int
-    """What the forward pass keeps for the backward pass."""
+    """Bytes of the tensors that the forward pass saves for the backward pass."""
     packet_bytes: int
-    """What leaves it for the next component."""
+    """Bytes of the tensors that it sends to the next component."""
 
 
 def measure_components(config: Config, dataset: Dataset, device: torch.device) -> list[Cost]:
-    """The cost of every component, from training throw-away copies of them on the data set's micro-batches.
+    """Measure the cost of every component by training temporary copies of them on the data set's micro-batches.
 
-    On a CPU as many other processes train meanwhile as other stages will, since stages that share a memory slow each other down.
-    Peak memory is not what is measured, so that it does not depend on the allocator: bytes are those of the tensors.
+    On a CPU other processes train at the same time, one for each of the other stages, since stages that share memory bandwidth
+    slow each other down. Bytes are the sizes of tensors instead of peak memory, so that they do not depend on the allocator.
     """
     others = min(config.pipeline.stages, cores() // config.threads) - 1 if device.type == "cpu" else 0
     with neighbours(config, dataset, max(0, others)):
@@ -57,7 +57,7 @@ def measure_components(config: Config, dataset: Dataset, device: torch.device) -
 
 @contextmanager
 def neighbours(config: Config, dataset: Dataset, count: int) -> Iterator[None]:
-    """Processes, `count` of them, that train the network's components all the while."""
+    """Run `count` processes that train the network's components until the end of the context."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     first = torch.arange(min(config.data.batch_size, len(dataset.train)))
@@ -79,7 +79,7 @@ def neighbours(config: Config, dataset: Dataset, count: int) -> Iterator[None]:
 def keep_busy(
     config: Config, sample: dict[str, Tensor], target: Target, tensors: dict[str, Tensor], labels: Tensor, ready
 ) -> None:
-    """Train on one micro-batch until killed; says so once it does."""
+    """Train on one micro-batch until killed; puts an item into `ready` after the first step."""
     keep_memory()
     torch.set_num_threads(config.threads)
     parent, network = multiprocessing.parent_process(), build_network(config, sample, target)
@@ -94,7 +94,7 @@ def keep_busy(
 
 
 def train_once(trainers: Sequence[Trainer], batch: Microbatch, step: int = 0) -> None:
-    """Update all components, one after the other, on one micro-batch that is on their device."""
+    """Update all components, one after another, on a micro-batch on their device."""
     for trainer in trainers:
         output = forward(trainer, batch, step)
         update(trainer, output, step)
@@ -147,11 +147,11 @@ def _measure(trainers: Sequence[Trainer], batch: Microbatch, warm: int) -> list[
 
 
 class _Kept:
-    """Counts the bytes that autograd keeps, each storage once, parameters left out."""
+    """Counts the bytes that autograd saves: each storage once, without the parameters."""
 
     def __init__(self, trainer: Trainer):
         self.seen = {p.untyped_storage().data_ptr() for p in trainer.component.parameters()}
-        self.alive: list[Tensor] = []  # a storage that is let go may have its address taken by the next
+        self.alive: list[Tensor] = []  # keeps the storages alive, since a new one could reuse the address of a freed one
         self.total = 0
 
     def pack(self, tensor: Tensor) -> Tensor:
@@ -164,7 +164,7 @@ class _Kept:
 
 
 def _mean(costs: Sequence[Cost]) -> Cost:
-    """Mean of the times, largest of the sizes."""
+    """The mean of the times and the maximum of the sizes."""
     return replace(
         costs[0],
         seconds=sum(cost.seconds for cost in costs) / len(costs),

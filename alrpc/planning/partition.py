@@ -1,4 +1,4 @@
-"""Which components belong to which stage: what a split would do, and the best one."""
+"""Splits of components over stages: the predicted speed and memory of a split, and the search for the best one."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from alrpc.system import local_device
 
 @dataclass(frozen=True)
 class Partition:
-    """Consecutive components in each stage, and what is predicted of them."""
+    """A split into consecutive components for each stage, and its predicted speed and memory."""
 
     sizes: list[int]
     stage_seconds: list[float]
@@ -24,17 +24,18 @@ class Partition:
 
     @property
     def step_seconds(self) -> float:
-        """Of a micro-batch in the steady state: what the slowest stage takes."""
+        """Seconds for a micro-batch in the steady state, which are those of the slowest stage."""
         return max(self.stage_seconds)
 
     @property
     def efficiency(self) -> float:
-        """Share of the stages' time that is work when nothing but the slowest stage holds the others up."""
+        """Share of the stages' time spent working, if only the slowest stage holds up the others."""
         return sum(self.stage_seconds) / (len(self.sizes) * self.step_seconds)
 
 
 def predict(costs: Sequence[Cost], sizes: Sequence[int], window: int) -> Partition:
-    """What a split would do. A stage holds its parameters, one component's activations and two windows of packets."""
+    """Predict the speed and memory of a split. A stage holds its parameters, the activations of one component and two windows of
+    packets."""
     seconds, sizes_in_bytes, first = [], [], 0
     for size in sizes:
         part = costs[first : first + size]
@@ -45,7 +46,7 @@ def predict(costs: Sequence[Cost], sizes: Sequence[int], window: int) -> Partiti
 
 
 def stage_bytes(costs: Sequence[Cost], first: int, end: int, window: int) -> int:
-    """Memory of a stage with components first … end - 1 (from 0)."""
+    """Bytes of memory of a stage with components first … end - 1 (from 0)."""
     part = costs[first:end]
     arriving = costs[first - 1].packet_bytes if first else 0
     packets = window * (arriving + part[-1].packet_bytes)
@@ -53,7 +54,7 @@ def stage_bytes(costs: Sequence[Cost], first: int, end: int, window: int) -> int
 
 
 def best_split(costs: Sequence[Cost], stages: int, window: int, memory_limit: int | None = None) -> Partition:
-    """The split whose slowest stage is as fast as any split's, by dynamic programming over the last stage's first component.
+    """The split whose slowest stage is fastest, by dynamic programming over the first component of the last stage.
 
     Args:
         memory_limit: bytes that no stage may exceed; None for no limit.
@@ -94,7 +95,7 @@ def best_split(costs: Sequence[Cost], stages: int, window: int, memory_limit: in
 
 
 def choose_split(config: Config, dataset: Dataset) -> list[int] | None:
-    """The components of each stage that the configuration asks for, measured here and now if it says auto; None for even."""
+    """The number of components of each stage, as configured; measured on this machine for auto; None for an even split."""
     if config.pipeline.split != "auto":
         return config.pipeline.split
     here = config.device if torch.cuda.is_available() else "cpu"  # the coordinator's host may have no GPU

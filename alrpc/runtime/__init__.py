@@ -1,1 +1,1 @@
-"""A run's lifetime in either engine, and its processes."""
+"""The lifetime of a run in either engine, and the management of its processes."""

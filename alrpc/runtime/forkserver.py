@@ -1,4 +1,4 @@
-"""The fork server: one process that has imported torch, from which a launcher forks the processes of its runs.
+"""The fork server: a process that has imported torch, from which a launcher forks the processes of its runs.
 
 alrpc launch ──exec──► fork server ──fork──► rank 0, rank 1, …
 """
@@ -19,14 +19,14 @@ PRELOAD = "alrpc.runtime.preload"
 
 
 def start_fork_server() -> None:
-    """Start the fork server, unless it runs; does not wait until it has imported everything, so call this early."""
+    """Start the fork server, unless it is running. This does not wait for its imports, so call it early."""
     multiprocessing.set_forkserver_preload([PRELOAD])
     settings = {
         **launch_environment(),
-        "PYTHONSAFEPATH": "1",  # modules in the working directory must not stand for others
+        "PYTHONSAFEPATH": "1",  # modules in the working directory must not shadow others
         "OMP_NUM_THREADS": "1",  # no library may start threads before the fork
         "OPENBLAS_NUM_THREADS": "1",
-        # What a killed launcher has left in /dev/shm, multiprocessing's tracker removes; nobody need read that it does.
+        # multiprocessing's resource tracker cleans up /dev/shm after a killed launcher; its warning about that is not needed.
         "PYTHONWARNINGS": ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), "ignore:resource_tracker"])),
         "TORCH_CPP_LOG_LEVEL": os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR"),  # torch's own warnings are not about the run
         "TORCH_NCCL_ASYNC_ERROR_HANDLING": os.environ.get("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0"),
@@ -37,22 +37,22 @@ def start_fork_server() -> None:
 
 
 def stop_fork_server() -> None:
-    """End the fork server once all that it has forked has ended, and wait for it, so that nothing outlives a command."""
-    forkserver._forkserver._stop()  # multiprocessing has no public way
+    """End the fork server once all processes that it forked have ended, and wait for it, so that no process outlives a command."""
+    forkserver._forkserver._stop()  # multiprocessing has no public function for this
 
 
 def launch_environment() -> dict[str, str]:
-    """What must be set before a process of a run begins: this process' modules, and how it keeps its memory."""
+    """Environment variables that must be set before a process of a run starts: its module path and its memory settings."""
     return {
         "PYTHONPATH": os.pathsep.join(path or str(Path.cwd()) for path in sys.path),
-        # Heaps in large pages. torch's THP_MEM_ALLOC_ENABLE does so too, but aligns each tensor, and the heap never ceases to grow.
+        # Large pages for the heap. With torch's THP_MEM_ALLOC_ENABLE each tensor would be aligned and the heap would keep growing.
         "GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1"),
     }
 
 
 @contextmanager
 def environment(settings: Mapping[str, str]) -> Iterator[None]:
-    """Set variables of this process' environment, which those that it starts inherit, and put them back."""
+    """Set environment variables, which processes started in the context inherit, and restore them at the end."""
     before = {name: os.environ.get(name) for name in settings}
     os.environ.update(settings)
     try:
@@ -64,9 +64,9 @@ def environment(settings: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def hidden_main() -> Iterator[None]:
-    """Keep multiprocessing from importing the script that is running into the processes that it starts.
+    """Prevent multiprocessing from importing the main script in the processes that it starts.
 
-    They need nothing of it, and a script that has no `if __name__ == "__main__"` would start another run.
+    They do not need it, and a script without `if __name__ == "__main__"` would start another run.
     """
     main = sys.modules["__main__"]
     sys.modules["__main__"] = types.ModuleType("__main__")

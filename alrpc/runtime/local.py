@@ -1,4 +1,4 @@
-"""The processes of a run on this machine: started, watched and ended by torch's elastic agent; they meet on loopback."""
+"""The processes of a run on this machine, which torch's elastic agent starts, monitors and ends; the rendezvous is on loopback."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ from alrpc.runtime.signals import restored_signals, terminate_twice
 
 LOOPBACK = "127.0.0.1"
 BACKEND = "alrpc-loopback"
-ENDING = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)  # at once, whatever there is to keep
+ENDING = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)  # these end a run at once, without a checkpoint
 OF_RANK = ("RANK", "WORLD_SIZE", "MASTER_", "TORCHELASTIC_", "TORCH_NCCL_", "LOCAL_", "GROUP_", "ROLE_")
-"""What the names of the variables begin with that the agent sets for each process."""
+"""Prefixes of the environment variables that the agent sets for each process."""
 
 
 def listening_socket(port: int) -> socket.socket:
-    """A socket bound to loopback, before anything is written.
+    """Open a listening socket on loopback, before anything is written.
 
     Raises:
         UserError: when the port is in use.
@@ -57,7 +57,7 @@ def listening_socket(port: int) -> socket.socket:
 
 
 class LoopbackRendezvous(RendezvousHandler):
-    """One agent, one machine: the store listens on a socket bound to loopback, where torch's own listens everywhere."""
+    """The rendezvous of one agent on one machine. Its store listens only on loopback; torch's own store listens everywhere."""
 
     def __init__(self, parameters: RendezvousParameters):
         descriptor = parameters.get_as_int("listen_fd")  # the store closes it
@@ -95,47 +95,47 @@ registry.register(BACKEND, LoopbackRendezvous)
 
 
 def pipeline_role(rank: int) -> str:
-    """What a process of a pipeline is called; its log is called so too."""
+    """The name of a pipeline's process, and of its log."""
     return f"stage {rank}" if rank else "coordinator"
 
 
 def process_role(rank: int) -> str:
-    """What a process is called where all are alike."""
+    """The name of a process if all processes have the same role."""
     return f"process {rank + 1}"
 
 
 @dataclass(frozen=True)
 class Launch:
-    """What the processes of a run do, and how they are kept.
+    """The function that the processes of a run execute, and how they are started.
 
-    `function` is a module's; each process calls it with a `alrpc.runtime.process.Process` and the arguments.
+    `function` is a module-level function; each process calls it with an `alrpc.runtime.process.Process` and the arguments.
     """
 
     function: Callable[..., None]
     arguments: tuple[Any, ...]
     processes: int
     role: Callable[[int], str] = pipeline_role
-    """What the process of a rank is called, in messages and as the name of its log."""
+    """The name of a rank's process, for messages and for its log."""
     silent: bool = False
-    """Keep what they print from the terminal."""
+    """Do not show the output of the processes on the terminal."""
     grace: float = 0.0
-    """Seconds that SIGTERM leaves them to take a checkpoint and end; 0 for those that take none."""
+    """Seconds that the processes have for a checkpoint after SIGTERM; 0 if they take none."""
     variables: Mapping[str, str] | None = None
-    """For processes that begin anew, with these in their environment; None for those that the fork server forks."""
+    """Environment variables for processes that are spawned; None for processes that the fork server forks."""
 
 
 def run_processes(launch: Launch, directory: Path, listener: socket.socket, keep: bool = False) -> None:
-    """Run processes that meet on loopback, and wait until all have ended well.
+    """Run processes with a rendezvous on loopback, and wait until all have ended without failure.
 
     Args:
-        directory: of the run; holds logs/.
-        listener: where they meet.
-        keep: whether the directory stays when the run is refused.
+        directory: the run's directory, which holds logs/.
+        listener: the socket of the rendezvous.
+        keep: whether to keep the directory when the run is refused.
 
     Raises:
         RunFailed: when a process failed; names the process, its host, the cause and its log.
-        Stopped: when this process was asked to end by SIGTERM, and the run has taken a checkpoint first.
-        Interrupted: when this process was ended otherwise, or no checkpoint could be taken in time.
+        Stopped: when this process received SIGTERM and the run has taken a checkpoint.
+        Interrupted: when this process received another signal, or no checkpoint could be taken in time.
     """
     logs = directory / "logs"
     logs.mkdir(exist_ok=True)
@@ -152,7 +152,7 @@ def run_processes(launch: Launch, directory: Path, listener: socket.socket, keep
 
 
 def start_processes(launch: Launch, directory: Path, listener: socket.socket, scratch: Path) -> None:
-    """Run the processes under torch's elastic agent; raises as `run_processes`."""
+    """Run the processes under torch's elastic agent; raises like `run_processes`."""
     forks = launch.variables is None
     settings = LaunchConfig(
         min_nodes=1,
@@ -188,7 +188,7 @@ def start_processes(launch: Launch, directory: Path, listener: socket.socket, sc
 
 
 def run_environment(launch: Launch) -> dict[str, str]:
-    """What the processes of a run have in their environment: loopback for both planes, and their launcher."""
+    """Environment variables for the processes of a run: loopback for both planes, and the launcher's process id."""
     return {
         "GLOO_SOCKET_IFNAME": "lo",
         "TP_SOCKET_IFNAME": "lo",
@@ -202,45 +202,48 @@ def run_environment(launch: Launch) -> dict[str, str]:
 
 
 def run_rank(variables: dict[str, str], forked: bool, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    """The process of a rank: takes the launcher's environment over, and does its part.
+    """Apply the launcher's environment and run the function of a launch, in the process of a rank.
 
     Args:
-        variables: the launcher's environment, which may have changed since the fork server began.
+        variables: the launcher's environment, which may have changed since the fork server started.
     """
     os.environ.update({name: value for name, value in variables.items() if not name.startswith(OF_RANK)})
     with suppress(PermissionError):
-        os.setsid()  # a signal from the terminal is for the launcher, which then ends its processes
+        os.setsid()  # so that a signal from the terminal reaches only the launcher, which then ends its processes
     function(begin_process(keeps_memory=forked), *arguments)
 
 
 def asking_to_end(request: Path, grace: float):
-    """Let SIGTERM ask the coordinator, by a file, for a checkpoint and the end; a second one, or the end of the grace period, ends it."""
+    """On SIGTERM request a checkpoint and the end of the run, by a file for the coordinator.
+
+    A second SIGTERM, or the end of the grace period, ends the run at once.
+    """
     if not grace:
         return nullcontext()
 
     @contextmanager
-    def asking() -> Iterator[None]:
-        def ask() -> None:
-            with suppress(OSError):  # a full disk; then the grace period ends it
+    def handle_sigterm() -> Iterator[None]:
+        def request_end() -> None:
+            with suppress(OSError):  # the disk is full; then the end of the grace period ends the run
                 request.touch()
 
         try:
-            with terminate_twice(grace, ask, SignalException("told to end", signal.SIGTERM)):
+            with terminate_twice(grace, request_end, SignalException("told to end", signal.SIGTERM)):
                 yield
         finally:
             request.unlink(missing_ok=True)
 
-    return asking()
+    return handle_sigterm()
 
 
 def show_cursor() -> None:
-    """Undo what the live view of a coordinator that was killed has left."""
+    """Show the cursor again, which the live view of a killed coordinator may have left hidden."""
     if sys.stdout.isatty():
         print("\x1b[?25h", end="", flush=True)
 
 
 def kills_for_want_of_memory() -> int:
-    """Processes that Linux has killed because there was no memory left, since it began."""
+    """The number of processes that Linux has killed since boot because it was out of memory."""
     with suppress(OSError):
         for line in Path("/proc/vmstat").read_text().splitlines():
             if line.startswith("oom_kill "):
@@ -249,15 +252,15 @@ def kills_for_want_of_memory() -> int:
 
 
 def read_error_files(scratch: Path) -> tuple[str | None, int | None]:
-    """What the first process to know why the run ended has left of it, whether it was the first to go or not; and its exit code."""
+    """The message and exit code in the earliest error file, whose process knew the cause, even if others ended before it."""
     files = sorted(scratch.rglob("error.json"), key=lambda path: path.stat().st_mtime_ns)
     tree = json.loads(files[0].read_text(encoding="utf-8")) if files else {}
     return tree.get("message"), tree.get("code")
 
 
 def explain(failures: dict[int, ProcessFailure], directory: Path, role: Callable[[int], str], no_memory: bool) -> str:
-    """One message for a run whose processes did not say why. torchelastic lists the one that it saw fail first; those that it
-    ended follow."""
+    """The message for a run whose processes left no cause. torchelastic lists the process that it saw fail first, and then the
+    processes that it ended."""
     rank, failure = next(iter(failures.items()))
     who = role(rank)
     log = log_path(directory, who.replace(" ", "-"))
@@ -275,7 +278,7 @@ def explain(failures: dict[int, ProcessFailure], directory: Path, role: Callable
 
 @contextmanager
 def logging_to(path: Path) -> Iterator[None]:
-    """Keep log lines of torchelastic from the terminal. A disk that is full costs lines, not the run."""
+    """Write the log lines of torchelastic to a file instead of the terminal. A full disk loses lines, but does not end the run."""
     handler = logging.FileHandler(path)
     handler.handleError = lambda record: None
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))

@@ -1,12 +1,12 @@
-"""What the fork server imports before it forks a run's processes. Only the fork server imports this module.
+"""The imports of the fork server, which it does before it forks a run's processes. Only the fork server imports this module.
 
-It stays single-threaded and never touches a GPU, so that what it forks is as good as new. It leaves its launcher's session, so
-that a signal from the terminal reaches the launcher alone; and it ends when its launcher and all that it has forked have.
+The fork server has a single thread and never uses a GPU, so that its forks can use both. It leaves the launcher's session, so
+that a signal from the terminal reaches only the launcher. It ends when the launcher and all forked processes have ended.
 """
 
 import gc
 
-gc.disable()  # nothing that is imported is garbage, and looking for it takes a seventh of the time
+gc.disable()  # imports create no garbage, and the collector takes a seventh of their time
 
 import os
 import warnings
@@ -19,9 +19,9 @@ set_name("alrpc-forks")
 keep_memory()
 warnings.filterwarnings("ignore", module="torch.distributed")
 
-import torch._dynamo  # noqa: F401  every optimizer of torch's imports it when it is made
+import torch._dynamo  # noqa: F401  the constructor of every torch optimizer imports it
 
 import alrpc.runtime.worker  # noqa: F401
 
 gc.enable()
-gc.freeze()  # what is here now is not written to by the collector, and stays shared by all that is forked
+gc.freeze()  # the collector does not write to frozen objects, so their memory stays shared by all forked processes

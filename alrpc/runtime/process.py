@@ -1,6 +1,6 @@
-"""What every process of a run does beside its work: it has a name, keeps its memory, watches over its launcher, writes a log.
+"""The common part of all processes of a run: process name, memory settings, monitoring of the launcher, log.
 
-Imports nothing heavy, so that the watch begins before torch is there.
+This module has no heavy imports, so that the monitoring starts before torch is imported.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ class Launcher:
     def __init__(self):
         self._parent = os.getppid()
         self.pid = int(os.environ.get("ALRPC_LAUNCHER", self._parent))
-        self._telling = threading.Lock()
+        self._exit_lock = threading.Lock()
         self._gone = False
         self._descriptor: int | None = None
         try:
             self._descriptor = os.pidfd_open(self.pid)
         except ProcessLookupError:
             self._gone = True
-        except (OSError, AttributeError):  # a system without; then its pid is looked at
+        except (OSError, AttributeError):  # the system has no pidfd; then the pid is checked instead
             pass
 
     def is_gone(self) -> bool:
-        """Whether it, or the fork server between, has ended."""
+        """Whether the launcher, or the fork server between it and this process, has ended."""
         return self._gone or os.getppid() != self._parent or self._has_ended(0)
 
     def _has_ended(self, timeout: float) -> bool:
-        """Whether it has ended, or does so within `timeout` seconds."""
+        """Whether the launcher has ended, or ends within `timeout` seconds."""
         if self._descriptor is not None:
-            poll = select.poll()  # one of its own, since several threads may ask
+            poll = select.poll()  # one for each call, since several threads may call this
             poll.register(self._descriptor, select.POLLIN)  # readable once the process has ended
             return bool(poll.poll(1000 * timeout))
         time.sleep(timeout)
@@ -57,7 +57,7 @@ class Launcher:
         return False
 
     def watch(self) -> None:
-        """End this process when the launcher is gone, so that no orphan is left whatever killed it."""
+        """End this process when the launcher has ended for any reason, so that no orphan is left."""
         threading.Thread(target=self._watch, name="watch-launcher", daemon=True).start()
 
     def _watch(self) -> None:
@@ -66,8 +66,8 @@ class Launcher:
         self.end_without()
 
     def end_without(self) -> NoReturn:
-        """End this process; the coordinator says why."""
-        self._telling.acquire()  # for good: whichever thread notices first tells
+        """End this process because its launcher has ended; the coordinator prints the reason."""
+        self._exit_lock.acquire()  # never released, so that only the first thread prints the reason
         if os.environ.get("RANK") == "0":
             host = os.uname().nodename
             os.write(TERMINAL, f"\nalrpc: the launcher (pid {self.pid}, host {host}) was killed; the run has ended\n".encode())
@@ -79,13 +79,16 @@ class Process:
     """This process of a run."""
 
     started: float
-    """When the command began, on the system's clock."""
+    """When the command was started, on the system's clock."""
     launcher: Launcher = field(default_factory=Launcher)
     signals: SignalThread = field(default_factory=SignalThread)
 
 
 def begin_process(keeps_memory: bool = True) -> Process:
-    """Name this process, keep its memory, take its signals, watch over its launcher; to be called before any thread begins."""
+    """Set the process name and memory settings, and start handling signals and monitoring the launcher.
+
+    Call this before any thread is started.
+    """
     set_name(f"alrpc-rank-{os.environ.get('RANK', '')}")
     if keeps_memory:
         keep_memory()
@@ -96,13 +99,17 @@ def begin_process(keeps_memory: bool = True) -> Process:
 
 
 def set_name(name: str) -> None:
-    """What `ps -o comm` and `top` call this process; Linux keeps 15 characters."""
+    """Set the name that `ps -o comm` and `top` show for this process; Linux keeps 15 characters."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_NAME, name.encode(), 0, 0, 0)
 
 
 def log_to(directory: Path, name: str) -> tuple[TextIO, TextIO, str]:
-    """Send this process' output, a library's too, to its log; gives the terminal's two streams and the log's path."""
+    """Redirect this process' output, including that of libraries, to its log.
+
+    Returns:
+        Streams to the previous standard output and standard error, and the path of the log.
+    """
     path = log_path(directory, name)
     path.parent.mkdir(parents=True, exist_ok=True)
     terminal, errors = (os.fdopen(os.dup(number), "w", buffering=1) for number in (1, 2))

@@ -1,4 +1,4 @@
-"""`alrpc launch`: a pipeline's run on this machine, begun or gone on with, and again after a failure."""
+"""`alrpc launch`: start or resume a pipeline run on this machine, and restart it after a failure."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def launch_pipeline(
     quiet: bool = True,
     max_restarts: int = 0,
 ) -> tuple[dict, Path]:
-    """Run a pipeline on this machine, a process a stage, and wait for its end.
+    """Run a pipeline on this machine, with one process for each stage, and wait for its end.
 
     Args:
-        config: what `alrpc.load_config` gives.
+        config: a configuration, such as `alrpc.load_config` returns.
         stages: number of stages; None for `config.pipeline.stages`.
-        name: what the run's directory is named after when `out` is None.
+        name: name for the run's directory if `out` is None.
         out: the run's directory; it must not exist, or be empty.
         quiet: show nothing but the last line.
-        max_restarts: how often a run whose process died goes on from its last checkpoint, before the failure is raised.
+        max_restarts: how often a failed run is resumed from its last checkpoint, before the failure is raised.
 
     Returns:
         The summary (the contents of summary.json) and the run's directory.
@@ -45,31 +45,31 @@ def launch_pipeline(
     Raises:
         UserError: for a configuration that cannot work; nothing has been written then.
         RunFailed: when a process failed; names the process, its host, the cause and its log.
-        Stopped: when this process was told to end by SIGTERM, and the run has taken a checkpoint first.
-        Interrupted: when this process was told to end otherwise, or no checkpoint could be taken in time.
+        Stopped: when this process received SIGTERM and the run has taken a checkpoint.
+        Interrupted: when this process received another signal, or no checkpoint could be taken in time.
     """
     config, components = resolve(with_stages(config, stages))
     check_pipeline(config, components)
     local_device(config.device)
     with listening_socket(config.pipeline.port) as listener:
         directory = prepare_directory(Path(out) if out is not None else None, name, config)
-        again = [f"{field}={value}" for field, value in user_code_fields(config).items()]
-        run_with_restarts(Options(prepared=directory, quiet=quiet), again, config, directory, listener, max_restarts)
+        overrides = [f"{field}={value}" for field, value in user_code_fields(config).items()]
+        run_with_restarts(Options(prepared=directory, quiet=quiet), overrides, config, directory, listener, max_restarts)
     return read_summary(directory), directory
 
 
 def resume_pipeline(
     directory: Path | str, overrides: Sequence[str] = (), step: int | None = None, *, quiet: bool = True, max_restarts: int = 0
 ) -> tuple[dict, Path]:
-    """Go on with a run of either engine from its last checkpoint, on as many stages as wanted.
+    """Resume a run of either engine from its last checkpoint, on any number of stages.
 
     Args:
-        directory: the run's, which goes on being it.
-        overrides: `section.field=value`, of what may change: see `alrpc.checkpoint.resume.MAY_CHANGE`.
-        step: of the checkpoint to go on from; None for the last one.
+        directory: the run's directory, in which the resumed run continues.
+        overrides: `section.field=value`, for fields that may change; see `alrpc.checkpoint.resume.MAY_CHANGE`.
+        step: the step of the checkpoint to resume from; None for the last one.
 
     Returns, raises:
-        As `launch_pipeline`.
+        See `launch_pipeline`.
     """
     directory = Path(directory)
     config, components, point = load_resume_point(directory, overrides, step)
@@ -82,10 +82,10 @@ def resume_pipeline(
 
 
 def with_stages(config: Config, stages: int | None) -> Config:
-    """The configuration with another number of stages; None for its own."""
+    """The configuration with another number of stages; unchanged for None."""
     if stages is None:
         return config
-    tree = config.model_dump(exclude_unset=True)  # a model may have other defaults
+    tree = config.model_dump(exclude_unset=True)  # only the set fields, since a model may have other defaults
     return parse_config({**tree, "pipeline": {**tree.get("pipeline", {}), "stages": stages}})
 
 
@@ -102,18 +102,18 @@ def run_with_restarts(
     max_restarts: int,
     keep: bool = False,
 ) -> None:
-    """Run the pipeline's processes; when one fails, again from the last whole checkpoint, or from the beginning if there is none.
+    """Run the pipeline's processes; after a failure restart them from the last valid checkpoint, or from the beginning.
 
-    Each attempt has an agent of its own. torchelastic's own restarts would tell neither the cause nor what is no use repeating.
+    Each attempt has its own agent, since torchelastic's own restarts would neither report the cause nor detect a permanent failure.
 
     Args:
-        options: of the first attempt.
-        overrides: of the configuration, for an attempt that goes on from a checkpoint.
-        keep: whether the directory stays when the first attempt is refused.
+        options: options of the first attempt.
+        overrides: overrides of the configuration for attempts that resume from a checkpoint.
+        keep: whether to keep the directory when the first attempt is refused.
     """
     processes, grace = config.pipeline.stages + 1, config.checkpoint.grace
-    for left_by_another in (rundir.RESTARTS, rundir.STOP):
-        (directory / left_by_another).unlink(missing_ok=True)
+    for leftover in (rundir.RESTARTS, rundir.STOP):
+        (directory / leftover).unlink(missing_ok=True)
     for attempt in range(1, max_restarts + 2):
         try:
             run_processes(Launch(run_rank, (options,), processes, grace=grace), directory, listener, keep or attempt > 1)
@@ -127,8 +127,8 @@ def run_with_restarts(
                 raise type(error)(f"{error}; {resume_hint(directory)}") from error
             step = last_whole_step(directory, config.train.epochs)
             note_restart(directory, str(error), step)
-            place = f"step {step}" if step else "the beginning"
-            print(f"alrpc: {error}; restart {attempt} of {max_restarts}, from {place}", file=sys.stderr, flush=True)
+            origin = f"step {step}" if step else "the beginning"
+            print(f"alrpc: {error}; restart {attempt} of {max_restarts}, from {origin}", file=sys.stderr, flush=True)
             if step:
                 options = Options(resume=directory, step=step, overrides=tuple(overrides), quiet=options.quiet)
             listener.close()

@@ -1,4 +1,4 @@
-"""A run's lifetime, the same for both engines: its directory, its record, its checkpoints, its summary.
+"""The lifetime of a run, the same for both engines: its directory, recorded events, checkpoints and summary.
 
 read the data ─ lock the directory ─ record ─┬─ the sequential engine ─┬─ summary.json
                                              └─ the coordinator       ─┘
@@ -49,39 +49,39 @@ Emit = Callable[[Event], None]
 
 @dataclass(frozen=True)
 class Run:
-    """A run that begins, or goes on, in a directory made for it."""
+    """A run, new or resumed, in its directory."""
 
     config: Config
-    """Resolved."""
+    """The resolved configuration."""
     components: int
     directory: Path
     started: float
-    """When the command began, on the system's clock."""
+    """When the command was started, on the system's clock."""
     quiet: bool = False
     resume: ResumePoint | None = None
-    """The checkpoint to go on from; None to begin."""
+    """The checkpoint to resume from; None for a new run."""
     stopping: threading.Event = field(default_factory=threading.Event)
-    """Set when the run is to take a checkpoint and end."""
+    """Set when the run must take a checkpoint and end."""
 
     @property
     def start(self) -> int:
-        """Steps that have been done when it begins."""
+        """Number of steps that were done before the run was started or resumed."""
         return self.resume.step if self.resume is not None else 0
 
 
 @contextmanager
 def lifetime(run: Run, engine: str, stages: int, stdout: TextIO | None = None) -> Iterator[tuple[Emit, Callable, Progress]]:
-    """Hold a run's directory, record its events and commit its checkpoints, while an engine runs inside.
+    """Lock a run's directory, record its events and commit its checkpoints, while an engine runs in the context.
 
     Args:
-        stages: processes that train.
+        stages: number of processes that train.
         stdout: the terminal; None for standard output.
 
     Returns:
-        What takes the run's events; what takes the data set as soon as it is read; and the progress.
+        A function for the run's events, a function for the data set, to be called as soon as it is read, and the progress.
 
     Raises:
-        UserError: when another training has the directory, or the data is not that which the run began with.
+        UserError: when another process trains in the directory, or the data is not the one with which the run began.
     """
     described: dict = {}
     leaving = threading.Event()
@@ -109,7 +109,7 @@ def lifetime(run: Run, engine: str, stages: int, stdout: TextIO | None = None) -
             appending=run.resume is not None,
             draw_timeline=draw_run,
         ) as (progress, record),
-        ThreadPoolExecutor(1, "commit") as disk,  # a slow one must keep neither training nor the coordinator waiting
+        ThreadPoolExecutor(1, "commit") as disk,  # so that a slow disk delays neither training nor the coordinator
     ):
         committer = Committer(run.directory, stages, run.config.checkpoint.keep, lambda: described, record, committed)
 
@@ -119,7 +119,7 @@ def lifetime(run: Run, engine: str, stages: int, stdout: TextIO | None = None) -
             elif isinstance(event, ToldToEnd):
                 run.stopping.set()
             else:
-                if isinstance(event, Coordinator):  # the last one: the stages are let go
+                if isinstance(event, Coordinator):  # the last event, after which the stages are dismissed
                     leaving.set()
                 record(event)
 
@@ -127,11 +127,11 @@ def lifetime(run: Run, engine: str, stages: int, stdout: TextIO | None = None) -
 
 
 def conclude(run: Run, progress: Progress) -> dict:
-    """Write and give the summary of a run whose engine has ended.
+    """Write and return the summary of a run whose engine has ended.
 
     Raises:
         StageFailed: when the trained parameters could not be written.
-        Stopped: when it ended before its end.
+        Stopped: when the run ended early.
     """
     if cause := progress.unwritten():
         raise StageFailed(cause, retryable=False)
@@ -142,7 +142,7 @@ def conclude(run: Run, progress: Progress) -> dict:
 
 
 def prepare_directory(out: Path | None, name: str, config: Config) -> Path:
-    """Make a run's directory and put the resolved configuration into it; raises as `alrpc.rundir.make_directory`."""
+    """Make a run's directory and save the resolved configuration there; raises like `alrpc.rundir.make_directory`."""
     directory = rundir.make_directory(out, name)
     save_config(config, directory / rundir.CONFIG)
     return directory
@@ -152,14 +152,14 @@ def prepare_directory(out: Path | None, name: str, config: Config) -> Path:
 
 
 def run_sequentially(config: Config, name: str, out: Path | None = None, quiet: bool = False) -> tuple[dict, Path]:
-    """`alrpc train`: the whole run in this process.
+    """`alrpc train`: run the sequential engine in this process.
 
     Returns:
         The summary and the run's directory.
 
     Raises:
-        UserError: for what the user can put right; nothing has been written when it is the configuration or the data.
-        Stopped: when it was told to end, and has taken a checkpoint.
+        UserError: for errors that the user can correct; if the configuration or the data is wrong, nothing has been written.
+        Stopped: when this process received SIGTERM and the run has taken a checkpoint.
     """
     started = time.time()
     config, components = resolve(config)
@@ -167,33 +167,33 @@ def run_sequentially(config: Config, name: str, out: Path | None = None, quiet: 
     dataset = read_data(config.data)
     network = build_network(config, dataset.sample, dataset.target, dataset.word_vectors)
     run = Run(config, components, prepare_directory(out, name, config), started, quiet)
-    return train_until_told(run, dataset, network), run.directory
+    return train_until_sigterm(run, dataset, network), run.directory
 
 
 def resume_sequentially(directory: Path, overrides: Sequence[str], step: int | None, quiet: bool = False) -> tuple[dict, Path]:
-    """`alrpc train --resume`: a run of either engine goes on in this process; as `run_sequentially`."""
+    """`alrpc train --resume`: resume a run of either engine in this process; returns and raises like `run_sequentially`."""
     started = time.time()
     config, components, resume = load_resume_point(directory, overrides, step)
     local_device(config.device)
     dataset = read_data(config.data)
     network = build_network(config, dataset.sample, dataset.target)
-    return train_until_told(Run(config, components, directory, started, quiet, resume), dataset, network), directory
+    return train_until_sigterm(Run(config, components, directory, started, quiet, resume), dataset, network), directory
 
 
-def train_until_told(run: Run, dataset: Dataset, network: Network) -> dict:
-    """As `train_in_directory`, until SIGTERM asks for the end; a second one, or the end of the grace period, raises Interrupted."""
+def train_until_sigterm(run: Run, dataset: Dataset, network: Network) -> dict:
+    """Like `train_in_directory`, but SIGTERM requests the end; a second one, or the end of the grace period, raises Interrupted."""
     with terminate_twice(run.config.checkpoint.grace, run.stopping.set, Interrupted(signal.SIGTERM)):
         return train_in_directory(run, dataset, network)
 
 
 def train_in_directory(run: Run, dataset: Dataset, network: Network, chosen: dict | None = None) -> dict:
-    """A sequential run; returns the summary.
+    """Run the sequential engine in a run's directory; returns the summary.
 
     Args:
-        chosen: what of the configuration was chosen by trying, for the record.
+        chosen: settings that were chosen by trial, to be recorded.
 
     Raises:
-        Stopped: when it was told to end.
+        Stopped: when the run was stopped early.
         UserError: for a loss that is not finite, or trained parameters that cannot be written.
     """
     config = run.config
@@ -235,7 +235,7 @@ def train_in_directory(run: Run, dataset: Dataset, network: Network, chosen: dic
 
 
 def own_generators(device: torch.device) -> AbstractContextManager:
-    """Leave the caller's random generators as they were."""
+    """Restore the caller's random generators at the end of the context."""
     return torch.random.fork_rng(devices=[device.index] if device.type == "cuda" else [])
 
 
@@ -243,12 +243,12 @@ def own_generators(device: torch.device) -> AbstractContextManager:
 
 
 def run_coordinator(run: Run, stdout: TextIO) -> dict:
-    """The coordinator's part of a pipeline's run, in rank 0; returns the summary.
+    """Run the coordinator of a pipeline, in rank 0; returns the summary.
 
     Raises:
-        Stopped: when it was told to end, and has.
+        Stopped: when the run was stopped early.
         StageFailed: naming the stage and the cause.
-        UserError: for what the user can put right.
+        UserError: for errors that the user can correct.
     """
     config, stages, feed = run.config, run.config.pipeline.stages, FeedStatus()
 
@@ -285,16 +285,16 @@ def train(
     """Train a network in this process, in place.
 
     Args:
-        batch_size: samples in a micro-batch.
+        batch_size: number of samples in a micro-batch.
         device: auto, cpu or cuda.
-        report: called with every event (losses, evaluations, timings), a dict each, as `alrpc.events.to_json` makes it.
-        fields: of the configuration's section `train`: epochs, lr, optimizer, seed, …; see `alrpc.config.Train`.
+        report: called with every event (losses, evaluations, timings) as a dict; see `alrpc.events.to_json`.
+        fields: fields of the configuration's section `train`: epochs, lr, optimizer, seed, …; see `alrpc.config.Train`.
 
     Returns:
-        The last evaluation's score of each exit: accuracy, or mean squared error for a regression.
+        The score of each exit in the last evaluation: accuracy, or mean squared error for a regression.
 
     Raises:
-        UserError: for an unknown or impossible field, or a loss that is not finite.
+        UserError: for an unknown field or a value that is not allowed, or a loss that is not finite.
     """
     config = Config(train=parse_section(Train, "train", fields), data=parse_section(Data, "data", {"batch_size": batch_size}))
     where = local_device(device)
@@ -319,7 +319,7 @@ def train(
             log_every=config.train.log_every,
             send=None,
             emit=emit,
-            save=lambda step, trainers: None,  # what is trained is in the caller's hands
+            save=lambda step, trainers: None,  # the caller has the trained network
             timing=Timing(),
         )
         run_stream(stage, program(config, dataset, recipe))

@@ -1,9 +1,9 @@
-"""How a run's processes take signals: SIGTERM asks for a checkpoint and the end, anything else ends at once.
+"""Signal handling of a run's processes: SIGTERM requests a checkpoint and the end, any other signal ends the process at once.
 
                     the first SIGTERM                  a second one, or the end of the grace period
-alrpc train         stop after this micro-batch        Interrupted
-alrpc launch        ask the coordinator, by a file     ends all processes, Interrupted
-a run's process     what `on_terminate` says           ends
+alrpc train         stops after this micro-batch       raises Interrupted
+alrpc launch        requests the end by a file         ends all processes, raises Interrupted
+a run's process     calls `on_terminate`               ends
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ RESTORED = (*HANDLED, signal.SIGQUIT, signal.SIGALRM)
 
 
 class SignalThread:
-    """Ends this process on a signal as any process, but lets SIGTERM ask for the end first.
+    """A thread that handles this process' signals: the first SIGTERM requests the end of the run, other signals end the process.
 
-    A thread waits for them, since the main one may be inside a library, where no Python handler runs.
+    A thread waits for the signals, since the main thread may be inside a library, where no Python handler runs.
     """
 
     def __init__(self):
         self.terminal: TextIO | None = None
-        """Where a live view may have hidden the cursor."""
+        """The terminal on which a live view may have hidden the cursor."""
         self.on_terminate: Callable[[], float] | None = None
-        """Called for SIGTERM, unless it is from the launcher, which sends it when there is nothing left to wait for; gives the
-        seconds that are left."""
+        """Called on SIGTERM, and returns the seconds until the process must end. SIGTERM from the launcher ends the process at
+        once, since the launcher only sends it when the run is over."""
 
     def start(self) -> None:
-        """To be called before any other thread begins."""
+        """Start the thread; call this before any other thread is started."""
         signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
         threading.Thread(target=self._wait, name="signals", daemon=True).start()
 
@@ -41,8 +41,8 @@ class SignalThread:
         received = signal.sigwaitinfo(HANDLED)
         number, sender = received.si_signo, received.si_pid
         if number == signal.SIGTERM and self.on_terminate is not None and str(sender) != os.environ.get("ALRPC_LAUNCHER"):
-            again = signal.sigtimedwait(HANDLED, self.on_terminate())
-            number = again.si_signo if again else number
+            second = signal.sigtimedwait(HANDLED, self.on_terminate())
+            number = second.si_signo if second else number
         if self.terminal is not None and self.terminal.isatty():
             self.terminal.write("\x1b[?25h\n")
             self.terminal.flush()
@@ -51,20 +51,20 @@ class SignalThread:
 
 @contextmanager
 def terminate_twice(grace: float, first: Callable[[], None], then: Exception) -> Iterator[None]:
-    """Let the first SIGTERM call `first`; a second one, or the end of so many seconds, raises `then` in the main thread."""
-    if threading.current_thread() is not threading.main_thread():  # which alone can have handlers
+    """Call `first` on the first SIGTERM; on a second one, or `grace` seconds later, raise `then` in the main thread."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread can install handlers
         yield
         return
 
     def end(*_) -> None:
         raise then
 
-    def ask(*_) -> None:
+    def request_end(*_) -> None:
         signal.signal(signal.SIGTERM, end)
         signal.setitimer(signal.ITIMER_REAL, grace)
         first()
 
-    before = signal.signal(signal.SIGTERM, ask), signal.signal(signal.SIGALRM, end)
+    before = signal.signal(signal.SIGTERM, request_end), signal.signal(signal.SIGALRM, end)
     try:
         yield
     finally:
@@ -75,7 +75,7 @@ def terminate_twice(grace: float, first: Callable[[], None], then: Exception) ->
 
 @contextmanager
 def restored_signals() -> Iterator[None]:
-    """Put this process' signal handlers back afterwards: torch's elastic agent replaces them."""
+    """Restore this process' signal handlers at the end of the context, since torch's elastic agent replaces them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -1,4 +1,4 @@
-"""One process of a pipeline: rank 0 is the coordinator, rank n is stage n. Started by torchrun, or by `alrpc launch`."""
+"""A process of a pipeline, started by torchrun or `alrpc launch`: rank 0 is the coordinator, rank n is stage n."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ DIRECTORY = "directory"
 
 @dataclass(frozen=True)
 class Options:
-    """What a run's processes are started with; the options of `-m alrpc.worker`. Only the coordinator reads them."""
+    """The options of a run's processes, which are those of `-m alrpc.worker`. Only the coordinator reads them."""
 
     source: str | None = None
     overrides: tuple[str, ...] = ()
@@ -47,25 +47,25 @@ class Options:
     resume: Path | None = None
     step: int | None = None
     prepared: Path | None = None
-    """A directory that the launcher has made, with the resolved configuration in it."""
+    """A directory that the launcher has made and that contains the resolved configuration."""
 
 
 def run_rank(process: Process, options: Options) -> None:
-    """Be the process of this rank in a run until its end; returns if it has ended well, else ends the process."""
+    """Run this rank until the end of the run; returns if it ended without failure, else ends the process."""
     rank = int(os.environ["RANK"])
-    code = join_stage(process, rank) if rank else lead(process, options)
+    code = join_stage(process, rank) if rank else lead_run(process, options)
     if code:
         hard_exit(code)
 
 
 def join_stage(process: Process, rank: int) -> int:
-    """Rank n: stage n. Returns the process' exit code."""
+    """Run stage n in rank n, after the coordinator has published the run's directory; returns the process' exit code."""
     directory = Path(rendezvous_store().get(DIRECTORY).decode())
-    return be_stage(process, directory, rank)
+    return run_logged_stage(process, directory, rank)
 
 
-def be_stage(process: Process, directory: Path, rank: int, make: MakeStage = Stage) -> int:
-    """A stage that `make` makes, with a log; returns the process' exit code."""
+def run_logged_stage(process: Process, directory: Path, rank: int, make: MakeStage = Stage) -> int:
+    """Run the stage that `make` makes, with its output in its log; returns the process' exit code."""
 
     def on_terminate(ask: Callable[[], float]) -> None:
         process.signals.on_terminate = ask
@@ -74,8 +74,8 @@ def be_stage(process: Process, directory: Path, rank: int, make: MakeStage = Sta
     return run_stage(local_placement(rank, log), world_size(), on_terminate, make)
 
 
-def lead(process: Process, options: Options) -> int:
-    """Rank 0: prepare the run, unless the launcher has, and see it through. Returns the process' exit code."""
+def lead_run(process: Process, options: Options) -> int:
+    """Run the coordinator in rank 0; prepare the run first, unless the launcher has. Returns the process' exit code."""
     launched = "ALRPC_LAUNCHER" in os.environ
     directory, terminal, errors, is_new = options.prepared, sys.stdout, sys.stderr, False
     try:
@@ -96,9 +96,9 @@ def lead(process: Process, options: Options) -> int:
         summary = run_coordinator(run, terminal)
     except Exception as error:
         if process.launcher.is_gone():
-            process.launcher.end_without()  # the store went with the launcher; what broke here is a consequence
+            process.launcher.end_without()  # the error is a consequence of the lost launcher, which hosted the store
         code, message = fail(error, directory, is_new)
-        if not launched:  # otherwise the launcher prints it
+        if not launched:  # under alrpc launch, the launcher prints the message
             hint = f"; {resume_hint(directory)}" if code in (FAILED, FAILED_FOR_GOOD) and directory else ""
             print(f"alrpc: {message}{hint}", file=errors, flush=True)
         return code
@@ -107,10 +107,10 @@ def lead(process: Process, options: Options) -> int:
 
 
 def open_run(process: Process, options: Options) -> tuple[Run, bool]:
-    """The run that the options name, and whether its directory was made for it just now.
+    """The run that the options describe, and whether this call has made its directory.
 
     Raises:
-        UserError: for what the user can put right.
+        UserError: for errors that the user can correct.
     """
     stages = f"pipeline.stages={world_size() - 1}"
     if options.resume is not None:
@@ -128,10 +128,13 @@ def open_run(process: Process, options: Options) -> tuple[Run, bool]:
 
 
 def fail(error: Exception, directory: Path | None, is_new: bool) -> tuple[int, str]:
-    """Leave the cause where the launcher looks for it, and end what must not outlive the run; gives exit code and message.
+    """Report the cause in the error file, and kill the processes that must not outlive the run.
 
     Args:
-        is_new: whether the run's directory goes if the run is refused.
+        is_new: whether to remove the run's directory if the run is refused.
+
+    Returns:
+        The exit code and the message.
     """
     code = exit_code(error)
     if code == REFUSED:
@@ -147,7 +150,7 @@ def fail(error: Exception, directory: Path | None, is_new: bool) -> tuple[int, s
 
 
 def explain(error: Exception, directory: Path | None) -> str:
-    """The one line that says why the run ended."""
+    """The one-line message that says why the run ended."""
     if isinstance(error, (UserError, Stopped)):
         return str(error)
     if isinstance(error, (Disconnected, StageLost)):
@@ -158,13 +161,13 @@ def explain(error: Exception, directory: Path | None) -> str:
 
 
 def after_restart(options: Options, launcher: int) -> Options:
-    """The options for a run whose processes torchrun, by its --max-restarts, has started again.
+    """The options of a run whose processes torchrun has restarted because of its option --max-restarts.
 
-    It goes on from its last checkpoint, or begins again if there is none. A directory that this torchrun's processes did not
-    train in before is none of its business: the options stay.
+    The run resumes from its last valid checkpoint, or starts again if there is none. This applies only to directories that this
+    torchrun started; for any other directory the options stay unchanged.
 
     Raises:
-        UserError: when it cannot be known where the run was.
+        UserError: when the run's directory is not known.
     """
     run = options.resume or options.out
     if run is None:
@@ -182,19 +185,19 @@ def after_restart(options: Options, launcher: int) -> Options:
 
 
 def measure_rank(process: Process, directory: Path, make: MakeStage, coordinate: Callable[[], None]) -> None:
-    """Be the process of this rank in a run that trains only to be measured: a stage that `make` makes, or the coordinator.
+    """Run this rank of a measurement: the stage that `make` makes, or the coordinator.
 
     Args:
-        coordinate: what the coordinator does.
+        coordinate: the coordinator's work.
     """
     rank = int(os.environ["RANK"])
-    code = be_stage(process, directory, rank, make) if rank else run_logged(directory, "coordinator", coordinate)
+    code = run_logged_stage(process, directory, rank, make) if rank else run_logged(directory, "coordinator", coordinate)
     if code:
         hard_exit(code)
 
 
 def run_logged(directory: Path, name: str, work: Callable[[], None]) -> int:
-    """Do a process' work with its output in its log; returns the exit code, and leaves the cause of a failure."""
+    """Do a process' work with its output in its log; returns the exit code, and reports the cause of a failure."""
     log_to(directory, name)
     try:
         work()
@@ -205,5 +208,5 @@ def run_logged(directory: Path, name: str, work: Callable[[], None]) -> int:
 
 
 def world_size() -> int:
-    """Processes of the run: the stages and the coordinator."""
+    """The number of processes of the run: the stages and the coordinator."""
     return int(os.environ["WORLD_SIZE"])

@@ -1,1 +1,1 @@
-"""How a component learns: its optimizer, its schedule, its random stream, one update; and the sequential engine."""
+"""Training of components: the stream of packets, stages, updates and optimizers; and the sequential engine."""

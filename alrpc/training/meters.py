@@ -1,4 +1,4 @@
-"""What training measures: a component's losses, without making a GPU wait; and how good every exit is on the test split."""
+"""Meters of training: a component's losses, read without a GPU synchronization at every step; and the scores of every exit."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ READ_EVERY = 16  # steps between two transfers from a GPU
 
 @dataclass
 class LossMeter:
-    """The losses of one component since they were last averaged."""
+    """Sums the losses of one component until they are next averaged."""
 
     number: int
     names: tuple[str, ...]
     nonfinite: str = "stop"
-    """stop, or skip: losses that are not finite do not count."""
+    """stop: a loss that is not finite raises; skip: it is left out of the average."""
     unread: list[tuple[int, tuple[Tensor, ...]]] = field(default_factory=list)
     sums: list[float] = field(default_factory=list)
     steps: int = 0
     skipped: int = 0
 
     def add(self, step: int, losses: tuple[Tensor, ...], skipped: bool = False) -> None:
-        """Keep the losses of a step; on a GPU they are read every few steps, on a CPU at once.
+        """Add the losses of a step; they are read from a GPU every few steps, on a CPU at once.
 
         Raises:
             NonFinite: naming component, step and value.
@@ -44,7 +44,7 @@ class LossMeter:
             self.read()
 
     def read(self) -> None:
-        """Read what is still on a GPU, in one transfer."""
+        """Read the losses that are still on a GPU, in one transfer."""
         if not self.unread:
             return
         rows = torch.stack([torch.stack(losses) for _, losses in self.unread]).tolist()
@@ -65,7 +65,7 @@ class LossMeter:
             )
 
     def take(self, stage: int, epoch: int, step: int) -> Losses | None:
-        """The means since the last call, and how many updates were skipped; None if there was no step since."""
+        """The mean losses and the number of skipped updates since the previous call; None if there was no step."""
         self.read()
         if not self.steps and not self.skipped:
             return None
@@ -77,9 +77,9 @@ class LossMeter:
 
 @dataclass
 class ExitScores:
-    """Scores of every exit, summed over test micro-batches.
+    """The scores of every exit, summed over test micro-batches.
 
-    `parts` holds what decoding needs of components 1 … L; with it and what all exits gave, every exit is decoded in one place.
+    `parts` holds the modules of components 1 … L that decoding needs, so that the outputs of all exits are decoded in one place.
     """
 
     objective: Objective

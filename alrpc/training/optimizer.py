@@ -1,4 +1,4 @@
-"""Optimizers and the step that one takes: rates from a schedule, clipping, accumulation."""
+"""Optimizers and the optimizer step: learning-rate schedule, clipping, accumulation."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from torch import nn
 from alrpc.config import Config, Train
 
 OPTIMIZERS = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
-END_LR_RATIO = 0.01  # of lr, where the configuration gives no end_lr
+END_LR_RATIO = 0.01  # the last learning rate as a share of the first, if the configuration gives no end_lr
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How every component of a run learns: the configuration's, with what the data adds to it."""
+    """How every component of a run learns: the settings of the configuration, and the number of micro-batches in an epoch."""
 
     train: Train
     micro_batches: int
-    """In an epoch."""
+    """Number of micro-batches in an epoch."""
     precision: str = "fp32"
     compile: bool = False
 
@@ -31,30 +31,30 @@ class Recipe:
 
     @property
     def updates(self) -> int:
-        """Optimizer steps of the run."""
+        """Number of optimizer steps in the run."""
         return self.train.epochs * self.updates_per_epoch
 
     @property
     def steps(self) -> int:
-        """Micro-batches of the run."""
+        """Number of micro-batches in the run."""
         return self.train.epochs * self.micro_batches
 
     @property
     def end_lr_ratio(self) -> float:
-        """What of each learning rate is left at the last step."""
+        """Each learning rate at the last step as a share of its value at the first."""
         return self.train.end_lr / self.train.lr if self.train.end_lr else END_LR_RATIO
 
 
 def make_recipe(config: Config, micro_batches: int) -> Recipe:
-    """The recipe of a configured run with so many micro-batches in an epoch."""
+    """The recipe of a configured run with `micro_batches` in an epoch."""
     return Recipe(config.train, micro_batches, config.precision, config.compile)
 
 
 def make_optimizer(groups: Mapping[str, list[nn.Parameter]], recipe: Recipe) -> torch.optim.Optimizer:
-    """An optimizer.
+    """Make the configured optimizer.
 
     Args:
-        groups: parameters by the learning rate that they have: `lr` or `target_lr`.
+        groups: parameters by their learning rate: `lr` or `target_lr`.
     """
     train = recipe.train
     rates = {"lr": train.lr, "target_lr": train.target_lr or train.lr}
@@ -67,31 +67,31 @@ def make_optimizer(groups: Mapping[str, list[nn.Parameter]], recipe: Recipe) -> 
 
 @dataclass(frozen=True)
 class AccumulationStep:
-    """Where a micro-batch stands among those whose gradients are averaged before one optimizer step."""
+    """The position of a micro-batch in the group whose gradients are averaged before one optimizer step."""
 
     update: int
     """The number of that optimizer step in the run, from 0."""
     size: int
-    """Micro-batches that are averaged; the last of an epoch may be fewer, since none are averaged across an epoch's end."""
+    """Number of micro-batches in the group; the last group of an epoch may be smaller, since no group spans two epochs."""
     last: bool
-    """Whether the optimizer step follows."""
+    """Whether the micro-batch is the last of its group, so that the optimizer step follows."""
 
 
 def accumulation_step(step: int, recipe: Recipe) -> AccumulationStep:
-    """The place of micro-batch `step` of the run, from 0."""
+    """The accumulation step of micro-batch `step` of the run, from 0."""
     accumulate = recipe.train.accumulate
     epoch, position = divmod(step, recipe.micro_batches)
-    group, place = divmod(position, accumulate)
+    group, index = divmod(position, accumulate)
     size = min(accumulate, recipe.micro_batches - group * accumulate)
-    return AccumulationStep(epoch * recipe.updates_per_epoch + group, size, place == size - 1)
+    return AccumulationStep(epoch * recipe.updates_per_epoch + group, size, index == size - 1)
 
 
 def optimizer_step(optimizer: torch.optim.Optimizer, recipe: Recipe, number: int, clip_norm: float | None) -> bool:
-    """Take optimizer step `number` of the run: clip each group's gradient, set the rates, step, clear the gradients.
+    """Take optimizer step `number` of the run: clip each group's gradient, set the learning rates, step, clear the gradients.
 
     Returns:
-        Whether it was taken: with `nonfinite: skip`, gradients that are not finite are cleared without a step. To know
-        that makes a GPU wait.
+        Whether the step was taken: with `nonfinite: skip`, gradients that are not finite are cleared without a step. This
+        check synchronizes with a GPU.
     """
     if recipe.train.nonfinite == "skip" and not all(is_finite(group["params"]) for group in optimizer.param_groups):
         optimizer.zero_grad(set_to_none=True)
@@ -107,20 +107,20 @@ def optimizer_step(optimizer: torch.optim.Optimizer, recipe: Recipe, number: int
 
 
 def is_finite(parameters: Iterable[nn.Parameter]) -> bool:
-    """Whether all of their gradients are."""
+    """Whether all gradients of the parameters are finite."""
     gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
     return math.isfinite(nn.utils.get_total_norm(gradients, norm_type=math.inf).item()) if gradients else True
 
 
 def learning_rate(schedule: str, start: float, end: float, step: int, steps: int) -> float:
-    """The rate for optimizer step `step` of 0 … steps - 1: `start` at the first, `end` at the last.
+    """The learning rate for optimizer step `step` of 0 … steps - 1: `start` at the first step, `end` at the last.
 
     Args:
-        schedule: constant, linear, or cosine: annealing by Loshchilov & Hutter, SGDR, 2017, equation 5, without restarts.
+        schedule: constant, linear or cosine (annealing by Loshchilov & Hutter, SGDR, 2017, equation 5, without restarts).
     """
     if schedule == "constant" or steps < 2:
         return start
-    passed = step / (steps - 1)
+    progress = step / (steps - 1)
     if schedule == "cosine":
-        passed = (1 - math.cos(math.pi * passed)) / 2
-    return start + (end - start) * passed
+        progress = (1 - math.cos(math.pi * progress)) / 2
+    return start + (end - start) * progress

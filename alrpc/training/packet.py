@@ -1,19 +1,19 @@
-"""What travels through a pipeline, in one stream: a micro-batch, or a marker that is acted on when it arrives.
+"""The packets that travel through a pipeline in one stream: micro-batches, and markers that a stage acts on at their arrival.
 
 kind        tensors                                       what a stage does
-train       activations and what goes beside (a label     trains its components, sends on what leaves the last of them
-            to stage 1)
-epoch       none                                          reports losses and timings of the epoch
-evaluate    exit parts' parameters, as they are collected adds its own, stops learning
+train       activations and the objective's tensors       trains its components, sends the output of the last one
+            beside them (to stage 1: the label)
+epoch       none                                          emits losses and timings of the epoch
+evaluate    parameters of exit parts of earlier stages    adds those of its own components, stops learning
 test        activations, label, exits so far              runs its components, adds their exits
-evaluated   none                                          learns again; the last stage reports the exits' scores
-checkpoint  none                                          saves its state; reports when that is on the disk
+evaluated   none                                          resumes learning; the last stage emits the exits' scores
+checkpoint  none                                          saves its state; emits an event when it is on the disk
 end         none                                          stops
 
-round       none                                          (measured runs) reports a round of packets that travelled
-repeat      none                                          (measured runs) trains on the same packets again, and reports
-profile     none                                          (profiled runs) begins to record
-profiled    none                                          (profiled runs) ends recording
+round       none                                          (measured runs) emits the round of packets that were received
+repeat      none                                          (measured runs) trains on the same packets again, and emits a round
+profile     none                                          (profiled runs) starts recording
+profiled    none                                          (profiled runs) stops recording
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from alrpc.objectives.base import Microbatch, Tensors
 
 LABEL = "label"
 BESIDE, EXIT, PART = "beside.", "exit.", "part."
-"""What the names of tensors begin with: beside.<name>, exit.<component>, part.<component>.<parameter>. Blocks' have no dot."""
+"""Prefixes of tensor names: beside.<name>, exit.<component>, part.<component>.<parameter>. The blocks' names have no dot."""
 
 
 class Kind(StrEnum):
@@ -45,16 +45,16 @@ class Kind(StrEnum):
 
 
 MICRO_BATCHES = frozenset((Kind.TRAIN, Kind.TEST))
-"""Every other packet is a marker."""
+"""The kinds that are micro-batches; all others are markers."""
 
 
 @dataclass(frozen=True)
 class Packet:
     kind: Kind
     epoch: int
-    """From 1."""
+    """The epoch's number, from 1."""
     step: int
-    """The micro-batch's number in the run, from 0; for a marker, how many came before it."""
+    """The micro-batch's number in the run, from 0; for a marker, the number of training micro-batches before it."""
     tensors: Tensors = field(default_factory=dict)
 
     @property
@@ -63,16 +63,16 @@ class Packet:
 
     @property
     def microbatch(self) -> Microbatch:
-        """The activations, and what the objective sends beside them."""
+        """The activations, and the tensors that the objective sends beside them."""
         return Microbatch(self.activations, self.named(BESIDE))
 
     @property
     def activations(self) -> Tensors:
-        """The tensors that the blocks know."""
+        """The tensors that the blocks take and give."""
         return {name: tensor for name, tensor in self.tensors.items() if name != LABEL and "." not in name}
 
     def named(self, prefix: str) -> Tensors:
-        """The tensors whose names begin so, by the rest of their names."""
+        """The tensors whose names begin with a prefix, by the rest of their names."""
         return {name.removeprefix(prefix): t for name, t in self.tensors.items() if name.startswith(prefix)}
 
     def with_microbatch(self, batch: Microbatch) -> Packet:
@@ -85,5 +85,5 @@ class Packet:
 
 
 def describe_packet(packet: tuple[str, int, int] | None) -> str:
-    """For a message: a packet's kind, epoch and step."""
+    """A packet's kind, epoch and step, for a message."""
     return f"{packet[0]} packet of step {packet[2]}, epoch {packet[1]}" if packet else "none"

@@ -1,7 +1,7 @@
-"""A run as a stream of packets: the only place that says when evaluation, checkpoint and end come.
+"""A run as a stream of packets. This module alone decides when evaluation, checkpoint and end come.
 
 train × n │ epoch │ evaluate │ test × m │ evaluated │ checkpoint │ train × n │ …                  … │ checkpoint │ end
-                                                        └ also between two train packets, by steps or time, or when stopping
+                                                        └ also between two train packets, by steps or time, or before stopping
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ def program(
     stopping: Callable[[], bool] = lambda: False,
     watch: Watch = iter,
 ) -> Iterator[Packet]:
-    """All packets of a run, in order, from its step `start` on.
+    """All packets of a run from step `start` on, in order.
 
     Args:
-        stopping: whether the run is to take a checkpoint and end before its end; asked after each micro-batch of training.
-        watch: what the micro-batches pass through as they are read.
+        stopping: returns whether the run must take a checkpoint and end early; called after each training micro-batch.
+        watch: wraps the iterator of micro-batches, for example to measure the loader.
     """
     wanted = requests(dataset, config.data.batch_size, recipe.train.seed, recipe.train.epochs, start)
     micro_batches = watch(load_micro_batches(dataset, wanted, recipe.train.seed, config.data.workers))
@@ -63,7 +63,7 @@ def program(
 
 
 def checkpoint_due(settings: Checkpoint) -> Callable[[int], bool]:
-    """Whether a checkpoint is due after a step, by steps or by time; to be asked after each."""
+    """Return a function that says whether a checkpoint is due after a step, by steps or by time; call it after each step."""
     last = time.monotonic()
 
     def due(step: int) -> bool:

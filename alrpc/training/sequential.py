@@ -1,4 +1,4 @@
-"""The sequential engine: one stage with all components and no links, fed by the same program. The pipeline equals it."""
+"""The sequential engine: one stage with all components and no links, fed by the same program. The pipeline's results equal it."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ STATUS_EVERY = 0.2  # seconds
 
 
 def run_stream(stage: Stage, packets: Iterator[Packet]) -> None:
-    """Work through a stream in this process.
+    """Process a stream in this process.
 
     Raises:
         NonFinite: naming component, step and value.
     """
     timing, emitted = stage.timing, 0.0
-    timing.enter("waiting_to_receive")  # for the loader
+    timing.enter("waiting_to_receive")  # waiting for the loader
     for packet in packets:
         timing.begin_packet(packet.kind, packet.epoch, packet.step)
         on_device = {name: tensor.to(stage.device) for name, tensor in packet.tensors.items()}

@@ -1,4 +1,4 @@
-"""A stage: consecutive components, and what it does with each packet of the stream. It knows neither processes nor links."""
+"""A stage: consecutive components, and its action for each kind of packet. It is independent of processes and links."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ from alrpc.training.step import Trainer, autocast, forward, make_trainers, updat
 
 
 class Stage:
-    """Trains its components on the packets that it is handed, in order; see `alrpc.training.packet` for the kinds.
+    """Trains its components on packets, in order; see `alrpc.training.packet` for the kinds.
 
     Args:
-        number: from 1.
-        network: all of it; the stage keeps its own components and, in the last stage, what decoding the exits needs.
-        components: the numbers of its own, from 1.
-        log_every: steps that one event of losses averages over.
-        send: takes a packet for the next stage, and must not wait for the stage's backward pass; None in the last stage.
-        emit: takes each event.
-        save: takes a number of steps and all trainers, and keeps a copy of their state.
-        timing: the clock that the stage's time is charged to.
+        number: the stage's number, from 1.
+        network: the whole network; the stage keeps its own components and, in the last stage, the modules that decode the
+            exits.
+        components: the numbers of the stage's components, from 1.
+        log_every: number of steps over which one event of losses averages.
+        send: sends a packet to the next stage, without waiting for this stage's backward pass; None in the last stage.
+        emit: receives each event.
+        save: receives the number of steps and all trainers, and saves a copy of their state.
+        timing: the clock to which the stage's time is charged.
     """
 
     def __init__(
@@ -57,8 +58,8 @@ class Stage:
         self.is_last = components[-1] == len(network.components)
         self.parts = [component.exit_parts().to(device) for component in network.components] if self.is_last else []
         for parts in self.parts[: components[0] - 1]:
-            parts.eval()  # those of earlier stages are never trained here; a marker brings their parameters
-        self.modes = ExitStack()  # holds the components in evaluation mode between two markers
+            parts.eval()  # parts of earlier stages are never trained here; a marker carries their parameters
+        self.modes = ExitStack()  # keeps the components in evaluation mode between the markers of an evaluation
         self.scores: ExitScores | None = None
         self.epoch_began: float | None = None
         self.step = self.received = self.sent = 0
@@ -74,20 +75,20 @@ class Stage:
         }
 
     def handle(self, packet: Packet) -> None:
-        """Do what the next packet asks for; its tensors are on the stage's device."""
+        """Do the action of the next packet, whose tensors are on the stage's device."""
         self.received += 1
         self.packet = packet.kind.value, packet.epoch, packet.step
         self.actions[packet.kind](packet)
         self.emit_spans()
 
     def send(self, packet: Packet) -> None:
-        """Hand a packet to the next stage, if there is one."""
+        """Send a packet to the next stage, if there is one."""
         if self.send_on is not None:
             self.send_on(packet)
             self.sent += 1
 
     def train(self, packet: Packet) -> None:
-        """Train every component on a micro-batch."""
+        """Train every component on a micro-batch, and emit the losses when they are due."""
         self.epoch_began = self.epoch_began or time.perf_counter()
         self.train_components(packet)
         self.step = packet.step + 1
@@ -104,7 +105,7 @@ class Stage:
             batch = output.batch
 
     def entering(self, packet: Packet) -> Microbatch:
-        """What enters the first of the components; in stage 1, the objective makes of the label what travels beside."""
+        """The micro-batch that enters the first component; in stage 1 the objective derives its tensors from the label."""
         if LABEL not in packet.tensors:
             return packet.microbatch
         return Microbatch(packet.activations, self.objective.begin(packet.tensors[LABEL]))
@@ -117,12 +118,12 @@ class Stage:
         self.emit(StageTimes(self.number, packet.epoch, packet.step, seconds, times, peak_memory(self.device)))
 
     def begin_evaluation(self, packet: Packet) -> None:
-        """Send what decoding the exits needs of the stage's components; learn no more."""
+        """Send the parameters that decoding needs from the stage's components, and switch the components to evaluation mode."""
         own = {
             f"{PART}{trainer.number}.{name}": value.detach().clone(memory_format=torch.contiguous_format)
             for trainer in self.trainers
             for name, value in trainer.component.exit_parts().state_dict().items()
-        }  # copies, since training may go on before they have left
+        }  # copies, since training may continue before they have been sent
         self.send(packet.with_tensors({**packet.tensors, **own}))
         self.timing.test(True)
         for trainer in self.trainers:
@@ -150,7 +151,7 @@ class Stage:
         if self.scores is not None:
             self.emit(self.scores.event(packet.epoch, self.number))
             self.scores = None
-        self.epoch_began = time.perf_counter()  # of the next epoch, the wait for its first packet included
+        self.epoch_began = time.perf_counter()  # the next epoch includes the wait for its first packet
 
     def take_checkpoint(self, packet: Packet) -> None:
         self.send(packet)
@@ -158,7 +159,7 @@ class Stage:
         self.save(packet.step, self.trainers)
 
     def finish(self) -> None:
-        """Emit what is left to tell once the stream has ended and all that it asked for is done."""
+        """Emit the last spans and the `Finished` event, after the stream has ended and all checkpoints are written."""
         self.timing.enter(None)
         self.emit_spans(last=True)
         described = describe_components([trainer.component for trainer in self.trainers], self.is_last, self.device)
@@ -175,7 +176,7 @@ class Stage:
             self.emit(Spans(self.number, **block))
 
     def status(self) -> Status:
-        """Where the stage is; may be called from another thread."""
+        """The stage's current status; may be called from another thread."""
         state, in_state = self.timing.state()
         return Status(
             self.number,
@@ -191,7 +192,7 @@ class Stage:
 
 
 def load_parts(parts: list[nn.ModuleDict], packet: Packet) -> None:
-    """Take over earlier stages' parameters, which are named part.<component>.<parameter>."""
+    """Load the parameters of earlier stages, which are named part.<component>.<parameter>."""
     states: dict[int, dict[str, torch.Tensor]] = {}
     for name, tensor in packet.named(PART).items():
         number, parameter = name.split(".", 1)

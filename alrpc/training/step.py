@@ -1,4 +1,4 @@
-"""The only code that trains: one component, one micro-batch. Both engines reach it through a stage."""
+"""Training of one component on one micro-batch. Both engines use this code through a stage; nothing else trains."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from alrpc.training.optimizer import Recipe, accumulation_step, make_optimizer, 
 
 @dataclass(frozen=True)
 class Trainer:
-    """A component that trains: its optimizer, its recipe, the device that it lives on, and the clock that its time is charged to."""
+    """A component in training: its optimizer, its recipe, its device, and the clock to which its time is charged."""
 
     component: Component
     optimizer: torch.optim.Optimizer
@@ -32,14 +32,14 @@ class Trainer:
 
 @dataclass(frozen=True)
 class ComponentOutput:
-    """What a component's forward pass has made of a micro-batch."""
+    """The result of a component's forward pass."""
 
     batch: Microbatch
-    """What leaves the component, without graph."""
+    """The micro-batch that leaves the component, without graph."""
     losses: tuple[Tensor, ...]
-    """Scalars with graph, in the objective's order."""
+    """The losses, scalars with graph, in the objective's order."""
     buffers: list[tuple[Tensor, Tensor]]
-    """Each of the component's buffers with its value before, where an update may be skipped; else empty."""
+    """Each buffer of the component with its previous value, if an update may be skipped; else empty."""
 
 
 def make_trainer(component: Component, recipe: Recipe, device: torch.device, timing: Timing | None = None) -> Trainer:
@@ -60,10 +60,10 @@ def make_trainers(
 
 
 def forward(trainer: Trainer, batch: Microbatch, step: int) -> ComponentOutput:
-    """A component's forward pass and its local losses, on random numbers of its own.
+    """Run a component's forward pass and compute its local losses, with the component's own random numbers.
 
     Args:
-        batch: what enters the component, on its device.
+        batch: the micro-batch that enters the component, on its device.
         step: the micro-batch's number in the run, from 0.
     """
     trainer.timing.enter("forward", trainer.number)
@@ -77,47 +77,47 @@ def forward(trainer: Trainer, batch: Microbatch, step: int) -> ComponentOutput:
 
 
 def update(trainer: Trainer, output: ComponentOutput, step: int) -> tuple[tuple[Tensor, ...], bool]:
-    """Learn from a forward pass: backward pass, and an optimizer step where one is due.
+    """Run the backward pass, and an optimizer step if one is due.
 
-    With accumulation over k micro-batches the gradients of k are averaged before one optimizer step. Each group of parameters
-    has its gradient clipped by itself. With `nonfinite: skip` a loss or gradient that is not finite leaves the component, its
-    buffers included, as it was.
+    With accumulation over k micro-batches their k gradients are averaged before one optimizer step. The gradient of each group
+    of parameters is clipped by itself. With `nonfinite: skip` a loss or gradient that is not finite leaves the component,
+    including its buffers, unchanged.
 
     Returns:
         The losses, scalars without graph, and whether an optimizer step was due but skipped.
     """
     timing, recipe, number = trainer.timing, trainer.recipe, trainer.number
     timing.enter("backward", number)
-    turn = accumulation_step(step, recipe)
+    group = accumulation_step(step, recipe)
     with_graph = [loss for loss in output.losses if loss.requires_grad]
-    torch.autograd.backward([loss / turn.size for loss in with_graph] if turn.size > 1 else with_graph)
+    torch.autograd.backward([loss / group.size for loss in with_graph] if group.size > 1 else with_graph)
 
     timing.enter("update", number)
-    skipped = turn.last and not optimizer_step(trainer.optimizer, recipe, turn.update, recipe.train.clip_norm)
+    skipped = group.last and not optimizer_step(trainer.optimizer, recipe, group.update, recipe.train.clip_norm)
     losses = tuple(loss.detach() for loss in output.losses)
     if recipe.train.nonfinite == "skip" and (skipped or not sum(losses).isfinite()):
         with torch.no_grad():
             for buffer, before in output.buffers:
-                buffer.copy_(before)  # running means that have seen a value which is not finite never recover
+                buffer.copy_(before)  # a running mean never recovers from a value that is not finite
     timing.enter("handling", number)
     return losses, skipped
 
 
 def seed_step(device: torch.device, seed: int, component: int, step: int) -> None:
-    """Start a component's random numbers for one step on the device's default generator.
+    """Seed the device's default generator for one step of a component.
 
-    Seeding anew at each step costs microseconds and leaves nothing to carry along: step k draws the same numbers
-    whatever ran before it in this process.
+    Seeding at each step takes microseconds, and leaves no state to save: step k draws the same numbers whatever this process
+    ran before.
     """
     value = derive_seed(seed, "component", component, "step", step)
     if device.type == "cuda":
         torch.cuda.default_generators[device.index].manual_seed(value)
-    torch.default_generator.manual_seed(value)  # a block may draw on the CPU wherever it lives
+    torch.default_generator.manual_seed(value)  # a block on a GPU may still draw on the CPU
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager:
-    """The context for a forward pass and its losses: `fp32`, or `bf16` where torch's autocast finds it safe.
+    """The autocast context for a forward pass and its losses: `fp32`, or `bf16` where torch.autocast allows it.
 
-    The backward pass follows by itself; parameters stay float32.
+    The backward pass needs no context; parameters stay float32.
     """
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
