@@ -42,7 +42,7 @@ class Timing:
 
     def begin_packet(self, kind: str, epoch: int, step: int, ready: float | None = None) -> None:
         """Begin to work on the next packet, which was available from `ready` on, a time of this process' clock (None: now)."""
-        self.spans.begin_packet(kind, epoch, step, ready or time.perf_counter())
+        self.spans.begin_packet(kind, epoch, step, time.perf_counter() if ready is None else ready)
         self.enter("handling")
 
     def test(self, testing: bool) -> None:

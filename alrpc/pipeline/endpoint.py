@@ -9,7 +9,6 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from alrpc.checkpoint import commit
@@ -27,6 +26,7 @@ from alrpc.pipeline.failures import (
     write_error_file,
 )
 from alrpc.pipeline.placement import Placement
+from alrpc.pipeline.wire import CPU
 from alrpc.system import peak_memory
 from alrpc.timing import STATES
 from alrpc.training.packet import describe_packet
@@ -99,7 +99,7 @@ class Endpoint:
         if self.stage is not None:
             return self.stage.status()
         nothing = dict.fromkeys(STATES, 0.0)
-        return Status(self.number, 0, None, 0, 0, None, 0.0, nothing, peak_memory(torch.device("cpu")))
+        return Status(self.number, 0, None, 0, 0, None, 0.0, nothing, peak_memory(CPU))
 
     def poll(self, timeout: float) -> list[Event]:
         """See the function `poll` of this module."""

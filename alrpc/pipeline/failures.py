@@ -75,7 +75,7 @@ class StageLost(Exception):
         self.stage = stage
         self.silent = silent
         """Whether the stage did not answer in time; otherwise its connection broke."""
-        self.when = when or time.monotonic()
+        self.when = time.monotonic() if when is None else when
 
 
 def describe_failure(stage: int, host: str, cause: str, packet: str, log: str) -> str:

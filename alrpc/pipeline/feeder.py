@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-import torch
-
 from alrpc.checkpoint.resume import ResumePoint
 from alrpc.config import Config
 from alrpc.data.dataset import Dataset, count_micro_batches
@@ -21,6 +19,7 @@ from alrpc.pipeline.endpoint import StageSpec
 from alrpc.pipeline.groups import open_data_plane
 from alrpc.pipeline.link import Link, Sender
 from alrpc.pipeline.placement import Placement, choose_devices, describe_transport, split_components
+from alrpc.pipeline.wire import CPU
 from alrpc.timing import Timing
 from alrpc.training.packet import Packet
 
@@ -74,11 +73,10 @@ def feed(
         PeerLost, StageLost: when a stage is lost.
     """
     transport, dataset = set_up_stages(config, components, placements, load, directory, resume, emit)
-    cpu = torch.device("cpu")
-    open_data_plane(0, len(placements), transport, cpu)
+    open_data_plane(0, len(placements), transport, CPU)
     emit(Start())
     timing = status.timing
-    sender = Sender(Link(1, cpu), config.pipeline.window, timing)
+    sender = Sender(Link(1, CPU), config.pipeline.window, timing)
     timing.enter("waiting_to_receive")  # waiting for the loader
     try:
         for packet in stream(dataset):

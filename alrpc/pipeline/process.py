@@ -40,6 +40,7 @@ from alrpc.pipeline.groups import close_data_plane, open_data_plane
 from alrpc.pipeline.link import Link, Receiver, Sender
 from alrpc.pipeline.monitor import Health, failure_of, monitor
 from alrpc.pipeline.placement import Placement, choose_cores, set_device
+from alrpc.pipeline.wire import CPU
 from alrpc.system import peak_memory
 from alrpc.timing import Timing
 from alrpc.training.optimizer import make_recipe
@@ -47,7 +48,6 @@ from alrpc.training.stage import Stage
 
 MakeStage = Callable[..., Stage]
 """A function with the arguments of `Stage` that makes a stage."""
-CPU = torch.device("cpu")
 
 
 def run_stage(
@@ -72,7 +72,7 @@ def run_stage(
         device = set_device(spec.device, spec.config.threads)
         network = build_network(spec.config, spec.sample, spec.target, spec.word_vectors)
         own.emit(Ready(placement.stage, spec.components, spec.device, placement.host, placement.pid))
-        run_stream(placement, spec, network, device, make)
+        work_through(placement, spec, network, device, make)
         own.dismissed.wait()
         close_data_plane()
         rpc.leave(own.silence_limit)
@@ -89,7 +89,7 @@ def run_stage(
     return 0
 
 
-def run_stream(placement: Placement, spec: StageSpec, network: Network, device: torch.device, make: MakeStage) -> None:
+def work_through(placement: Placement, spec: StageSpec, network: Network, device: torch.device, make: MakeStage) -> None:
     """Connect to the neighbours, make the stage, and process the stream until its end."""
     number, emit, timing = placement.stage, endpoint.endpoint.emit, Timing()
     groups, window = open_data_plane(number, spec.stages, spec.transport, device), spec.config.pipeline.window

@@ -176,11 +176,11 @@ def start_processes(launch: Launch, directory: Path, listener: socket.socket, sc
         start_fork_server()
     with environment(variables), hidden_main(), restored_signals(), asking_to_end(directory / STOP, launch.grace):
         try:
-            elastic_launch(settings, run_rank)(dict(os.environ), forks, launch.function, launch.arguments)
+            elastic_launch(settings, enter_rank)(dict(os.environ), forks, launch.function, launch.arguments)
         except ChildFailedError as error:
             show_cursor()
             message, code = read_error_files(scratch)
-            message = message or explain(error.failures, directory, launch.role, kills_for_want_of_memory() > kills)
+            message = message or describe_exit(error.failures, directory, launch.role, kills_for_want_of_memory() > kills)
             raise OF_EXIT_CODE.get(code, RunFailed)(message) from error
         except SignalException as error:
             show_cursor()
@@ -201,7 +201,7 @@ def run_environment(launch: Launch) -> dict[str, str]:
     }
 
 
-def run_rank(variables: dict[str, str], forked: bool, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+def enter_rank(variables: dict[str, str], forked: bool, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     """Apply the launcher's environment and run the function of a launch, in the process of a rank.
 
     Args:
@@ -258,7 +258,7 @@ def read_error_files(scratch: Path) -> tuple[str | None, int | None]:
     return tree.get("message"), tree.get("code")
 
 
-def explain(failures: dict[int, ProcessFailure], directory: Path, role: Callable[[int], str], no_memory: bool) -> str:
+def describe_exit(failures: dict[int, ProcessFailure], directory: Path, role: Callable[[int], str], no_memory: bool) -> str:
     """The message for a run whose processes left no cause. torchelastic lists the process that it saw fail first, and then the
     processes that it ended."""
     rank, failure = next(iter(failures.items()))

@@ -142,14 +142,14 @@ def fail(error: Exception, directory: Path | None, is_new: bool) -> tuple[int, s
             rundir.discard_directory(directory)
     elif code != STOPPED:
         log_line(traceback.format_exc())
-    message = explain(error, directory)
+    message = failure_message(error, directory)
     write_error_file(message, code)
     for pid in getattr(error, "pids", ()):
         kill_process(pid)
     return code, message
 
 
-def explain(error: Exception, directory: Path | None) -> str:
+def failure_message(error: Exception, directory: Path | None) -> str:
     """The one-line message that says why the run ended."""
     if isinstance(error, (UserError, Stopped)):
         return str(error)
@@ -179,9 +179,9 @@ def after_restart(options: Options, launcher: int) -> Options:
     reached = last_whole_step(run, config.train.epochs)
     if reached is None and options.resume is None:
         rundir.discard_directory(run)
-        return replace(options, resume=None, step=None)
+        return replace(options, step=None)
     note_restart(run, "torchrun started the processes again", reached)
-    return replace(options, source=None, out=None, resume=run, step=None)
+    return replace(options, source=None, out=None, resume=run, step=reached)
 
 
 def measure_rank(process: Process, directory: Path, make: MakeStage, coordinate: Callable[[], None]) -> None:

@@ -1,9 +1,9 @@
-"""Optimizers and the optimizer step: learning-rate schedule, clipping, accumulation."""
+"""How components learn: the recipe of a run, its optimizers, its learning-rate schedule."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -63,53 +63,6 @@ def make_optimizer(groups: Mapping[str, list[nn.Parameter]], recipe: Recipe) -> 
         options["momentum"] = train.momentum
     parameters = [{"params": of_group, "initial_lr": rates[rate]} for rate, of_group in groups.items()]
     return OPTIMIZERS[train.optimizer](parameters, **options)
-
-
-@dataclass(frozen=True)
-class AccumulationStep:
-    """The position of a micro-batch in the group whose gradients are averaged before one optimizer step."""
-
-    update: int
-    """The number of that optimizer step in the run, from 0."""
-    size: int
-    """Number of micro-batches in the group; the last group of an epoch may be smaller, since no group spans two epochs."""
-    last: bool
-    """Whether the micro-batch is the last of its group, so that the optimizer step follows."""
-
-
-def accumulation_step(step: int, recipe: Recipe) -> AccumulationStep:
-    """The accumulation step of micro-batch `step` of the run, from 0."""
-    accumulate = recipe.train.accumulate
-    epoch, position = divmod(step, recipe.micro_batches)
-    group, index = divmod(position, accumulate)
-    size = min(accumulate, recipe.micro_batches - group * accumulate)
-    return AccumulationStep(epoch * recipe.updates_per_epoch + group, size, index == size - 1)
-
-
-def optimizer_step(optimizer: torch.optim.Optimizer, recipe: Recipe, number: int, clip_norm: float | None) -> bool:
-    """Take optimizer step `number` of the run: clip each group's gradient, set the learning rates, step, clear the gradients.
-
-    Returns:
-        Whether the step was taken: with `nonfinite: skip`, gradients that are not finite are cleared without a step. This
-        check synchronizes with a GPU.
-    """
-    if recipe.train.nonfinite == "skip" and not all(is_finite(group["params"]) for group in optimizer.param_groups):
-        optimizer.zero_grad(set_to_none=True)
-        return False
-    for group in optimizer.param_groups:
-        if clip_norm is not None:
-            nn.utils.clip_grad_norm_(group["params"], clip_norm)
-        start = group["initial_lr"]
-        group["lr"] = learning_rate(recipe.train.schedule, start, start * recipe.end_lr_ratio, number, recipe.updates)
-    optimizer.step()
-    optimizer.zero_grad(set_to_none=True)
-    return True
-
-
-def is_finite(parameters: Iterable[nn.Parameter]) -> bool:
-    """Whether all gradients of the parameters are finite."""
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    return math.isfinite(nn.utils.get_total_norm(gradients, norm_type=math.inf).item()) if gradients else True
 
 
 def learning_rate(schedule: str, start: float, end: float, step: int, steps: int) -> float:

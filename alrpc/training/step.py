@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from alrpc.objectives.base import Component, Microbatch
 from alrpc.system import derive_seed
 from alrpc.timing import Timing
-from alrpc.training.optimizer import Recipe, accumulation_step, make_optimizer, optimizer_step
+from alrpc.training.optimizer import Recipe, learning_rate, make_optimizer
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,53 @@ def update(trainer: Trainer, output: ComponentOutput, step: int) -> tuple[tuple[
                 buffer.copy_(before)  # a running mean never recovers from a value that is not finite
     timing.enter("handling", number)
     return losses, skipped
+
+
+@dataclass(frozen=True)
+class AccumulationStep:
+    """The position of a micro-batch in the group whose gradients are averaged before one optimizer step."""
+
+    update: int
+    """The number of that optimizer step in the run, from 0."""
+    size: int
+    """Number of micro-batches in the group; the last group of an epoch may be smaller, since no group spans two epochs."""
+    last: bool
+    """Whether the micro-batch is the last of its group, so that the optimizer step follows."""
+
+
+def accumulation_step(step: int, recipe: Recipe) -> AccumulationStep:
+    """The accumulation step of micro-batch `step` of the run, from 0."""
+    accumulate = recipe.train.accumulate
+    epoch, position = divmod(step, recipe.micro_batches)
+    group, index = divmod(position, accumulate)
+    size = min(accumulate, recipe.micro_batches - group * accumulate)
+    return AccumulationStep(epoch * recipe.updates_per_epoch + group, size, index == size - 1)
+
+
+def optimizer_step(optimizer: torch.optim.Optimizer, recipe: Recipe, number: int, clip_norm: float | None) -> bool:
+    """Take optimizer step `number` of the run: clip each group's gradient, set the learning rates, step, clear the gradients.
+
+    Returns:
+        Whether the step was taken: with `nonfinite: skip`, gradients that are not finite are cleared without a step. This
+        check synchronizes with a GPU.
+    """
+    if recipe.train.nonfinite == "skip" and not all(is_finite(group["params"]) for group in optimizer.param_groups):
+        optimizer.zero_grad(set_to_none=True)
+        return False
+    for group in optimizer.param_groups:
+        if clip_norm is not None:
+            nn.utils.clip_grad_norm_(group["params"], clip_norm)
+        start = group["initial_lr"]
+        group["lr"] = learning_rate(recipe.train.schedule, start, start * recipe.end_lr_ratio, number, recipe.updates)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return True
+
+
+def is_finite(parameters: Iterable[nn.Parameter]) -> bool:
+    """Whether all gradients of the parameters are finite."""
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    return math.isfinite(nn.utils.get_total_norm(gradients, norm_type=math.inf).item()) if gradients else True
 
 
 def seed_step(device: torch.device, seed: int, component: int, step: int) -> None:

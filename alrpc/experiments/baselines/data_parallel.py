@@ -18,8 +18,8 @@ from alrpc.experiments.baselines.objective import loss
 from alrpc.experiments.baselines.tuning import fastest, thread_choices
 from alrpc.objectives.base import Target, Tensors
 from alrpc.timing import Timing
-from alrpc.training.optimizer import Recipe, accumulation_step, make_optimizer, optimizer_step
-from alrpc.training.step import autocast, seed_step
+from alrpc.training.optimizer import Recipe, make_optimizer
+from alrpc.training.step import accumulation_step, autocast, optimizer_step, seed_step
 
 Batch = tuple[Tensors, Tensor, int]
 """Named tensors, labels, and the number of samples in the whole micro-batch."""

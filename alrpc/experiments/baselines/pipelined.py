@@ -16,8 +16,8 @@ from alrpc.experiments.baselines.tuning import fastest, thread_choices
 from alrpc.objectives.base import Classes, Target, Tensors
 from alrpc.pipeline.placement import split_components
 from alrpc.timing import Timing
-from alrpc.training.optimizer import Recipe, accumulation_step, make_optimizer, optimizer_step
-from alrpc.training.step import autocast, seed_step
+from alrpc.training.optimizer import Recipe, make_optimizer
+from alrpc.training.step import accumulation_step, autocast, optimizer_step, seed_step
 
 SCHEDULES = {"layer-placed": ScheduleGPipe, "gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}
 HEADER = 64  # numbers in the header of a micro-batch: samples, padded samples, then rank and sizes of each tensor
