@@ -40,7 +40,7 @@ def peak_memory(device: torch.device) -> int:
         import torch
 
         return torch.cuda.max_memory_allocated(device)
-    with contextlib.suppress(OSError):  # unlike the figure of getrusage, that of Linux does not start from the parent's
+    with contextlib.suppress(OSError):  # unlike getrusage's, it starts from what the process has, not from its parent's peak
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024

@@ -65,6 +65,8 @@ class Endpoint:
         self.stage: Stage | None = None
         self.dismissed = threading.Event()
         self.told_to_end = False
+        self.left = False
+        """Whether this process no longer waits for calls."""
         self.last_call = time.monotonic()
         self._specs: queue.SimpleQueue[StageSpec] = queue.SimpleQueue()
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
@@ -125,6 +127,8 @@ class Endpoint:
                 self.last_call = now
             asleep = now
             time.sleep(HEARTBEAT_CHECK)
+            if self.left:
+                return
         host = f", host {self.spec.coordinator[0]}" if self.spec else ""
         message = (
             f"the coordinator (rank 0{host}) has not been heard of for {self.silence_limit:.0f} s: it is frozen, or its host or "

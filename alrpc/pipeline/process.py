@@ -75,6 +75,9 @@ def run_stage(
         work_through(placement, spec, network, device, make)
         own.dismissed.wait()
         close_data_plane()
+        own.left = (
+            True  # what follows has a limit of its own, and then the coordinator has the checkpoint and the summary to write
+        )
         rpc.leave(own.silence_limit)
     except (PeerLost, Disconnected) as error:
         log_line(f"stage {placement.stage}: {error}")

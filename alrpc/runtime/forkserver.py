@@ -8,14 +8,16 @@ from __future__ import annotations
 import atexit
 import multiprocessing
 import os
+import signal
 import sys
-import types
+import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
 from pathlib import Path
 
 PRELOAD = "alrpc.runtime.preload"
+LONGEST_TEMPDIR = 60  # characters
 
 
 def start_fork_server() -> None:
@@ -31,14 +33,46 @@ def start_fork_server() -> None:
         "TORCH_CPP_LOG_LEVEL": os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR"),  # torch's own warnings are not about the run
         "TORCH_NCCL_ASYNC_ERROR_HANDLING": os.environ.get("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0"),
     }
-    with environment(settings):
+    before = _server._forkserver_pid
+    with environment(settings), short_tempdir():
         forkserver.ensure_running()
-    atexit.register(stop_fork_server)
+    if _server._forkserver_pid != before:
+        atexit.register(stop_fork_server, _server._forkserver_pid)
 
 
-def stop_fork_server() -> None:
-    """End the fork server once all processes that it forked have ended, and wait for it, so that no process outlives a command."""
-    forkserver._forkserver._stop()  # multiprocessing has no public function for this
+def stop_fork_server(pid: int) -> None:
+    """End a fork server, once no process that it forked is needed, and wait for it, so that no process outlives a command.
+
+    It is killed, since it may still be importing, or be about to fork what nobody waits for any more. One that somebody else
+    has started for processes of their own has another pid, and stays.
+    """
+    if _server._forkserver_pid == pid:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+        _server._stop()
+
+
+def _forget_server() -> None:
+    """In a forked process: the parent's fork server is not its child, so it needs one of its own."""
+    if _server._forkserver_alive_fd is not None:
+        os.close(_server._forkserver_alive_fd)
+    _server._forkserver_pid = _server._forkserver_alive_fd = _server._forkserver_address = None
+
+
+_server = forkserver._forkserver  # multiprocessing has no public function to stop it
+os.register_at_fork(after_in_child=_forget_server)
+
+
+@contextmanager
+def short_tempdir() -> Iterator[None]:
+    """Keep the fork server's socket below a short directory: the system allows about a hundred characters for its path."""
+    before = tempfile.tempdir
+    if len(tempfile.gettempdir()) > LONGEST_TEMPDIR:
+        tempfile.tempdir = "/tmp"
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
 
 
 def launch_environment() -> dict[str, str]:
@@ -63,14 +97,18 @@ def environment(settings: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def hidden_main() -> Iterator[None]:
-    """Prevent multiprocessing from importing the main script in the processes that it starts.
+def startable() -> Iterator[None]:
+    """Let multiprocessing start processes from any process, and keep it from importing the main script into them.
 
-    They do not need it, and a script without `if __name__ == "__main__"` would start another run.
+    They do not need it, and a script without `if __name__ == "__main__"` would start another run. A worker of a
+    `multiprocessing.Pool` is a daemon, which may not start processes; those of a run end with it all the same.
     """
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = types.ModuleType("__main__")
+    main, process = sys.modules["__main__"], multiprocessing.current_process()
+    hidden = {name: main.__dict__.pop(name) for name in ("__spec__", "__file__") if name in main.__dict__}
+    main.__spec__ = None
+    daemon, process._config["daemon"] = process.daemon, False
     try:
         yield
     finally:
-        sys.modules["__main__"] = main
+        main.__dict__.update(hidden)
+        process._config["daemon"] = daemon

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import multiprocessing.util
 import os
 import signal
 import socket
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -26,17 +28,21 @@ from torch.distributed.elastic.rendezvous import rendezvous_handler_registry as 
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from alrpc.errors import OF_EXIT_CODE, Interrupted, RunFailed, StartupError, UserError
-from alrpc.pipeline.failures import AGENT_INTERVAL, SHUTDOWN_TIMEOUT
+from alrpc.pipeline.failures import AGENT_INTERVAL, SHUTDOWN_TIMEOUT, hard_exit
 from alrpc.rundir import STOP, discard_directory, log_path, read_reached
-from alrpc.runtime.forkserver import environment, hidden_main, launch_environment, start_fork_server
+from alrpc.runtime.forkserver import environment, launch_environment, start_fork_server, startable
 from alrpc.runtime.process import begin_process
 from alrpc.runtime.signals import restored_signals, terminate_twice
 
 LOOPBACK = "127.0.0.1"
 BACKEND = "alrpc-loopback"
 ENDING = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)  # these end a run at once, without a checkpoint
-OF_RANK = ("RANK", "WORLD_SIZE", "MASTER_", "TORCHELASTIC_", "TORCH_NCCL_", "LOCAL_", "GROUP_", "ROLE_")
-"""Prefixes of the environment variables that the agent sets for each process."""
+OF_RANK = (
+    *("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "ROLE_NAME", "MASTER_ADDR", "MASTER_PORT"),
+    *("WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE", "TORCH_NCCL_ASYNC_ERROR_HANDLING"),
+)
+"""The environment variables that the agent sets for each process, besides TORCHELASTIC_*."""
+MOST_FORKED = 100  # processes; a request to the fork server carries file descriptors for each, and the system limits those
 
 
 def listening_socket(port: int) -> socket.socket:
@@ -153,7 +159,7 @@ def run_processes(launch: Launch, directory: Path, listener: socket.socket, keep
 
 def start_processes(launch: Launch, directory: Path, listener: socket.socket, scratch: Path) -> None:
     """Run the processes under torch's elastic agent; raises like `run_processes`."""
-    forks = launch.variables is None
+    forks = launch.variables is None and launch.processes <= MOST_FORKED
     settings = LaunchConfig(
         min_nodes=1,
         max_nodes=1,
@@ -174,9 +180,10 @@ def start_processes(launch: Launch, directory: Path, listener: socket.socket, sc
     kills = kills_for_want_of_memory()
     if forks:
         start_fork_server()
-    with environment(variables), hidden_main(), restored_signals(), asking_to_end(directory / STOP, launch.grace):
+    with environment(variables), startable(), restored_signals(), asking_to_end(directory / STOP, launch.grace):
         try:
-            elastic_launch(settings, enter_rank)(dict(os.environ), forks, launch.function, launch.arguments)
+            path = [each or str(Path.cwd()) for each in sys.path]
+            elastic_launch(settings, enter_rank)(dict(os.environ), path, forks, launch.function, launch.arguments)
         except ChildFailedError as error:
             show_cursor()
             message, code = read_error_files(scratch)
@@ -201,16 +208,32 @@ def run_environment(launch: Launch) -> dict[str, str]:
     }
 
 
-def enter_rank(variables: dict[str, str], forked: bool, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    """Apply the launcher's environment and run the function of a launch, in the process of a rank.
+def enter_rank(
+    variables: dict[str, str], path: list[str], forked: bool, function: Callable[..., None], arguments: tuple[Any, ...]
+) -> None:
+    """Take over the launcher's environment and run the function of a launch, in the process of a rank.
+
+    Only a function that returns has ended well: the process ends with exit code 1 for whatever it raises, SystemExit too. At
+    the end nothing is waited for, neither threads nor processes that the user's code has left.
 
     Args:
         variables: the launcher's environment, which may have changed since the fork server started.
+        path: its sys.path.
     """
-    os.environ.update({name: value for name, value in variables.items() if not name.startswith(OF_RANK)})
+    own = {name: value for name, value in os.environ.items() if name in OF_RANK or name.startswith("TORCHELASTIC_")}
+    os.environ.clear()
+    os.environ.update({**variables, **own})
+    sys.path[:] = path
     with suppress(PermissionError):
         os.setsid()  # so that a signal from the terminal reaches only the launcher, which then ends its processes
-    function(begin_process(keeps_memory=forked), *arguments)
+    try:
+        function(begin_process(keeps_memory=forked), *arguments)
+    except SystemExit as error:
+        hard_exit(error.code if isinstance(error.code, int) and error.code else 1)
+    except Exception:
+        traceback.print_exc()
+        hard_exit(1)
+    multiprocessing.util.Finalize(None, hard_exit, args=(0,), exitpriority=100)  # once the agent knows that all have returned
 
 
 def asking_to_end(request: Path, grace: float):

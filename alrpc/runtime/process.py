@@ -69,8 +69,9 @@ class Launcher:
         """End this process because its launcher has ended; the coordinator prints the reason."""
         self._exit_lock.acquire()  # never released, so that only the first thread prints the reason
         if os.environ.get("RANK") == "0":
-            host = os.uname().nodename
-            os.write(TERMINAL, f"\nalrpc: the launcher (pid {self.pid}, host {host}) was killed; the run has ended\n".encode())
+            who = "launcher" if self._gone or self._has_ended(0) else "fork server of the launcher"
+            message = f"the {who} (pid {self.pid}, host {os.uname().nodename}) was killed; the run has ended"
+            os.write(TERMINAL, f"\nalrpc: {message}\n".encode())
         os._exit(1)
 
 

@@ -9,22 +9,25 @@ import psutil
 import pytest
 from conftest import ALRPC, MODULES
 
+from alrpc.pipeline.endpoint import Endpoint
+
 LONG = ["launch", "--stages", "2", "--set", "train.epochs=5000", "--out", "run", "--quiet"]
 pytestmark = pytest.mark.timeout(180)
 
 
-def find(commands, name: str) -> list[psutil.Process]:
-    """The processes in the test's folder that are called so."""
-    return [process for process in commands._here() if process.name().startswith(name)]
+def fork_server(process) -> psutil.Process:
+    """The fork server of a launcher, which forks and waits for the processes of a run."""
+    (server,) = (child for child in psutil.Process(process.pid).children() if child.name() == "alrpc-forks")
+    return server
 
 
 def test_it_has_one_thread_and_leaves_its_launchers_session(commands, until):
     process = commands.start(ALRPC, *LONG)
     until(lambda: (commands.folder / "run" / "metrics.jsonl").exists())
-    (server,) = find(commands, "alrpc-forks")
+    server = fork_server(process)
     assert server.num_threads() == 1  # what else a thread had locked would be locked for ever in what is forked
     assert os.getsid(server.pid) != os.getsid(process.pid)
-    assert {each.ppid() for each in find(commands, "alrpc-rank")} == {server.pid}
+    assert {each.ppid() for each in commands.workers().values()} == {server.pid}
     process.send_signal(signal.SIGINT)
     _, message = process.communicate(timeout=60)
     assert process.returncode == 130 and message.startswith("alrpc: ended by SIGINT")
@@ -34,7 +37,7 @@ def test_it_has_one_thread_and_leaves_its_launchers_session(commands, until):
 def test_a_killed_server_ends_the_run(commands, until):
     process = commands.start(ALRPC, *LONG)
     until(lambda: (commands.folder / "run" / "metrics.jsonl").exists())
-    (server,) = find(commands, "alrpc-forks")
+    server = fork_server(process)
     server.kill()
     _, message = process.communicate(timeout=60)
     assert process.returncode == 1 and message.startswith("alrpc: ")
@@ -78,3 +81,50 @@ def test_what_is_wrong_before_a_run_is_told_without_waiting_for_it(commands):
     done = commands.alrpc("launch", "--stages", "9")
     assert done.returncode == 1 and done.stderr.startswith("alrpc: pipeline.stages: got 9") and done.stderr.count("\n") == 1
     assert list(commands.folder.iterdir()) == []
+
+
+def test_a_stage_whose_code_exits_is_named_and_not_taken_for_finished(commands):
+    done = commands.alrpc(
+        "launch", "--stages", "2", "--set", "model.name=own_blocks:build_that_exits", "--out", "run", limit=60
+    )
+    assert done.returncode == 1 and done.stderr.startswith("alrpc: stage 2 (rank 2, "), done.stderr
+    assert "ended with exit code 1" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_a_thread_of_the_users_code_keeps_no_run_from_ending(commands):
+    options = ["--set", "model.name=own_blocks:build_with_a_thread", "--set", "train.epochs=1", "--out", "run"]
+    done = commands.alrpc("launch", "--stages", "2", *options, limit=60)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_stage_that_has_left_no_longer_watches_the_coordinator():
+    own = Endpoint()
+    own.left = True
+    own._watch()  # returns; otherwise it would end this process
+
+
+def test_a_long_path_for_temporary_files_will_do(commands):
+    folder = commands.folder / ("x" * 100)
+    folder.mkdir()
+    done = commands.alrpc("launch", "--stages", "2", "--set", "train.epochs=1", "--quiet", TMPDIR=str(folder))
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_worker_of_a_pool_launches_after_its_parent_has(commands):
+    (commands.folder / "script.py").write_text(
+        textwrap.dedent("""
+        import multiprocessing
+        import alrpc
+
+        def search(lr):
+            config = alrpc.load_config(None, ["train.epochs=1", f"train.lr={lr}"])
+            return alrpc.launch_pipeline(config, stages=2, out=f"run-{lr}")[0]["engine"]
+
+        print(search(1e-3))
+        with multiprocessing.get_context("fork").Pool(1) as pool:
+            print(pool.map(search, [2e-3]))
+        """)
+    )
+    done = commands.run(sys.executable, "script.py")
+    assert done.returncode == 0, done.stderr
+    assert [line for line in done.stdout.splitlines() if "pipeline" in line] == ["pipeline", "['pipeline']"]

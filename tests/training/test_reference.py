@@ -37,7 +37,13 @@ def plain_loop(config) -> alrpc.Network:
 
 
 def test_the_engine_computes_the_bits_of_a_plain_loop(tmp_path):
-    fields = ["model.name=own_blocks:build", "train.epochs=2", "train.schedule=constant", "train.target_lr=2e-3", "train.lr=2e-3"]
+    fields = [
+        "model.name=own_blocks:build",
+        "train.epochs=2",
+        "train.schedule=constant",
+        "train.target_lr=2e-3",
+        "train.lr=2e-3",
+    ]
     config, _ = resolve(load_config(None, fields))
     summary, _ = run_sequentially(config, "run", tmp_path / "run", quiet=True)
     torch.set_num_threads(1)
