@@ -64,6 +64,6 @@ def test_a_slow_stage_is_named_and_waited_for(commands):
     options = ["--stages", "2", "--set", f"health.timeout={TIMEOUT - 1}", "--set", "train.epochs=1", "--out", "run"]
     done = commands.alrpc("launch", *options, "--set", "model.name=own_blocks:build_slow")
     assert done.returncode == 0, done.stderr
-    named = rf"stage 2 \(rank 2, host {HOST}\) has computed for 4 s on its train packet of step 4, epoch 1; the others wait"
+    named = rf"stage 2 \(rank 2, host {HOST}\) has computed for [45] s on its train packet of step 4, epoch 1; the others wait"
     assert re.search(named, done.stdout), done.stdout
     assert '"event": "slow", "stage": 2' in (commands.folder / "run" / "metrics.jsonl").read_text()
