@@ -35,11 +35,6 @@ class Recipe:
         return self.train.epochs * self.updates_per_epoch
 
     @property
-    def steps(self) -> int:
-        """Number of micro-batches in the run."""
-        return self.train.epochs * self.micro_batches
-
-    @property
     def end_lr_ratio(self) -> float:
         """Each learning rate at the last step as a share of its value at the first."""
         return self.train.end_lr / self.train.lr if self.train.end_lr else END_LR_RATIO
