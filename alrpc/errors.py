@@ -2,6 +2,7 @@
 
 raised by        exception          exit code of the process   may a restart help
 any code         UserError          2, the run is refused      no: the run leaves nothing behind
+any code         UsageError         2, the run is refused      no: likewise
 a stage          (any other)        1                          yes
 the coordinator  StageFailed        1, or 3 if not retryable   yes, unless it is not retryable
 the coordinator  Stopped            75 (EX_TEMPFAIL)           nothing has failed: --resume continues the run
@@ -9,6 +10,9 @@ the launcher     StartupError       (after a process' 2)       no
 the launcher     RunFailed          (after a process' 1)       yes
 the launcher     PermanentFailure   (after a process' 3)       no
 the launcher     Interrupted        128 + the signal's number  nothing has failed
+
+The command `alrpc` itself ends with 2 for a UsageError, as click does for an option that it refuses, and with 1 for every other
+UserError: `command_code`.
 """
 
 import signal
@@ -18,6 +22,11 @@ FAILED, REFUSED, FAILED_FOR_GOOD, STOPPED = 1, 2, 3, 75
 
 class UserError(Exception):
     """An error that the user can correct. Its message is one line: the field or file, what was wrong, what would be right."""
+
+
+class UsageError(UserError):
+    """A mistake in the words of the command or in the configuration, told before anything is begun. Its message begins with the
+    option or the field."""
 
 
 class NonFinite(UserError):
@@ -70,6 +79,15 @@ def exit_code(error: Exception) -> int:
     if isinstance(error, StageFailed):
         return FAILED if error.retryable else FAILED_FOR_GOOD
     return REFUSED if isinstance(error, UserError) else FAILED
+
+
+def command_code(error: Exception) -> int:
+    """The exit code of the command `alrpc` when it ends with this exception, which is meant for the user."""
+    if isinstance(error, Stopped):
+        return STOPPED
+    if isinstance(error, Interrupted):
+        return 128 + error.number
+    return REFUSED if isinstance(error, UsageError) else FAILED
 
 
 def error_line(error: Exception) -> str:

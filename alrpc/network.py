@@ -11,11 +11,13 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from alrpc.config import Config, check_extras
+from alrpc.config import Config, check_config
+from alrpc.config.own_code import import_function
 from alrpc.data import check_data
 from alrpc.data.dataset import WordVectors
 from alrpc.errors import UserError
-from alrpc.models import OBJECTIVES, build_parts, resolve_fields
+from alrpc.models import OBJECTIVES, check_model
+from alrpc.models.build import build_parts, resolve_fields
 from alrpc.objectives.associated import AssociatedLearning
 from alrpc.objectives.base import Component, Target, Tensors, as_tensors, eval_mode
 from alrpc.objectives.build import build_components
@@ -129,12 +131,13 @@ def resolve(config: Config) -> tuple[Config, int]:
         The resolved configuration and the number of components.
 
     Raises:
-        UserError: naming the field, what was given and what would be right.
+        UsageError: naming the field, what was given and what would be right.
     """
+    check_config(config)
+    check_model(config.model)
     check_data(config.data)
-    check_extras(config)
-    if config.train.end_lr is not None and config.train.end_lr > config.train.lr:
-        raise UserError(f"train.end_lr: got {config.train.end_lr}, above train.lr, {config.train.lr}; rates only fall")
+    if ":" in config.data.name:
+        import_function(config.data.name, "data.name")
     model = {"name": config.model.name, **resolve_fields(config.model.name, config.model.fields)}
     if "vocabulary" in model and "vocabulary" not in config.model.fields:
         model["vocabulary"] = config.data.vocabulary

@@ -24,7 +24,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from alrpc.errors import UserError
+from alrpc.errors import UsageError, UserError
 
 CONFIG, METRICS, TIMINGS, SUMMARY = "config.yaml", "metrics.jsonl", "timings.jsonl", "summary.json"
 COMPARISON, QUALITY = "comparison.json", "quality.json"
@@ -53,12 +53,12 @@ def make_directory(out: Path | None, name: str) -> Path:
     path = out or default_directory(name)
     try:
         if path.is_dir() and any(path.iterdir()):
-            raise UserError(f"--out: {path} is not empty; give a directory that does not exist yet")
+            raise UsageError(f"--out: {path} is not empty; give a directory that does not exist yet")
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--out: cannot write to {path}: {error.strerror}; give a directory that can be made") from error
+        raise UsageError(f"--out: cannot write to {path}: {error.strerror}; give a directory that can be made") from error
     if not os.access(path, os.W_OK):
-        raise UserError(f"--out: cannot write to {path}; give a directory that can be written to")
+        raise UsageError(f"--out: cannot write to {path}; give a directory that can be written to")
     return path
 
 

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alrpc.errors import UserError
+from alrpc.errors import UsageError
 
 if TYPE_CHECKING:
     import torch
@@ -73,7 +73,7 @@ def local_device(wanted: str) -> torch.device:
     import torch
 
     if wanted == "cuda" and not torch.cuda.is_available():
-        raise UserError("device: got cuda, but this machine has no GPU that torch can use; use cpu or auto")
+        raise UsageError("device: got cuda, but this machine has no GPU that torch can use; use cpu or auto")
     return torch.device("cuda", 0) if wanted != "cpu" and torch.cuda.is_available() else torch.device("cpu")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from alrpc import events, rundir
 from alrpc.analysis.rundata import read_timings
-from alrpc.errors import UserError
+from alrpc.errors import UsageError, UserError
 from alrpc.spans import BLOCK
 
 
@@ -100,7 +100,7 @@ def align_timings(run: Path) -> Timings:
     """
     path = run / rundir.TIMINGS
     if not path.is_file():
-        raise UserError(f"{run}: no {rundir.TIMINGS} in it; give the directory of a run")
+        raise UsageError(f"{run}: no {rundir.TIMINGS} in it; give the directory of a run")
     kept = read_timings(run)
     head = next((event for event in kept if isinstance(event, events.Run)), None)
     of_blocks = [event for event in kept if isinstance(event, events.Spans)]

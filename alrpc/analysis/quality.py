@@ -21,7 +21,7 @@ from alrpc.config import Config, load_config, user_code_fields
 from alrpc.data import read_data
 from alrpc.data.dataset import Dataset, count_micro_batches, shuffled
 from alrpc.data.loader import Request, load_micro_batches
-from alrpc.errors import UserError
+from alrpc.errors import UsageError, UserError
 from alrpc.models.pooling import choose_pool
 from alrpc.network import Network
 from alrpc.objectives.base import Classes, Component, Tensors, call, eval_mode, gives
@@ -66,15 +66,15 @@ def open_run(run: Path, model: str | None, data: str | None, overrides: Sequence
     """Load a run's configuration, trained network, data set, and the step of its checkpoint; raises as `inspect_run`."""
     path = run / rundir.CONFIG
     if not path.is_file():
-        raise UserError(f"{run}: is not the directory of a run: it has no config.yaml")
+        raise UsageError(f"{run}: is not the directory of a run: it has no config.yaml")
     for override in overrides:
         if override.partition("=")[0] not in MAY_CHANGE:
-            raise UserError(f"--set: got {override!r}; of a run that is inspected only {', '.join(MAY_CHANGE)} can change")
+            raise UsageError(f"--set: got {override!r}; of a run that is inspected only {', '.join(MAY_CHANGE)} can change")
     config = load_config(path, overrides)
     given = {"model.name": model, "data.name": data}
     for name, function in user_code_fields(config).items():
         if given[name] != function:
-            raise UserError(
+            raise UsageError(
                 f"{run}: its {name} is your own code; to have it imported, add --{name.removesuffix('.name')} {function}"
             )
     network = load_run(run, model)

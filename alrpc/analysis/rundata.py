@@ -15,7 +15,7 @@ import yaml
 from alrpc import events, rundir
 from alrpc.checkpoint.commit import complete_checkpoints
 from alrpc.checkpoint.files import step_of
-from alrpc.errors import UserError
+from alrpc.errors import UsageError, UserError
 from alrpc.events import Event
 from alrpc.telemetry.bottleneck import find_bottleneck
 from alrpc.timing import STATES, idle_share
@@ -220,7 +220,7 @@ def read(directories: list[Path]) -> tuple[list[Run], list[Comparison]]:
     runs, comparisons, seen = [], [], set()
     for directory in directories:
         if not directory.is_dir():
-            raise UserError(f"{directory}: is not a directory; give that of a run or of a comparison")
+            raise UsageError(f"{directory}: is not a directory; give that of a run or of a comparison")
         if directory.resolve() in seen:
             continue
         seen.add(directory.resolve())
@@ -229,7 +229,7 @@ def read(directories: list[Path]) -> tuple[list[Run], list[Comparison]]:
         elif (directory / rundir.CONFIG).is_file():
             runs.append(read_run(directory))
         else:
-            raise UserError(
+            raise UsageError(
                 f"{directory}: is neither a run nor a comparison: it has no {rundir.CONFIG} and no {rundir.COMPARISON}"
             )
     return runs, comparisons

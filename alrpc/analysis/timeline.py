@@ -14,7 +14,7 @@ from itertools import groupby, pairwise
 from pathlib import Path
 
 from alrpc.analysis.aligned import Block, Span, Timings, align_timings, step_seconds
-from alrpc.errors import UserError
+from alrpc.errors import UsageError, UserError
 from alrpc.telemetry.bottleneck import find_bottleneck
 from alrpc.timing import STATES, WORKING
 
@@ -102,7 +102,7 @@ def choose_window(timings: Timings, step: int | None = None, steps: int = STEPS)
     else:
         group = next((group for group in groups if _begin_of(group, step) is not None), None)
         if group is None:
-            raise UserError(f"--step: the moments of step {step} were not kept; those of {_steps_of(groups)} were")
+            raise UsageError(f"--step: the moments of step {step} were not kept; those of {_steps_of(groups)} were")
         begin = _begin_of(group, step)
         end = begin + _length(group, steps)
     lanes = {stage: _cut((span for block in blocks for span in block.spans), begin, end) for stage, blocks in group.items()}

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from alrpc import rundir
 from alrpc.checkpoint.files import Files, checkpoint_directory, step_of
-from alrpc.errors import UserError
+from alrpc.errors import UsageError, UserError
 from alrpc.events import Checkpoint, Event, Unwritten, Written
 from alrpc.objectives.base import Classes, Target, Values
 
@@ -127,7 +127,7 @@ def find_checkpoint(run: Path, step: int | None = None) -> Path:
     directory = complete[-1] if step is None else checkpoint_directory(run, step)
     if directory not in complete:
         steps = ", ".join(str(step_of(each)) for each in complete)
-        raise UserError(f"--step: {run} has no complete checkpoint of step {step}; it has {steps}")
+        raise UsageError(f"--step: {run} has no complete checkpoint of step {step}; it has {steps}")
     return directory
 
 

@@ -9,17 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from alrpc import rundir
+from alrpc.checkpoint.changes import changed_config
 from alrpc.checkpoint.commit import complete_checkpoints, empty_sample, find_checkpoint, read_manifest, remove
 from alrpc.checkpoint.files import Files, load_component, read_file, step_of
-from alrpc.config import Config, flat_fields, load_config, save_config, user_code_fields
-from alrpc.errors import UserError
+from alrpc.config import Config, load_config, save_config
+from alrpc.errors import UsageError, UserError
 from alrpc.network import Network, build_network, resolve
-
-# Fields that may change without changing the result, except train.epochs, which the learning-rate schedule takes into account.
-MAY_CHANGE = (
-    *("train.epochs", "train.log_every", "pipeline", "checkpoint", "observe", "device"),
-    *("data.root", "data.file", "data.test_file", "data.workers"),
-)
 
 
 @dataclass(frozen=True)
@@ -52,10 +47,7 @@ def load_resume_point(run: Path, overrides: Sequence[str], step: int | None) -> 
     Raises:
         UserError: naming what is missing or damaged, and the previous checkpoint.
     """
-    path = run / rundir.CONFIG
-    if not path.is_file():
-        raise UserError(f"--resume: {run} is not the directory of a run: it has no {rundir.CONFIG}")
-    config = _changed_config(path, overrides)
+    config = changed_config(run, overrides)
     if rundir.is_locked(run):
         raise UserError(f"{run}: a training is under way in it; wait for its end, or stop it")
     config, components = resolve(config)
@@ -74,34 +66,10 @@ def load_resume_point(run: Path, overrides: Sequence[str], step: int | None) -> 
     if manifest["step"] >= config.train.epochs * manifest["micro_batches"]:
         if step is None and older and not (run / rundir.SUMMARY).exists():  # it ended before it wrote its summary
             return load_resume_point(run, overrides, older[-1])
-        raise UserError(
+        raise UsageError(
             f"--resume: {run} has finished its {config.train.epochs} epochs; for more of them add --set train.epochs=N"
         )
     return config, components, ResumePoint(directory, manifest["step"], manifest["micro_batches"], manifest["files"])
-
-
-def _changed_config(path: Path, overrides: Sequence[str]) -> Config:
-    """A run's configuration with overrides; raises UserError for an override that would change the run's result."""
-    before, after = load_config(path), load_config(path, overrides)
-    was, now = (dict(flat_fields(config.model_dump(mode="json"))) for config in (before, after))
-    for name, value in user_code_fields(before).items():
-        if not any(override.startswith(f"{name}=") for override in overrides):
-            raise UserError(f"--resume: the run's {name} is your own code; to have it imported, add --set {name}={value}")
-    for name in [*now, *was]:
-        allowed = any(name == field or name.startswith(f"{field}.") for field in MAY_CHANGE)
-        if not allowed and was.get(name) != now.get(name):
-            raise UserError(
-                f"--set: {name} was {was.get(name)} and cannot become {now.get(name)}: the run would not be the same; "
-                f"what may change is {', '.join(MAY_CHANGE)}"
-            )
-    return after
-
-
-def check_resume_options(source: str | None, out: Path | None) -> None:
-    """Refuse options that cannot be combined with --resume, with a UserError."""
-    for option, given, reason in (("--config", source, "has its own configuration"), ("--out", out, "has its own directory")):
-        if given is not None:
-            raise UserError(f"{option}: a run that goes on {reason}; leave it out, or --resume")
 
 
 def check_same_data(resume: ResumePoint | None, micro_batches: int) -> None:

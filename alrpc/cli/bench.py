@@ -10,8 +10,8 @@ from pathlib import Path
 
 import click
 
-from alrpc.cli.options import plain_endings, set_option, stages_option, with_stages
-from alrpc.errors import UserError
+from alrpc.cli.options import heavy_imports, plain_endings, read_config, set_option, stages_option, with_stages
+from alrpc.errors import UsageError, UserError
 
 
 @click.group()
@@ -90,14 +90,13 @@ def ceiling(
         alrpc bench ceiling --stages 2
         alrpc bench ceiling --config mnist-vgg-small --set data.root=DIR --stages 2 --steps 100 --json ceiling.json
     """
-    from alrpc.config import load_config
-
     with reported("ceiling", out, json_path) as (directory, finish):
-        config = load_config(source, with_stages(overrides, stages))
-        from rich.console import Console
+        config = read_config(source, with_stages(overrides, stages))
+        with heavy_imports():
+            from rich.console import Console
 
-        from alrpc.experiments.bench import show
-        from alrpc.experiments.bench.ceiling import ceiling as measure
+            from alrpc.experiments.bench import show
+            from alrpc.experiments.bench.ceiling import ceiling as measure
 
         console = Console()
         result = measure(config, rounds, steps, directory, partial(show.watch, console))
@@ -137,10 +136,11 @@ def hops(
         alrpc bench hops --stages 16 --stage-ms 20 --message-mb 0.25 --json hops.json
     """
     with reported("hops", out, json_path) as (directory, finish):
-        from rich.console import Console
+        with heavy_imports():
+            from rich.console import Console
 
-        from alrpc.experiments.bench import show
-        from alrpc.experiments.bench.engine import hops as measure
+            from alrpc.experiments.bench import show
+            from alrpc.experiments.bench.engine import hops as measure
 
         result = measure(stages, stage_ms, message_mb, list(peers), rounds, directory, partial(show.watch, Console()))
         finish(result, show.stage_table(result["stages"]), show.hops_lines(result))
@@ -161,15 +161,14 @@ def scaling(source: str, overrides: tuple[str, ...], steps: int, rounds: int, ou
         alrpc bench scaling --rounds 3
         alrpc bench scaling --config agnews-transformer-scaling --set model.layers=6
     """
-    from alrpc.config import load_config
-
     with reported("scaling", out, json_path) as (directory, finish):
-        config = load_config(source, overrides)
-        from rich.console import Console
+        config = read_config(source, overrides)
+        with heavy_imports():
+            from rich.console import Console
 
-        from alrpc.experiments.bench import show
-        from alrpc.experiments.bench.scaling import draw
-        from alrpc.experiments.bench.scaling import scaling as measure
+            from alrpc.experiments.bench import show
+            from alrpc.experiments.bench.scaling import draw
+            from alrpc.experiments.bench.scaling import scaling as measure
 
         result = measure(config, rounds, steps, directory, partial(show.watch, Console()))
         draw(result, directory / "scaling.png")
@@ -195,7 +194,7 @@ def reported(name: str, out: Path | None, json_path: Path | None):
 
     with plain_endings():
         if json_path is not None and (json_path.is_dir() or not os.access(json_path.absolute().parent, os.W_OK)):
-            raise UserError(f"--json: cannot write {json_path}; give a file in a directory that exists and can be written to")
+            raise UsageError(f"--json: cannot write {json_path}; give a file in a directory that exists and can be written to")
         directory = rundir.make_directory(out, f"bench-{name}")
         from alrpc.runtime.forkserver import start_fork_server
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import click
 
-from alrpc.cli.options import exit_with, parse_methods, plain_endings, run_options, stages_option
+from alrpc.cli.options import exit_with, heavy_imports, parse_methods, plain_endings, read_config, run_options, stages_option
+from alrpc.errors import FAILED
 from alrpc.experiments.baselines import METHODS as BASELINES
 
 METHODS = ("al", "al-sequential", *BASELINES)
@@ -57,18 +58,19 @@ def compare(
     samples/s. Idle is the share of their time that the processes wait. Memory is the largest peak of one process,
     and the peaks of all of them added.
     """
-    from alrpc.config import config_name, load_config
+    from alrpc.config import config_name
     from alrpc.runtime.forkserver import start_fork_server
 
     with plain_endings():
         names = parse_methods(methods, METHODS)
-        config = load_config(source, overrides)
+        config = read_config(source, overrides)
         start_fork_server()
-        from rich.console import Console
-        from rich.live import Live
+        with heavy_imports():
+            from rich.console import Console
+            from rich.live import Live
 
-        from alrpc.analysis.comparison import table
-        from alrpc.experiments.comparison import compare as run  # imports torch, so only after the checks that do not need it
+            from alrpc.analysis.comparison import table
+            from alrpc.experiments.comparison import compare as run
 
         console = Console()
 
@@ -99,4 +101,4 @@ def compare(
             console.print(line, soft_wrap=True, highlight=False, markup=False)
         console.print(f"comparison.json, accuracy.png, throughput.png: {directory}", soft_wrap=True, highlight=False)
         if result["failures"]:
-            exit_with(f"{len(result['failures'])} of {repeat * len(names)} runs failed: {result['failures'][0]}")
+            exit_with(f"{len(result['failures'])} of {repeat * len(names)} runs failed: {result['failures'][0]}", FAILED)

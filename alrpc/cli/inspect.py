@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from alrpc.cli.options import plain_endings
-from alrpc.errors import UserError
+from alrpc.cli.options import heavy_imports, plain_endings
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -16,7 +15,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--samples", type=int, default=1000, show_default=True, help="Of the test split, at most.")
+@click.option("--samples", type=click.IntRange(min=1), default=1000, show_default=True, help="Of the test split, at most.")
 @click.option(
     "--projection",
     type=click.Choice(["pca", "tsne"]),
@@ -55,12 +54,11 @@ def inspect(run: Path, samples: int, projection: str, model: str | None, data: s
     RUN then holds quality.json with all numbers and quality.png with a picture of them.
     """
     with plain_endings():
-        if samples < 1:
-            raise UserError(f"--samples: got {samples}; give 1 or more")
-        from rich.console import Console
+        with heavy_imports():
+            from rich.console import Console
 
-        from alrpc.analysis.quality import inspect_run, write_quality  # imports torch, so only after the checks without it
-        from alrpc.analysis.quality_plots import FEW
+            from alrpc.analysis.quality import inspect_run, write_quality
+            from alrpc.analysis.quality_plots import FEW
 
         console = Console()
         with console.status("inspecting"):

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import gc
 from pathlib import Path
 
 import click
 
-from alrpc.cli.options import plain_endings, resume_options, run_options, stages_option, with_stages
+from alrpc.cli.options import heavy_imports, plain_endings, read_config, resume_options, run_options, stages_option, with_stages
 
 
 @click.command()
@@ -49,21 +48,17 @@ def launch(
     The run's directory then holds config.yaml, metrics.jsonl, summary.json, the trained parameters under checkpoints/ and
     a log for each process under logs/. Across machines, use torchrun -m alrpc.worker.
     """
-    from alrpc.config import config_name, load_config
+    from alrpc.config import config_name
     from alrpc.runtime.forkserver import start_fork_server
 
     with plain_endings():
         overrides = with_stages(overrides, stages)
-        config = load_config(source, overrides) if resume is None else None
-        start_fork_server()  # imports torch at the same time as this process, so only after the checks that do not need it
-        gc.disable()  # imports create no garbage, and the collector takes a seventh of their time
-        from alrpc.checkpoint.resume import check_resume_options
-        from alrpc.runtime.restarts import launch_pipeline, resume_pipeline
-
-        gc.enable()
+        config = read_config(source, overrides, resume, out)
+        start_fork_server()  # it imports torch at the same time as this process
+        with heavy_imports():
+            from alrpc.runtime.restarts import launch_pipeline, resume_pipeline
 
         if resume is not None:
-            check_resume_options(source, out)
             resume_pipeline(resume, overrides, step, quiet=quiet, max_restarts=max_restarts)
         else:
             launch_pipeline(config, name=config_name(source), out=out, quiet=quiet, max_restarts=max_restarts)

@@ -1,15 +1,21 @@
-"""Options that several commands share, and how a command ends."""
+"""Options that several commands share, the checks and imports with which a command begins, and how it ends."""
 
 from __future__ import annotations
 
+import gc
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from alrpc.errors import STOPPED, Interrupted, Stopped, UserError
+from alrpc.errors import Interrupted, Stopped, UsageError, UserError, command_code
+
+if TYPE_CHECKING:
+    from alrpc.config import Config
 
 set_option = click.option(
     "--set",
@@ -77,34 +83,70 @@ def parse_methods(text: str, known: Sequence[str]) -> list[str]:
     """Parse the comma-separated value of --methods.
 
     Raises:
-        UserError: naming the first unknown method.
+        UsageError: naming the first unknown method.
     """
     names = [name.strip() for name in text.split(",") if name.strip()]
     strange = [name for name in names if name not in known]
     if strange or not names or len(set(names)) < len(names):
-        raise UserError(f"--methods: got {(strange or [text])[0]!r}; give some of {','.join(known)}, each once")
+        raise UsageError(f"--methods: got {(strange or [text])[0]!r}; give some of {','.join(known)}, each once")
     return names
+
+
+def read_config(source: str | None, overrides: Sequence[str], resume: Path | None = None, out: Path | None = None) -> Config:
+    """Read the configuration of a command, or of the run that it resumes.
+
+    Raises:
+        UsageError: for every mistake in it that can be found without importing torch.
+    """
+    from alrpc.checkpoint.changes import changed_config, check_resume_options
+    from alrpc.config import check_config, load_config
+    from alrpc.data import check_data
+    from alrpc.models import check_model
+
+    if resume is not None:
+        check_resume_options(source, out)
+        config = changed_config(resume, overrides)
+    else:
+        config = load_config(source, overrides)
+    check_config(config)
+    check_model(config.model)
+    check_data(config.data)
+    return config
+
+
+@contextmanager
+def heavy_imports() -> Iterator[None]:
+    """Import torch, and what needs it, in the context.
+
+    Ctrl-C counts when the imports have ended: an exception that a signal raises within them may be lost, in a C++ initialiser or in
+    an `except` of a library. The garbage collector, which takes a seventh of their time, is off, since they leave no garbage.
+    """
+    interrupts: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:  # it may be ignored, as in the background of a shell script
+        signal.signal(signal.SIGINT, lambda number, frame: interrupts.append(number))
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+        signal.signal(signal.SIGINT, before)
+    if interrupts:
+        raise KeyboardInterrupt
 
 
 @contextmanager
 def plain_endings() -> Iterator[None]:
-    """End the command with a one-line message for a UserError, and with the exit code of a signal for an interruption.
-
-    The code 75 is EX_TEMPFAIL of sysexits.h: the run has a checkpoint and can be resumed.
-    """
+    """End the command with a one-line message for an exception that is meant for the user, and with its exit code."""
     try:
         yield
-    except Stopped as error:
-        exit_with(str(error), STOPPED)
-    except Interrupted as error:
-        exit_with(str(error), 128 + error.number)
-    except UserError as error:
-        exit_with(str(error))
+    except (UserError, Stopped, Interrupted) as error:
+        exit_with(str(error), command_code(error))
     except KeyboardInterrupt:
         exit_with("ended by SIGINT", 130)
 
 
-def exit_with(message: str, code: int = 1) -> None:
+def exit_with(message: str, code: int) -> NoReturn:
     """Print a one-line message and end the command."""
     print(f"alrpc: {message}", file=sys.stderr)
     sys.exit(code)

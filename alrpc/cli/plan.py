@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from alrpc.cli.options import plain_endings, source_options, stages_option, with_stages
+from alrpc.cli.options import heavy_imports, plain_endings, read_config, source_options, stages_option, with_stages
 
 MIB = 1 << 20
 
@@ -27,22 +27,22 @@ def plan(source: str | None, overrides: tuple[str, ...], stages: int | None, mem
         alrpc launch --stages 3 --set pipeline.split=[2,1,1]
         alrpc launch --stages 3 --set pipeline.split=auto
     """
-    from alrpc.config import load_config
     from alrpc.runtime.forkserver import start_fork_server
 
     with plain_endings():
-        config = load_config(source, with_stages(overrides, stages))
+        config = read_config(source, with_stages(overrides, stages))
         start_fork_server()
-        from rich.console import Console
-        from rich.table import Table
+        with heavy_imports():
+            from rich.console import Console
+            from rich.table import Table
 
-        from alrpc.data import read_data
-        from alrpc.data.dataset import count_micro_batches
-        from alrpc.network import resolve
-        from alrpc.pipeline.placement import check_pipeline, split_components
-        from alrpc.planning.costs import measure_components
-        from alrpc.planning.partition import best_split, predict
-        from alrpc.system import local_device
+            from alrpc.data import read_data
+            from alrpc.data.dataset import count_micro_batches
+            from alrpc.network import resolve
+            from alrpc.pipeline.placement import check_pipeline, split_components
+            from alrpc.planning.costs import measure_components
+            from alrpc.planning.partition import best_split, predict
+            from alrpc.system import local_device
 
         config, components = resolve(config)
         config = config.model_copy(update={"pipeline": config.pipeline.model_copy(update={"split": None})})

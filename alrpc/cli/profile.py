@@ -6,7 +6,15 @@ from pathlib import Path
 
 import click
 
-from alrpc.cli.options import parse_methods, plain_endings, source_options, stages_option, with_stages
+from alrpc.cli.options import (
+    heavy_imports,
+    parse_methods,
+    plain_endings,
+    read_config,
+    source_options,
+    stages_option,
+    with_stages,
+)
 from alrpc.experiments.baselines import METHODS as BASELINES
 
 METHODS = ("al", *BASELINES)
@@ -41,19 +49,20 @@ def profile(
         alrpc profile --stages 4
         alrpc profile --config transformer-8 --stages 2 --methods al,gpipe,1f1b
     """
-    from alrpc.config import config_name, load_config
+    from alrpc.config import config_name
     from alrpc.runtime.forkserver import start_fork_server
 
     with plain_endings():
         names = parse_methods(methods, METHODS)
-        config = load_config(source, with_stages(overrides, stages))
+        config = read_config(source, with_stages(overrides, stages))
         start_fork_server()
-        from rich.console import Console
+        with heavy_imports():
+            from rich.console import Console
 
-        from alrpc.analysis.tables import share_table
-        from alrpc.analysis.timeline import describe
-        from alrpc.analysis.trace import TRACE
-        from alrpc.experiments.profiling.profile import profile as run  # imports torch, so after the checks without it
+            from alrpc.analysis.tables import share_table
+            from alrpc.analysis.timeline import describe
+            from alrpc.analysis.trace import TRACE
+            from alrpc.experiments.profiling.profile import profile as run
 
         console = Console()
         windows, directory = run(

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from alrpc.cli.options import plain_endings
+from alrpc.cli.options import heavy_imports, plain_endings
 
 
 @click.command()
@@ -29,6 +29,7 @@ def report(runs: tuple[Path, ...], out: Path | None) -> None:
         alrpc report runs/compare-digits-mlp-20261123-173511
     """
     with plain_endings():
-        from alrpc.analysis.report.page import write_report  # imports torch and matplotlib
+        with heavy_imports():
+            from alrpc.analysis.report.page import write_report
 
         click.echo(write_report(list(runs), out))

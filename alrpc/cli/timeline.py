@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from alrpc.cli.options import plain_endings
+from alrpc.cli.options import heavy_imports, plain_endings
 
 
 @click.command()
@@ -29,11 +29,12 @@ def timeline(runs: tuple[Path, ...], step: int | None, steps: int | None) -> Non
         alrpc timeline runs/compare/al-1 runs/compare/1f1b-1
     """
     with plain_endings():
-        from rich.console import Console
+        with heavy_imports():
+            from rich.console import Console
 
-        from alrpc.analysis.aligned import align_timings
-        from alrpc.analysis.tables import share_table
-        from alrpc.analysis.timeline import STEPS, choose_window, describe, draw
+            from alrpc.analysis.aligned import align_timings
+            from alrpc.analysis.tables import share_table
+            from alrpc.analysis.timeline import STEPS, choose_window, describe, draw
 
         windows = [choose_window(align_timings(run), step, steps or STEPS) for run in runs]
         paths = [runs[0] / "timeline.png", runs[0] / "timeline.svg"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from alrpc.cli.options import plain_endings, resume_options, run_options
+from alrpc.cli.options import heavy_imports, plain_endings, read_config, resume_options, run_options
 
 
 @click.command()
@@ -23,16 +23,15 @@ def train(
         alrpc train --config configs/mnist-mlp.yaml --set data.root=DIR --set train.epochs=1
         alrpc train --resume runs/mnist
     """
-    from alrpc.config import config_name, load_config
+    from alrpc.config import config_name
 
     with plain_endings():
-        config = load_config(source, overrides) if resume is None else None
-        from alrpc.checkpoint.resume import check_resume_options
-        from alrpc.runtime.run import resume_sequentially, run_sequentially
-        from alrpc.telemetry.recorder import last_line
+        config = read_config(source, overrides, resume, out)
+        with heavy_imports():
+            from alrpc.runtime.run import resume_sequentially, run_sequentially
+            from alrpc.telemetry.recorder import last_line
 
         if resume is not None:
-            check_resume_options(source, out)
             summary, directory = resume_sequentially(resume, overrides, step, quiet)
         else:
             summary, directory = run_sequentially(config, config_name(source), out, quiet)

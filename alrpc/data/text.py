@@ -7,7 +7,6 @@ import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -17,7 +16,7 @@ from torch import Tensor
 from alrpc.config import Data
 from alrpc.data.dataset import Dataset, Split, shuffled
 from alrpc.data.text_cache import cache_folder, read_cached, write_cached
-from alrpc.data.text_file import SUFFIXES, read_records
+from alrpc.data.text_file import read_records
 from alrpc.data.tokenizer import PADDING, UNKNOWN, cleaner, encode, learn_vocabulary
 from alrpc.data.word_vectors import read_word_vectors
 from alrpc.errors import UserError
@@ -33,7 +32,6 @@ HUB = {  # name on the hub, column of the text, labelled split for testing
     "imdb": ("stanfordnlp/imdb", "text", "test"),
     "sst2": ("stanfordnlp/sst2", "sentence", "validation"),
 }
-NAMES = (*HUB, "text-file")
 FORMAT = 1  # version of the cached content; increment it with every change
 POOL = 50  # micro-batches whose texts are sorted by length together: little padding, but other micro-batches in each epoch
 
@@ -74,32 +72,6 @@ class Labelled(NamedTuple):
 
     texts: Sequence[str]
     labels: Sequence[str]
-
-
-def check(data: Data) -> None:
-    """Check the configuration's section `data`, as far as is possible without reading the data.
-
-    Raises:
-        UserError: naming the wrong field of the section.
-    """
-    for package in ("tokenizers",) if data.name == "text-file" else ("tokenizers", "datasets"):
-        if find_spec(package) is None:
-            raise UserError(f"data.name: {data.name} needs the extra: pip install 'alrpc[text]' ({package} is missing)")
-    if data.name == "text-file" and data.file is None:
-        raise UserError(
-            f"data.file: not given, but needed by text-file; give a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]} file"
-        )
-    for field, path in (("file", data.file), ("test_file", data.test_file)):
-        if path is None:
-            continue
-        if data.name != "text-file":
-            raise UserError(f"data.{field}: got {path}, but {data.name} reads no file; set data.name to text-file")
-        if path.suffix.lower() not in SUFFIXES:
-            raise UserError(f"data.{field}: got {path}; it must end in .csv, or in .jsonl or .json for JSON lines")
-        if not path.is_file():
-            raise UserError(f"data.{field}: no file {path}; give one that exists")
-    if data.word_vectors is not None and not data.word_vectors.is_file():
-        raise UserError(f"data.word_vectors: no file {data.word_vectors}; give one that exists, as GloVe's")
 
 
 def load(data: Data) -> Dataset:

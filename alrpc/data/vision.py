@@ -13,6 +13,7 @@ from torch import Tensor
 
 from alrpc.config import Data
 from alrpc.data.augmentation import augment
+from alrpc.data.catalog import TINY_IMAGENET
 from alrpc.data.dataset import Dataset, Split
 from alrpc.errors import UserError
 from alrpc.objectives.base import Classes, Tensors
@@ -26,8 +27,6 @@ STATISTICS = {
     "tiny-imagenet": ([0.4802, 0.4481, 0.3975], [0.2770, 0.2691, 0.2821]),
     "image-folder": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
 }
-NAMES = tuple(STATISTICS)
-TINY_IMAGENET = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,18 +73,6 @@ class ImageFiles(Images):
             return functional.pil_to_tensor(functional.resize(pil_loader(path), [self.size, self.size], antialias=True))
         except Exception as error:  # Pillow raises SyntaxError for some damaged files, among others
             raise UserError(f"{path}: not a readable image: {_reason(error)}") from error
-
-
-def check(data: Data) -> None:
-    """Check the configuration's section `data`, as far as is possible without reading the data.
-
-    Raises:
-        UserError: when `root` is missing for a data set that is never downloaded.
-    """
-    if data.root is None and data.name == "tiny-imagenet":
-        raise UserError(f"data.root: not given; tiny-imagenet needs the folder of its archive, from {TINY_IMAGENET}, unpacked")
-    if data.root is None and data.name == "image-folder":
-        raise UserError("data.root: not given; image-folder needs a directory with train/<class>/* and test/<class>/*")
 
 
 def load(data: Data) -> Dataset:

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from alrpc.errors import UserError
+from alrpc.errors import UsageError
 from alrpc.models.attention import SelfAttention
 from alrpc.models.dropout import Dropout
 from alrpc.models.pooling import MeanOverTokens
@@ -99,7 +99,7 @@ def build(
         dropout: probability that an activation is dropped.
     """
     if width % heads:
-        raise UserError(f"model.width: got {width}; it must be a multiple of model.heads, {heads}")
+        raise UsageError(f"model.width: got {width}; it must be a multiple of model.heads, {heads}")
     blocks = [Embedding(vocabulary, width, dropout)]
     blocks += [EncoderLayer(width, heads, feed_forward, dropout) for _ in range(layers)]
     return {"blocks": blocks, "head": lambda classes: Head(width, classes)}

@@ -11,7 +11,7 @@ import torch
 from torch import distributed
 
 from alrpc.config import Config
-from alrpc.errors import UserError
+from alrpc.errors import UsageError, UserError
 from alrpc.pipeline.groups import SHARING
 from alrpc.system import use_deterministic_kernels
 
@@ -26,15 +26,15 @@ def split_components(components: int, stages: int, split: Sequence[int] | None) 
     """
     if split is not None:
         if len(split) != stages:
-            raise UserError(f"pipeline.split: got {list(split)}, {len(split)} entries for {stages} stages; give one for each")
+            raise UsageError(f"pipeline.split: got {list(split)}, {len(split)} entries for {stages} stages; give one for each")
         if sum(split) != components:
-            raise UserError(
+            raise UsageError(
                 f"pipeline.split: got {list(split)}, {sum(split)} components; it must add up to the model's {components}"
             )
         sizes = list(split)
     else:
         if stages > components:
-            raise UserError(f"pipeline.stages: got {stages}, but the model has {components} components; use 1 to {components}")
+            raise UsageError(f"pipeline.stages: got {stages}, but the model has {components} components; use 1 to {components}")
         even, rest = divmod(components, stages)
         sizes = [even + (stage < rest) for stage in range(stages)]
     ends = [sum(sizes[: stage + 1]) for stage in range(stages)]

@@ -27,7 +27,7 @@ from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousIn
 from torch.distributed.elastic.rendezvous import rendezvous_handler_registry as registry
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from alrpc.errors import OF_EXIT_CODE, Interrupted, RunFailed, StartupError, UserError
+from alrpc.errors import OF_EXIT_CODE, Interrupted, RunFailed, StartupError, UsageError
 from alrpc.pipeline.failures import AGENT_INTERVAL, SHUTDOWN_TIMEOUT, hard_exit
 from alrpc.rundir import STOP, discard_directory, log_path, read_reached
 from alrpc.runtime.forkserver import environment, launch_environment, start_fork_server, startable
@@ -57,7 +57,7 @@ def listening_socket(port: int) -> socket.socket:
         listener.bind((LOOPBACK, port))
     except OSError as error:
         listener.close()
-        raise UserError(f"pipeline.port: got {port}: {error.strerror}; give a free port, or 0 for any") from error
+        raise UsageError(f"pipeline.port: got {port}: {error.strerror}; give a free port, or 0 for any") from error
     listener.listen()
     return listener
 

@@ -21,6 +21,10 @@ warnings.filterwarnings("ignore", module="torch.distributed")
 
 import torch._dynamo  # noqa: F401  the constructor of every torch optimizer imports it
 
+import alrpc.data.digits
+import alrpc.data.synthetic_text
+import alrpc.data.text
+import alrpc.data.vision
 import alrpc.runtime.worker  # noqa: F401
 
 gc.enable()

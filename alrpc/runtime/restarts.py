@@ -65,7 +65,7 @@ def resume_pipeline(
 
     Args:
         directory: the run's directory, in which the resumed run continues.
-        overrides: `section.field=value`, for fields that may change; see `alrpc.checkpoint.resume.MAY_CHANGE`.
+        overrides: `section.field=value`, for fields that may change; see `alrpc.checkpoint.changes.MAY_CHANGE`.
         step: the step of the checkpoint to resume from; None for the last one.
 
     Returns, raises:

@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from alrpc import rundir
-from alrpc.checkpoint.resume import check_resume_options, last_whole_step, load_resume_point, note_restart, resume_hint
+from alrpc.checkpoint.changes import check_resume_options
+from alrpc.checkpoint.resume import last_whole_step, load_resume_point, note_restart, resume_hint
 from alrpc.config import config_name, load_config
-from alrpc.errors import FAILED, FAILED_FOR_GOOD, REFUSED, STOPPED, Stopped, UserError, error_line, exit_code
+from alrpc.errors import FAILED, FAILED_FOR_GOOD, REFUSED, STOPPED, Stopped, UsageError, UserError, error_line, exit_code
 from alrpc.network import resolve
 from alrpc.pipeline.failures import (
     BLAME_DELAY,
@@ -171,7 +172,7 @@ def after_restart(options: Options, launcher: int) -> Options:
     """
     run = options.resume or options.out
     if run is None:
-        raise UserError("--out: not given, so what torchrun starts again cannot find its run; give --out DIR")
+        raise UsageError("--out: not given, so what torchrun starts again cannot find its run; give --out DIR")
     begun_by = (run / rundir.BEGUN_BY).read_text(encoding="utf-8") if (run / rundir.BEGUN_BY).is_file() else ""
     if begun_by != str(launcher):
         return options

@@ -105,15 +105,14 @@ def test_a_run_is_inspected_and_what_cannot_be_is_refused_in_one_line(commands, 
     before = (run / "quality.json").read_bytes()
     (commands.folder / "bare").mkdir()
     (commands.folder / "bare" / "config.yaml").write_bytes((run / "config.yaml").read_bytes())
-    for arguments, message in [
-        (["absent"], "absent: is not the directory of a run: it has no config.yaml"),
-        (["bare"], "bare: no complete checkpoint in it"),
-        (["run", "--samples", "0"], "--samples: got 0; give 1 or more"),
-        (["run", "--set", "train.seed=1"], "--set: got 'train.seed=1'; of a run that is inspected only data.root,"),
-        (["run", "--set", "data.root=absent"], "data.root: absent is not a directory"),
+    for arguments, code, message in [
+        (["absent"], 2, "absent: is not the directory of a run: it has no config.yaml"),
+        (["bare"], 1, "bare: no complete checkpoint in it"),
+        (["run", "--set", "train.seed=1"], 2, "--set: got 'train.seed=1'; of a run that is inspected only data.root,"),
+        (["run", "--set", "data.root=absent"], 2, "data.root: absent is not a directory"),
     ]:
         refused = CliRunner().invoke(inspect, arguments)
-        assert refused.exit_code == 1 and refused.stdout == ""
+        assert refused.exit_code == code and refused.stdout == ""
         assert refused.stderr.startswith(f"alrpc: {message}") and refused.stderr.count("\n") == 1
     assert (run / "quality.json").read_bytes() == before
 
@@ -124,7 +123,7 @@ def test_a_regression_by_ones_own_code_has_the_error_of_its_exits_alone(tmp_path
     summary, _ = run_sequentially(alrpc.load_config(None, fields), "own", run, quiet=True)
     model = [str(run), "--model", "own_blocks:build_for_regression"]
     refused = CliRunner().invoke(inspect, model)
-    assert refused.exit_code == 1 and refused.stderr.endswith("to have it imported, add --data own_blocks:regression\n")
+    assert refused.exit_code == 2 and refused.stderr.endswith("to have it imported, add --data own_blocks:regression\n")
     shown = CliRunner().invoke(inspect, [*model, "--data", "own_blocks:regression"])
     assert shown.exit_code == 0 and "need classes" in shown.stdout, shown.output
     result = json.loads((run / "quality.json").read_text())

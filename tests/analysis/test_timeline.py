@@ -118,7 +118,7 @@ def test_what_has_left_no_moments_is_refused(tmp_path, commands):
     with pytest.raises(UserError, match="no moments in it; a run leaves them after 64 packets"):
         align_timings(write(tmp_path / "young"))
     refused = commands.alrpc("timeline", str(tmp_path))
-    assert refused.returncode == 1 and refused.stderr.count("\n") == 1
+    assert refused.returncode == 2 and refused.stderr.count("\n") == 1
 
 
 def test_the_picture_of_a_run_with_a_heavy_stage_names_it(commands):

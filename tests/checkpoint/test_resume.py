@@ -71,7 +71,7 @@ def test_gradients_that_wait_for_their_optimizer_step_are_not_lost(commands):
 def test_a_finished_run_goes_on_only_for_more_epochs(whole, commands):
     shutil.copytree(whole, commands.folder / "run")
     refused = commands.alrpc("launch", "--resume", "run")
-    assert refused.returncode == 1 and "has finished its 3 epochs; for more of them add --set train.epochs=N" in refused.stderr
+    assert refused.returncode == 2 and "has finished its 3 epochs; for more of them add --set train.epochs=N" in refused.stderr
     done = commands.alrpc("launch", "--resume", "run", "--set", "train.epochs=4", "--quiet")
     assert done.returncode == 0, done.stderr
     summary = read_summary(commands.folder / "run")
@@ -165,7 +165,7 @@ def test_what_cannot_go_on_is_refused_and_nothing_is_changed(whole, commands, op
     run = stopped_at(whole, 20, commands.folder)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     refused = commands.alrpc("launch", "--resume", "run", *options)
-    assert refused.returncode == 1 and refused.stderr.startswith(f"alrpc: {message}"), refused.stderr
+    assert refused.returncode == 2 and refused.stderr.startswith(f"alrpc: {message}"), refused.stderr
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
@@ -221,4 +221,4 @@ def test_a_run_that_is_under_way_is_not_taken_from_its_processes(commands):
     launched.send_signal(signal.SIGINT)
     launched.communicate(timeout=60)
     done = commands.alrpc("launch", "--resume", "run", "--set", "train.epochs=1")
-    assert done.returncode == 1 and "has finished its 1 epochs" in done.stderr
+    assert done.returncode == 2 and "has finished its 1 epochs" in done.stderr

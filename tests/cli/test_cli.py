@@ -37,7 +37,7 @@ def test_a_refusal_is_one_line_and_writes_nothing(commands, command, arguments, 
     (commands.folder / "taken" / "file").touch()
     before = sorted(commands.folder.rglob("*"))
     refused = commands.alrpc(command, *arguments)
-    assert refused.returncode == 1 and refused.stdout == ""
+    assert refused.returncode == 2 and refused.stdout == ""
     assert refused.stderr.startswith(message) and refused.stderr.count("\n") == 1
     assert sorted(commands.folder.rglob("*")) == before
 

@@ -65,7 +65,7 @@ def test_scaling_from_one_process_to_as_many_stages_as_there_are_cores(commands)
 )
 def test_what_cannot_be_measured_is_refused_and_nothing_is_written(commands, options, message):
     refused = commands.alrpc("bench", *options)
-    assert refused.returncode == 1 and refused.stderr.startswith(f"alrpc: {message}") and refused.stderr.count("\n") == 1
+    assert refused.returncode == 2 and refused.stderr.startswith(f"alrpc: {message}") and refused.stderr.count("\n") == 1
     assert list(commands.folder.iterdir()) == []
 
 

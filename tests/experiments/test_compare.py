@@ -72,5 +72,5 @@ def test_pipelines_take_texts_of_varying_length_with_mask_and_state_in_bfloat16(
 )
 def test_what_cannot_work_is_refused_and_nothing_is_written(commands, options, message):
     refused = commands.alrpc("compare", *options)
-    assert refused.returncode == 1 and refused.stderr.startswith(f"alrpc: {message}") and refused.stderr.count("\n") == 1
+    assert refused.returncode == 2 and refused.stderr.startswith(f"alrpc: {message}") and refused.stderr.count("\n") == 1
     assert list(commands.folder.iterdir()) == []

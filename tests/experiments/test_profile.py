@@ -105,5 +105,5 @@ def test_a_picture_and_the_bubbles_are_left(profiled):
 )
 def test_what_cannot_be_profiled_is_refused_and_nothing_is_written(commands, options, message):
     refused = commands.alrpc("profile", "--out", "out", *options)
-    assert refused.returncode == 1 and refused.stderr.startswith(f"alrpc: {message}") and refused.stderr.count("\n") == 1
+    assert refused.returncode == 2 and refused.stderr.startswith(f"alrpc: {message}") and refused.stderr.count("\n") == 1
     assert not list(commands.folder.iterdir())

@@ -79,7 +79,7 @@ def test_a_script_without_a_guard_launches_its_own_modules_twice_in_other_enviro
 
 def test_what_is_wrong_before_a_run_is_told_without_waiting_for_it(commands):
     done = commands.alrpc("launch", "--stages", "9")
-    assert done.returncode == 1 and done.stderr.startswith("alrpc: pipeline.stages: got 9") and done.stderr.count("\n") == 1
+    assert done.returncode == 2 and done.stderr.startswith("alrpc: pipeline.stages: got 9") and done.stderr.count("\n") == 1
     assert list(commands.folder.iterdir()) == []
 
 

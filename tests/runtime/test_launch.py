@@ -81,7 +81,7 @@ def test_a_port_in_use_is_named_and_nothing_is_written(commands):
         taken.listen()
         port = taken.getsockname()[1]
         refused = commands.alrpc("launch", "--set", f"pipeline.port={port}")
-    assert refused.returncode == 1
+    assert refused.returncode == 2
     assert refused.stderr.startswith(f"alrpc: pipeline.port: got {port}: Address already in use")
     assert list(commands.folder.iterdir()) == []
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from alrpc.config import Config
-from alrpc.errors import UserError
+from alrpc.errors import UsageError
 from alrpc.experiments.bench.measure import Watch, rate, run_rounds
 from alrpc.experiments.bench.rounds import PIPELINE, Settings
 from alrpc.experiments.bench.sequential import measure_sequential
@@ -37,7 +37,9 @@ def scaling(config: Config, rounds: int, steps: int, directory: Path, watch: Wat
         RunFailed, Interrupted: as `alrpc.runtime.local.run_processes`.
     """
     if isinstance(config.pipeline.split, list):
-        raise UserError(f"pipeline.split: got {config.pipeline.split}, but the number of stages changes here; use auto or null")
+        raise UsageError(
+            f"pipeline.split: got {config.pipeline.split}, but the number of stages changes here; use auto or null"
+        )
     _, components = resolve(config)
     counts = stage_counts(config, components)
     check_pipeline(with_stages(config, max(counts)), components)

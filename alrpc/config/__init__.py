@@ -6,10 +6,9 @@ This module never imports torch, so that a mistake in a configuration file is re
 from __future__ import annotations
 
 import difflib
-import importlib
 import importlib.util
-import sys
-from collections.abc import Callable, Iterator, Sequence
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -28,7 +27,8 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from alrpc import rundir
-from alrpc.errors import UserError
+from alrpc.config.own_code import did_you_mean
+from alrpc.errors import UsageError
 
 DEFAULT = "digits-mlp"
 S = TypeVar("S", bound=BaseModel)
@@ -209,16 +209,16 @@ def load_config(source: str | Path | None = None, overrides: Sequence[str] = ())
         overrides: `section.field=value`, each value parsed as YAML.
 
     Raises:
-        UserError: one line that names the field, what was given and what would be right.
+        UsageError: one line that names the field, what was given and what would be right.
     """
     path = find_config(source)
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+        raise UsageError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     tree = {} if tree is None else tree
     if not isinstance(tree, dict):
-        raise UserError(
+        raise UsageError(
             f"{path}: got a {type(tree).__name__} at the top; it must be a mapping of {', '.join(Config.model_fields)}"
         )
     for override in sorted(overrides, key=lambda text: not text.startswith("model.name=")):  # before that model's fields
@@ -230,12 +230,12 @@ def parse_config(tree: dict[str, Any]) -> Config:
     """Validate a configuration given as nested dictionaries.
 
     Raises:
-        UserError: one line that names the field, what was given and what would be right.
+        UsageError: one line that names the field, what was given and what would be right.
     """
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        raise UserError(_one_line(error, [])) from error
+        raise UsageError(_one_line(error, [])) from error
 
 
 def parse_section(section: type[S], name: str, fields: dict[str, Any]) -> S:
@@ -243,7 +243,7 @@ def parse_section(section: type[S], name: str, fields: dict[str, Any]) -> S:
     try:
         return section.model_validate(fields)
     except ValidationError as error:
-        raise UserError(_one_line(error, [name])) from error
+        raise UsageError(_one_line(error, [name])) from error
 
 
 def config_name(source: str | Path | None) -> str:
@@ -256,12 +256,20 @@ def find_config(source: str | Path | None) -> Path:
     path = Path(source or DEFAULT)
     if path.is_file():
         return path
-    here = Path(__file__).resolve().parent
-    shipped = next((folder for folder in (here / "configs", here.parent / "configs") if folder.is_dir()), None)
-    names = sorted(file.stem for file in shipped.glob("*.yaml")) if shipped else []
-    if str(path) in names:
-        return shipped / f"{path}.yaml"
-    raise UserError(f"--config: no file {path}; give a YAML file, or one of those that ship with alrpc: {', '.join(names)}")
+    shipped = shipped_configs()
+    if str(path) in shipped:
+        return shipped[str(path)]
+    raise UsageError(
+        f"--config: no file {path}{did_you_mean(str(path), shipped)}; give a YAML file, or one of those that ship with alrpc: "
+        f"{', '.join(shipped)}"
+    )
+
+
+def shipped_configs() -> dict[str, Path]:
+    """The configurations that ship with the package: for each name its file."""
+    package = Path(__file__).resolve().parents[1]
+    folder = next((folder for folder in (package / "configs", package.parent / "configs") if folder.is_dir()), None)
+    return {file.stem: file for file in sorted(folder.glob("*.yaml"))} if folder else {}
 
 
 def save_config(config: Config, path: Path) -> None:
@@ -269,19 +277,16 @@ def save_config(config: Config, path: Path) -> None:
     rundir.write_atomically(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
 
 
-def check_extras(config: Config) -> None:
-    """Refuse a configuration that needs a package which is not installed.
+def check_config(config: Config) -> None:
+    """Refuse a configuration whose fields contradict each other, or that needs a package which is not installed.
 
     Raises:
-        UserError: naming the field and the extra to install.
+        UsageError: naming the field, and what would be right.
     """
+    if config.train.end_lr is not None and config.train.end_lr > config.train.lr:
+        raise UsageError(f"train.end_lr: got {config.train.end_lr}, above train.lr, {config.train.lr}; rates only fall")
     if config.observe.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        raise UserError("observe.tensorboard: needs the extra: pip install 'alrpc[tensorboard]' (tensorboard is missing)")
-
-
-# ---- the user's own code, named as package.module:function
-
-MOVED = {"alrpc.bench.tokens": "alrpc.data.synthetic_text"}  # modules under the names that configurations of 0.1 use
+        raise UsageError("observe.tensorboard: needs the extra: pip install 'alrpc[tensorboard]' (tensorboard is missing)")
 
 
 def user_code_fields(config: Config) -> dict[str, str]:
@@ -289,31 +294,6 @@ def user_code_fields(config: Config) -> dict[str, str]:
     names it."""
     names = {"model.name": config.model.name, "data.name": config.data.name}
     return {field: name for field, name in names.items() if ":" in name}
-
-
-def import_function(name: str, field: str) -> Callable:
-    """Import `package.module:function`; modules in the working directory are found as well.
-
-    Raises:
-        UserError: naming the configuration field and what could not be imported.
-    """
-    module_name, _, attribute = name.partition(":")
-    module_name = MOVED.get(module_name, module_name)
-    if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))
-    try:
-        function = getattr(importlib.import_module(module_name), attribute)
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"{field}: {name}: no module named {error.name!r} in the working directory or in Python's path"
-        ) from error
-    except AttributeError as error:
-        raise UserError(f"{field}: {name}: module {module_name!r} has no {attribute!r}") from error
-    except Exception as error:
-        raise UserError(f"{field}: importing {module_name} raised {type(error).__name__}: {error}") from error
-    if not callable(function):
-        raise UserError(f"{field}: {name} is a {type(function).__name__}; it must be a function")
-    return function
 
 
 def flat_fields(tree: dict[str, Any], within: str = "") -> Iterator[tuple[str, Any]]:
@@ -328,17 +308,17 @@ def flat_fields(tree: dict[str, Any], within: str = "") -> Iterator[tuple[str, A
 def _apply(tree: dict[str, Any], override: str) -> None:
     name, equals, text = override.partition("=")
     if not equals or not all(name.split(".")):
-        raise UserError(f"--set: got {override!r}; write section.field=value, such as train.epochs=5")
+        raise UsageError(f"--set: got {override!r}; write section.field=value, such as train.epochs=5")
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise UserError(f"--set: {name}: {text!r} is not a YAML value") from error
+        raise UsageError(f"--set: {name}: {text!r} is not a YAML value") from error
     *sections, field = name.split(".")
     for section in sections:
         tree[section] = tree.get(section) if tree.get(section) is not None else {}
         tree = tree[section]
         if not isinstance(tree, dict):
-            raise UserError(f"--set: {name}: {section} is not a section")
+            raise UsageError(f"--set: {name}: {section} is not a section")
     if name == "model.name" and tree.get("name") != value:
         tree.clear()  # the fields in the file belong to another model
     tree[field] = value
@@ -363,7 +343,8 @@ def complaint(error: ErrorDetails) -> str:
     if error["type"].startswith("missing"):
         return "not given, but needed"
     reason = error["msg"][0].lower() + error["msg"][1:]
-    return f"got {error['input']!r}; {reason.replace('input should', 'it should')}"
+    known = re.findall("'([^']+)'", error["ctx"]["expected"]) if error["type"] == "literal_error" else []
+    return f"got {error['input']!r}; {reason.replace('input should', 'it should')}{did_you_mean(str(error['input']), known)}"
 
 
 def _fields(place: Sequence[str]) -> list[str]:
