@@ -151,6 +151,12 @@ class Evaluation(Event):
     metric: str
     exits: list[float]
     stage: int | None = None
+    samples: int | None = None
+    """Number of test samples; None in files of alrpc 0.1."""
+    chance: float | None = None
+    """The score that guessing has; None where the metric has none."""
+    about_exits: str = ""
+    """What the objective says of the exits at the beginning; after the first epoch only."""
 
 
 @dataclass(frozen=True)

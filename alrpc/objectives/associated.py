@@ -37,6 +37,10 @@ class AssociatedLearning(Objective):
 
     losses = ("associated", "autoencoder")
     exit_parts = ("decoder",)
+    about_exits = (
+        "deep exits begin at chance: exit l is decoded by the decoders of components l to 1 and learns from what the components "
+        "before it give, so the exits rise one after another"
+    )
 
     def __init__(
         self,

@@ -34,6 +34,11 @@ class Classes:
     def width(self) -> int:
         return self.count
 
+    @property
+    def chance(self) -> float:
+        """The accuracy of a guess, when all classes are equally frequent."""
+        return 1 / self.count
+
     def blank(self, samples: int) -> Tensor:
         """Placeholder labels: (samples,), int64."""
         return torch.zeros(samples, dtype=torch.int64)
@@ -57,6 +62,7 @@ class Values:
 
     width: int
     metric = "mse"
+    chance = None
 
     def blank(self, samples: int) -> Tensor:
         """Placeholder labels: (samples, width), float32."""
@@ -109,6 +115,8 @@ class Objective(ABC):
     """Names of the losses, in the order in which `learn` returns them."""
     exit_parts: tuple[str, ...] = ()
     """Names of the modules of every component that `decode` needs; the last stage receives their parameters."""
+    about_exits: str = ""
+    """A sentence for users on why deep exits may be no better than chance at first; "" where they should be."""
 
     def __init__(self, target: Target):
         self.target = target

@@ -66,6 +66,10 @@ class Progress:
     metric: str = "accuracy"
     evaluations: dict[int, list[float]] = field(default_factory=dict)
     """For each epoch, the score of every exit."""
+    chance: float | None = None
+    """The score that guessing has, where the metric has one."""
+    about_exits: str = ""
+    """What the objective says of the exits at the beginning."""
     digests: dict[int, list[str]] = field(default_factory=dict)
     """For each stage, the digests of its components."""
     parameters: dict[str, int] = field(default_factory=lambda: {"effective": 0, "affiliated": 0})
@@ -131,6 +135,13 @@ class Progress:
         reasons = [failure for failure in self.failures if failure.startswith("no checkpoint")]
         return f"the trained parameters could not be written: {reasons[-1]}"
 
+    def explain_exits(self, epoch: int) -> str:
+        """What the objective says of exits that are still at chance; "" unless the last one is nearer to it than to the best."""
+        exits = self.evaluations.get(epoch, [])
+        if self.chance is None or len(exits) < 2 or exits[-1] > (self.chance + max(exits)) / 2:
+            return ""
+        return self.about_exits
+
     def note_failure(self, what: str) -> None:
         """Note, once, that something could not be written."""
         if what not in self.failures:
@@ -167,6 +178,7 @@ class Progress:
             case Evaluation():
                 self.metric = event.metric
                 self.evaluations[event.epoch] = event.exits
+                self.chance, self.about_exits = event.chance, event.about_exits or self.about_exits
             case Checkpoint():
                 self.checkpoint = event.step
             case Unwritten():

@@ -1,14 +1,17 @@
-"""Shows a run that is under way: a live view on a terminal, one line per epoch elsewhere."""
+"""Shows a run that is under way: a live view on a terminal, one line per epoch elsewhere.
+
+The live view is plain ASCII and folds to the terminal's width, so that it reads the same on every terminal, with colours or not.
+"""
 
 from __future__ import annotations
 
+import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
@@ -18,16 +21,20 @@ from alrpc.telemetry.progress import Progress, StageProgress
 from alrpc.timing import STATES, WORKING
 
 FRAME = 0.15  # seconds between two updates of the live view
-BAR = 40  # characters of a stage's time bar
-LOOKS = {
-    "forward": ("█", "green"),
-    "backward": ("▓", "cyan"),
-    "update": ("█", "blue"),
-    "handling": ("▒", "white"),
-    "checkpoint": ("▓", "magenta"),
-    "waiting_to_receive": ("░", "bright_black"),
-    "waiting_to_send": ("▒", "yellow"),
-    "testing": ("▓", "bright_blue"),
+BAR, LEAST_BAR = 40, 16  # most characters of a stage's time bar, and the least before columns beside it are left out
+STEPS_BAR = 30  # most characters of the bar of the steps
+GAP = 2  # characters between columns, and between parts of a line
+HEADING = 12  # characters at which a heading is folded where the table is too wide
+DISPENSABLE = ("memory", "device", "in flight", "components")  # columns beside the time bars, the first to be left out first
+LOOKS = {  # each state's mark, which differs without its colours
+    "forward": ("F", "black on green"),
+    "backward": ("B", "black on cyan"),
+    "update": ("U", "white on blue"),
+    "handling": ("H", "black on white"),
+    "checkpoint": ("C", "white on magenta"),
+    "waiting_to_receive": (".", "bright_black"),
+    "waiting_to_send": (">", "yellow"),
+    "testing": ("T", "black on bright_blue"),
 }
 
 
@@ -46,18 +53,18 @@ def show(progress: Progress, quiet: bool, console: Console) -> Iterator[Callable
 @contextmanager
 def _live(progress: Progress, console: Console) -> Iterator[Callable[[Event], None]]:
     drawn = 0.0
-    with Live(_view(progress), console=console, auto_refresh=False) as live:
+    with Live(_view(progress, console.width), console=console, auto_refresh=False) as live:
 
         def refresh(event: Event) -> None:
             nonlocal drawn
             if time.monotonic() - drawn > FRAME:
-                live.update(_view(progress), refresh=True)
+                live.update(_view(progress, console.width), refresh=True)
                 drawn = time.monotonic()
 
         try:
             yield refresh
         finally:
-            live.update(_view(progress), refresh=True)
+            live.update(_view(progress, console.width), refresh=True)
 
 
 def _plain(progress: Progress, console: Console) -> Callable[[Event], None]:
@@ -83,6 +90,8 @@ def _plain(progress: Progress, console: Console) -> Callable[[Event], None]:
             exits = " ".join(_score(value, progress.metric) for value in progress.evaluations[shown])
             line = f"epoch {shown}/{progress.epochs}  {progress.metric} of exits {exits}  {name} losses {losses}"
             console.print(f"{line}  {progress.rate():,.0f} samples/s", soft_wrap=True, highlight=False)
+            if shown == 1 and (about := progress.explain_exits(shown)):
+                console.print(about, soft_wrap=True, highlight=False)
 
     return say
 
@@ -93,88 +102,127 @@ def _first_losses(of_components: dict[int, dict[str, float]]) -> tuple[str, str]
     return name, " ".join(f"{losses[name]:.4g}" for _, losses in sorted(of_components.items()))
 
 
-def _view(progress: Progress) -> Group:
+def _view(progress: Progress, width: int) -> Group:
     packets = [Text(f"packets between stages: {progress.packets}", style="dim")] if progress.packets else []
-    components = [_component_table(progress)] if progress.losses else []
+    components = [_component_table(progress, width)] if progress.losses else []
+    about = progress.explain_exits(max(progress.evaluations, default=0))
+    exits = [Text(about, style="dim")] if about else []
     slow = [Text(what, style="yellow") for what in progress.slow.values()]
     failures = [Text(progress.failures[-1], style="red")] if progress.failures else []
     _, what = find_bottleneck(*progress.work())
     bottleneck = [Text(what, style="yellow" if what.startswith("bottleneck") else "dim")] if what else []
-    return Group(
-        _headline(progress), _stage_table(progress), *_legend(progress), *bottleneck, *packets, *components, *slow, *failures
-    )
+    above = [*_headline(progress, width), _stage_table(progress, width), *_legend(progress, width)]
+    return Group(*above, *bottleneck, *packets, *components, *exits, *slow, *failures)
 
 
-def _headline(progress: Progress) -> Table:
-    line = Table.grid(padding=(0, 1))
+def _fold(parts: Iterable[Text], width: int) -> list[Text]:
+    """Set parts side by side, in as many lines of `width` characters as they need."""
+    lines: list[Text] = []
+    for part in parts:
+        if lines and lines[-1].cell_len + GAP + part.cell_len <= width:
+            lines[-1].append(" " * GAP).append(part)
+        else:
+            lines.append(part.copy())
+    return lines
+
+
+def _headline(progress: Progress, width: int) -> list[Text]:
+    title = Text(progress.title, style="bold")
     if not progress.fed:
-        line.add_row(Text(progress.title, style="bold"), Text("starting the stages and reading the data"))
-        return line
+        return _fold([title, Text("starting the stages and reading the data")], width)
     rate = progress.rate()
     per_step = progress.samples / progress.micro_batches
     left = (progress.steps - progress.step) * per_step / rate if rate else 0
-    line.add_row(
-        Text(progress.title, style="bold"),
-        Text(f"epoch {min(progress.step // progress.micro_batches + 1, progress.epochs)}/{progress.epochs}"),
-        ProgressBar(total=progress.steps, completed=progress.step, width=30),
-        Text(f"{progress.step:,}/{progress.steps:,} steps"),
-        Text(f"{rate:,.0f} samples/s"),
-        Text(f"{int(left) // 60}:{int(left) % 60:02d} left"),
+    epoch = min(progress.step // progress.micro_batches + 1, progress.epochs)
+    length = min(STEPS_BAR, width)
+    done = length * progress.step // progress.steps
+    return _fold(
+        [
+            title,
+            Text(f"epoch {epoch}/{progress.epochs}"),
+            Text.assemble(("=" * done, "green"), ("-" * (length - done), "bright_black")),
+            Text(f"{progress.step:,}/{progress.steps:,} steps"),
+            Text(f"{rate:,.0f} samples/s"),
+            Text(f"{int(left) // 60}:{int(left) % 60:02d} left"),
+        ],
+        width,
     )
-    return line
 
 
-def _stage_table(progress: Progress) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    for name in ("stage", "components", "device"):
-        table.add_column(name)
-    for name in ("works", "in flight", "memory"):
-        table.add_column(name, justify="right")
-    table.add_column("its time")
-    for number, stage in progress.stages.items():
-        busy = f"{share(stage.seconds, *WORKING):.0%}" if any(stage.seconds.values()) else ""
-        memory = f"{stage.peak_memory / (1 << 20):,.0f} MiB" if stage.peak_memory else ""
-        in_flight = "" if stage.in_flight is None else str(stage.in_flight)
-        table.add_row(str(number), _components(stage), stage.device, busy, in_flight, memory, _time_bar(stage))
+def _table(columns: dict[str, list[str] | list[Text]], left: Iterable[str]) -> Table:
+    """A table of columns that fit, by their headings; those in `left` are aligned to the left."""
+    table = Table(box=None, padding=(0, GAP, 0, 0), header_style="dim", pad_edge=False)
+    for heading in columns:
+        table.add_column(heading, justify="left" if heading in left else "right", no_wrap=True, overflow="crop")
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*row)
     return table
 
 
-def _legend(progress: Progress) -> list[Text]:
+def _width(columns: dict[str, list[str]]) -> int:
+    """The characters that these columns take, each with the gap after it."""
+    return sum(max(map(len, (*heading.split("\n"), *cells))) + GAP for heading, cells in columns.items())
+
+
+def _stage_table(progress: Progress, width: int) -> Table:
+    """A row per stage; on a narrow terminal its bar is shorter, and the least important columns are left out."""
+    stages = progress.stages.values()
+    columns = {
+        "stage": [str(number) for number in progress.stages],
+        "components": [_components(stage) for stage in stages],
+        "device": [stage.device for stage in stages],
+        "works": [f"{share(stage.seconds, *WORKING):.0%}" if any(stage.seconds.values()) else "" for stage in stages],
+        "in flight": ["" if stage.in_flight is None else str(stage.in_flight) for stage in stages],
+        "memory": [f"{stage.peak_memory / (1 << 20):,.0f} MiB" if stage.peak_memory else "" for stage in stages],
+    }
+    for heading in DISPENSABLE:
+        if width - _width(columns) < LEAST_BAR:
+            del columns[heading]
+    length = max(1, min(BAR, width - _width(columns)))
+    bars = [_time_bar(stage, length) for stage in stages]
+    return _table({**columns, "its time": bars}, ("stage", "components", "device", "its time"))
+
+
+def _legend(progress: Progress, width: int) -> list[Text]:
     """The legend of the bars, for the states that occur."""
     seen = [state for state in STATES if any(stage.seconds.get(state) for stage in progress.stages.values())]
-    marks = (Text(LOOKS[state][0], style=LOOKS[state][1]) + Text(f" {state.replace('_', ' ')}", style="dim") for state in seen)
-    return [Text("  ").join(marks)] if seen else []
+    return _fold((Text.assemble(LOOKS[state], (f" {state.replace('_', ' ')}", "dim")) for state in seen), width)
 
 
-def _time_bar(stage: StageProgress) -> Text:
+def _time_bar(stage: StageProgress, length: int) -> Text:
     total = sum(stage.seconds.values())
     if not total:
         return Text("")
     bar, filled = Text(), 0
-    shares = {state: stage.seconds[state] / total for state in STATES}
     reached = 0.0
-    for state, part in shares.items():
-        reached += part
-        width = round(reached * BAR) - filled
+    for state in STATES:
+        reached += stage.seconds[state] / total
+        width = round(reached * length) - filled
         mark, colour = LOOKS[state]
         bar.append(mark * width, style=colour)
         filled += width
     return bar
 
 
-def _component_table(progress: Progress) -> Table:
+def _component_table(progress: Progress, width: int) -> Table:
+    """A row per component; on a narrow terminal its headings are folded, and then the last losses left out."""
     epoch = max(progress.evaluations, default=0)
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    accuracy = f"{progress.metric} of its exit" + (f" (epoch {epoch})" if epoch else "")
     latest: dict[int, dict[str, float]] = {}
     for of_epoch in progress.losses.values():
         latest.update(of_epoch)
-    for name in ("component", *(f"{name} loss" for name in next(iter(latest.values()))), accuracy):
-        table.add_column(name, justify="right")
-    for number, losses in sorted(latest.items()):
-        score = _score(progress.evaluations[epoch][number - 1], progress.metric) if epoch else ""
-        table.add_row(str(number), *(f"{value:.5g}" for value in losses.values()), score)
-    return table
+    losses = {
+        f"{name} loss": [f"{of_component[name]:.5g}" for _, of_component in sorted(latest.items())]
+        for name in next(iter(latest.values()))
+    }
+    score = f"{progress.metric} of its exit" + (f" (epoch {epoch})" if epoch else "")
+    scores = [_score(progress.evaluations[epoch][number - 1], progress.metric) if epoch else "" for number in sorted(latest)]
+    columns = {"component": [str(number) for number in sorted(latest)], **losses, score: scores}
+    if _width(columns) > width:
+        columns = {textwrap.fill(heading, HEADING): cells for heading, cells in columns.items()}
+    for heading in list(columns)[-2:0:-1]:
+        if _width(columns) > width:
+            del columns[heading]
+    return _table(columns, ())
 
 
 def _components(stage: StageProgress) -> str:

@@ -101,4 +101,6 @@ class ExitScores:
         return [total / self.samples for total in self.sums]
 
     def event(self, epoch: int, stage: int | None = None) -> Evaluation:
-        return Evaluation(epoch, self.objective.target.metric, self.mean(), stage)
+        target = self.objective.target
+        about = self.objective.about_exits if epoch == 1 else ""
+        return Evaluation(epoch, target.metric, self.mean(), stage, self.samples, target.chance, about)

@@ -73,7 +73,8 @@ def run(
             score = torch.tensor(sum(engine.score(batch) for batch in islice(batches, tests)), dtype=torch.float64)
         if distributed.is_initialized():
             distributed.all_reduce(score)
-        emit(Evaluation(epoch, engine.target.metric, [score.item() / test_samples]))
+        mean = score.item() / test_samples
+        emit(Evaluation(epoch, engine.target.metric, [mean], samples=test_samples, chance=engine.target.chance))
     digests = [component_digest(layer) for layer in engine.module.layers]
     parameters = {"effective": sum(p.numel() for p in engine.module.parameters()), "affiliated": 0}
     ends = gather(Finished(0, peak_memory(engine.device), digests, parameters))
