@@ -29,6 +29,7 @@ LOOKS = {  # colour-blind safe
     "waiting_to_send": "#ee6677",
     "testing": "#66ccee",
 }
+HELD = "#c9d3df"  # the coordinator's waiting to send: the window is full, as it is while the stages have enough to do
 ENGINES = {"pipeline": "associated learning", "sequential": "associated learning, sequential"}
 WIDTH, LANE, AROUND, DOTS = 11.0, 0.42, 1.5, 130  # width, lane height, margins: inches; resolution: pixels per inch
 PASSES = ("forward", "backward")
@@ -192,15 +193,51 @@ def draw(windows: list[Window], paths: list[Path]) -> None:
         draw_lanes(window, axes, scale, longest)
         axes.set_xlabel(describe(window), fontsize=8, loc="left")
         engine = ENGINES.get(window.timings.engine, window.timings.engine)
-        axes.set_title(f"{window.timings.title} · {engine}", fontsize=10, loc="left")
+        axes.set_title(" · ".join(filter(None, (window.timings.title, engine, numbers_mean(window)))), fontsize=10, loc="left")
     every[-1].xaxis.set_major_formatter(f"{{x:g}} {unit}")
-    seen = {span.state for window in windows for spans in window.lanes.values() for span in spans}
-    patches = [Patch(facecolor=colour, label=state.replace("_", " ")) for state, colour in LOOKS.items() if state in seen]
+    patches = [Patch(facecolor=colour, label=label) for colour, label in legend(windows)]
     figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), frameon=False, fontsize=8)
     for path in paths:
         partial = path.with_name(f"{path.stem}.partial{path.suffix}")
         figure.savefig(partial, dpi=DOTS)
         partial.rename(path)
+
+
+def colour_of(stage: int, state: str) -> str:
+    """The colour of a state in the lane of a stage, 0 for the coordinator, whose back-pressure is no sign of trouble."""
+    return HELD if stage == 0 and state == "waiting_to_send" else LOOKS[state]
+
+
+def legend(windows: list[Window]) -> list[tuple[str, str]]:
+    """The colours of the states that occur, with their meanings."""
+    seen = {colour_of(stage, span.state) for window in windows for stage, spans in window.lanes.items() for span in spans}
+    states = [(colour, state.replace("_", " ")) for state, colour in LOOKS.items()]
+    return [each for each in (*states, (HELD, "coordinator: window full")) if each[0] in seen]
+
+
+def numbers_mean(window: Window) -> str:
+    """What the numbers in the bars are, where they are more than the micro-batch."""
+    if _is_cut(window):
+        return "in the bars: part of the micro-batch"
+    several = any(len(window.timings.components_of(stage)) > 1 for stage in window.lanes)
+    return "in the bars: micro-batch · component" if several else ""
+
+
+def _is_cut(window: Window) -> bool:
+    """Whether a schedule cuts its micro-batches into parts."""
+    return window.timings.engine not in ("pipeline", "sequential")
+
+
+def _label(window: Window, stage: int, span: Span, room: float) -> str:
+    """The number in a forward or backward bar of `room` inches: of the micro-batch; or of the part into which a schedule cuts it.
+
+    In a stage of several components it is micro-batch · component, or only the latter, or nothing, as there is room.
+    """
+    number = str(span.part) if _is_cut(window) else window.labels.get((stage, span.packet), "")
+    labels = [number]
+    if number and not _is_cut(window) and len(window.timings.components_of(stage)) > 1:
+        labels = [f"{number}·{span.part}", f"·{span.part}"]
+    return next((label for label in labels if room > CHARACTER * len(label)), "")
 
 
 def draw_run(run: Path, picture: Path) -> bool:
@@ -222,15 +259,13 @@ def draw_lanes(window: Window, axes, scale: float, longest: float) -> None:
     """
     stages = sorted(window.lanes)
     room = (WIDTH - 2.6) / longest  # inches a second
-    cut_in_schedule = window.timings.engine not in ("pipeline", "sequential")
     for stage, host in window.lanes.items():
         gpu = window.on_gpu.get(stage, [])
         height = 0.3 if gpu else 0.8 if stage else 0.4  # a lower lane for the coordinator, which computes nothing
-        _draw_bars(axes, window, host, (stage - 0.4 if stage else stage - 0.2, height), scale, room)
-        _draw_bars(axes, window, gpu, (stage - 0.1, 0.5), scale, room)  # below the bars of the process
+        _draw_bars(axes, window, stage, host, (stage - 0.4 if stage else stage - 0.2, height), scale, room)
+        _draw_bars(axes, window, stage, gpu, (stage - 0.1, 0.5), scale, room)  # below the bars of the process
         for span in gpu or host:
-            label = str(span.part) if cut_in_schedule else window.labels.get((stage, span.packet), "")
-            if span.state in PASSES and (span.end - span.begin) * room > CHARACTER * len(label):
+            if span.state in PASSES and (label := _label(window, stage, span, (span.end - span.begin) * room)):
                 middle = ((span.begin + span.end) / 2 - window.begin) * scale
                 axes.text(middle, stage, label, ha="center", va="center", fontsize=7, color="white", clip_on=True)
     axes.set_yticks(stages, [_name(window.timings, stage) for stage in stages], fontsize=8)
@@ -244,13 +279,16 @@ def draw_lanes(window: Window, axes, scale: float, longest: float) -> None:
     axes.tick_params(left=False)
 
 
-def _draw_bars(axes, window: Window, spans: list[Span], place: tuple[float, float], scale: float, room: float) -> None:
+def _draw_bars(
+    axes, window: Window, stage: int, spans: list[Span], place: tuple[float, float], scale: float, room: float
+) -> None:
     """Draw the forward and backward passes with edges where they are wide enough, and the other states over them."""
     for state in (*PASSES, *(state for state in STATES if state not in PASSES)):
         of_state = [span for span in spans if span.state == state]
         wide = [state in PASSES and (span.end - span.begin) * room > EDGE for span in of_state]
         bars = [((span.begin - window.begin) * scale, (span.end - span.begin) * scale) for span in of_state]
-        axes.broken_barh(bars, place, facecolor=LOOKS[state], edgecolor="white", linewidth=[0.5 * edge for edge in wide])
+        colour = colour_of(stage, state)
+        axes.broken_barh(bars, place, facecolor=colour, edgecolor="white", linewidth=[0.5 * edge for edge in wide])
 
 
 def _name(timings: Timings, stage: int) -> str:

@@ -3,9 +3,11 @@
 import json
 
 import pytest
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 
 from alrpc.analysis.aligned import align_timings, offset_at
-from alrpc.analysis.timeline import choose_window, draw
+from alrpc.analysis.timeline import LOOKS, choose_window, draw, draw_lanes, legend
 from alrpc.errors import UserError
 from alrpc.telemetry.bottleneck import find_bottleneck
 from alrpc.timing import STATES
@@ -75,6 +77,40 @@ def test_on_a_gpu_its_own_moments_count(tmp_path, run):
     assert window.work(2) == pytest.approx(0.75, abs=0.01) and window.bubble() == pytest.approx(0.5, abs=0.01)
     draw([window], [tmp_path / "both.png"])
     assert (tmp_path / "both.png").stat().st_size > 5000
+
+
+def with_a_coordinator(run):
+    """The run, its coordinator waiting to send, and a stage of two components that waits a little to send."""
+    title, *others, one, other = [json.loads(line) for line in (run / "timings.jsonl").read_text().splitlines()[:-1]]
+    feeding = block(0, 100.0, 990)
+    feeding["entries"] = [("waiting_to_send" if state == "forward" else state, 0, at) for state, _, at in feeding["entries"]]
+    entries = []
+    for state, part, at in one["entries"]:
+        entries += [(state, part, at + 5 * (state == "handling"))] + [(state, 2, at + 100)] * (state == "forward")
+    one["entries"] = entries
+    one["packets"] = [(*packet, 5 * packet[2] + 1) for *packet, _ in one["packets"]]
+    return write(run, title, *others, feeding, one, other)
+
+
+def test_back_pressure_is_a_warning_in_a_stage_and_none_in_the_coordinator(run):
+    window = choose_window(align_timings(with_a_coordinator(run)), steps=4)
+    axes = Figure().subplots()
+    draw_lanes(window, axes, 1000, window.seconds)
+    lanes = {}
+    for bars in axes.collections:
+        for path in bars.get_paths():
+            lanes.setdefault(round(path.vertices[:4, 1].mean()), set()).add(to_hex(bars.get_facecolor()[0]))
+    assert LOOKS["waiting_to_send"] not in lanes[0] and LOOKS["waiting_to_send"] in lanes[1]
+    meanings = {meaning: colour for colour, meaning in legend([window])}
+    assert meanings["coordinator: window full"] in lanes[0] and meanings["waiting to send"] == LOOKS["waiting_to_send"]
+
+
+def test_bars_of_two_components_in_one_stage_have_different_numbers(run):
+    window = choose_window(align_timings(with_a_coordinator(run)), step=20, steps=2)
+    axes = Figure().subplots()
+    draw_lanes(window, axes, 1000, window.seconds)
+    numbers = {text.get_text() for text in axes.texts}
+    assert {"20·1", "20·2"} <= numbers and "20" not in numbers
 
 
 def test_a_window_begins_with_the_step_asked_for_and_says_which_there_are(run):

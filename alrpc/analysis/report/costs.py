@@ -10,7 +10,7 @@ from alrpc.analysis.aligned import align_timings
 from alrpc.analysis.report.chart import GIB, MIB, MIDDLE, ROW, SMALL, PageFigure, name_rows
 from alrpc.analysis.report.svg import FONT, INK, UNIT, css, draw_svg
 from alrpc.analysis.rundata import Run
-from alrpc.analysis.timeline import AROUND, LANE, LOOKS, WIDTH, choose_window, draw_lanes
+from alrpc.analysis.timeline import AROUND, HELD, LANE, LOOKS, WIDTH, choose_window, draw_lanes, legend, numbers_mean
 from alrpc.timing import STATES
 
 SPANS = 2000  # most spans of a timeline that are drawn as vectors; more are drawn as pixels
@@ -81,10 +81,10 @@ def timeline(run: Run, name: str) -> PageFigure:
         axes.xaxis.set_major_formatter(f"{{x:g}} {unit}")
         axes.tick_params(labelsize=8, length=0)
         for bars in axes.collections:  # waits stay vectors: pixels would not follow the page from light to dark
-            bars.set_rasterized(pixels and to_hex(bars.get_facecolor()[0]) != LOOKS["waiting_to_receive"])
+            bars.set_rasterized(pixels and to_hex(bars.get_facecolor()[0]) not in (LOOKS["waiting_to_receive"], HELD))
 
     svg = draw_svg(f"{name}-timeline", "what each process did over time", (WIDTH * UNIT, height), draw)
-    seen = {span.state for spans in window.lanes.values() for span in spans}
-    legend = [(css(colour), state.replace("_", " ")) for state, colour in LOOKS.items() if state in seen]
+    meanings = [(css(colour), meaning) for colour, meaning in legend([window])]
     note = f"{window.seconds * 1000:,.0f} ms, of which the stages' bubble takes {window.bubble():.0%}"
-    return PageFigure(f"{name}-timeline", "Timeline of a few steps", svg, 3, legend, note)
+    note = "; ".join(filter(None, (note, numbers_mean(window))))
+    return PageFigure(f"{name}-timeline", "Timeline of a few steps", svg, 3, meanings, note)

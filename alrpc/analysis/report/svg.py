@@ -20,6 +20,7 @@ THEME = {  # a figure's colours and the CSS variables that replace them
     SURFACE: "var(--surface)",
     ACCENT: "var(--accent)",
     "#eeeeee": "var(--waiting)",
+    "#c9d3df": "var(--held)",
     "#0072b2": "var(--blue)",
     "#56b4e9": "var(--sky)",
     "#d55e00": "var(--vermilion)",
