@@ -10,9 +10,7 @@ import click
 
 from alrpc.cli.options import exit_with, heavy_imports, parse_methods, plain_endings, read_config, run_options, stages_option
 from alrpc.errors import FAILED
-from alrpc.experiments.baselines import METHODS as BASELINES
-
-METHODS = ("al", "al-sequential", *BASELINES)
+from alrpc.experiments import METHODS
 
 
 @click.command()
@@ -36,12 +34,13 @@ def compare(
     """Train the same blocks by several methods, on the same data, epochs and seeds, and show them side by side.
 
     \b
-    al             associated learning, a process a stage: what `alrpc launch` does
+    al             associated learning, with a process for each stage: what `alrpc launch` does
     al-sequential  associated learning in one process: what `alrpc train` does
     bp             back-propagation in one process
-    layer-placed   back-propagation, the layers in N processes of which one works at a time (the thesis' own)
-    gpipe, 1f1b    back-propagation in N processes, by torch.distributed.pipelining
-    ddp            back-propagation, the whole network in N processes (DistributedDataParallel)
+    layer-placed   back-propagation with the layers in N processes, of which one works at a time, as in the thesis
+    gpipe          back-propagation in N processes, by GPipe's schedule of torch.distributed.pipelining
+    1f1b           back-propagation in N processes, by the schedule 1F1B of torch.distributed.pipelining
+    ddp            back-propagation with the whole network in each of N processes (DistributedDataParallel)
 
     Each run has processes of its own. The methods take turns, round after round, so that a machine that drifts does so
     for all. Each tries on the spot how many threads make it fastest, gpipe and 1f1b also how many micro-batches;

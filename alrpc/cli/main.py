@@ -7,8 +7,10 @@ import click
 from alrpc import __version__
 from alrpc.cli.bench import bench
 from alrpc.cli.compare import compare
+from alrpc.cli.config import config
 from alrpc.cli.inspect import inspect
 from alrpc.cli.launch import launch
+from alrpc.cli.list import list_names
 from alrpc.cli.plan import plan
 from alrpc.cli.profile import profile
 from alrpc.cli.report import report
@@ -41,8 +43,10 @@ def main() -> None:
 
 main.add_command(bench)
 main.add_command(compare)
+main.add_command(config)
 main.add_command(inspect)
 main.add_command(launch)
+main.add_command(list_names)
 main.add_command(plan)
 main.add_command(profile)
 main.add_command(report)

@@ -31,6 +31,11 @@ stages_option = click.option(
 )
 
 
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print the figures as JSON on standard output instead of tables."
+)
+
+
 def source_options(command: Callable) -> Callable:
     """Add the options --config and --set."""
     config = click.option(

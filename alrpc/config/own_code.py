@@ -12,6 +12,7 @@ import sys
 import tokenize
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from alrpc.errors import UsageError
 
@@ -70,6 +71,29 @@ def find_function(name: str, field: str) -> ast.FunctionDef | None:
         raise UsageError(f"{field}: {name}: module {module_name!r} has no {attribute!r}{did_you_mean(attribute, names)}")
     definitions = (each for each in tree.body if isinstance(each, ast.FunctionDef) and each.name == attribute)
     return next(definitions, None)
+
+
+def describe_parameters(name: str) -> list[dict[str, Any]]:
+    """Describe the parameters of a function of this package, given as `package.module:function`, by its text.
+
+    Returns:
+        For each parameter its name as `field`, its `default`, and its `meaning`, from the docstring.
+    """
+    function = find_function(name, name)
+    _, _, arguments = ast.get_docstring(function).partition("Args:\n")
+    meanings = dict(line.strip().partition(": ")[::2] for line in arguments.splitlines())
+    defaults = map(ast.literal_eval, function.args.defaults)
+    return [
+        {"field": each.arg, "default": default, "meaning": meanings[each.arg]}
+        for each, default in zip(function.args.args, defaults, strict=True)
+    ]
+
+
+def describe_module(name: str) -> str:
+    """The first line of the docstring of a module of this package, given as `package.module:function`; imports no torch."""
+    spec = importlib.util.find_spec(name.partition(":")[0])
+    with tokenize.open(spec.origin) as file:
+        return ast.get_docstring(ast.parse(file.read())).splitlines()[0]
 
 
 def parameters(function: ast.FunctionDef) -> list[str] | None:

@@ -1,1 +1,10 @@
 """Measurements and comparisons: the engine's benchmarks, baselines, profiles."""
+
+from alrpc.experiments.baselines import METHODS as BASELINES
+
+METHODS = {
+    "al": "associated learning, with a process for each stage: what `alrpc launch` does",
+    "al-sequential": "associated learning in one process: what `alrpc train` does",
+    **BASELINES,
+}
+"""The methods that `alrpc compare` runs, and what each one is."""

@@ -16,7 +16,6 @@ from alrpc.analysis.comparison.summary import read_run, summarise, worst
 from alrpc.config import Config
 from alrpc.data import read_data
 from alrpc.errors import RunFailed, StartupError
-from alrpc.experiments.baselines import METHODS as BASELINES
 from alrpc.experiments.baselines.worker import run_method as run_rank_of_method
 from alrpc.network import resolve
 from alrpc.pipeline.placement import check_pipeline
@@ -27,7 +26,6 @@ from alrpc.runtime.run import prepare_directory
 from alrpc.runtime.worker import Options, run_rank
 from alrpc.system import cores, local_device
 
-METHODS = ("al", "al-sequential", *BASELINES)
 ALONE = ("al-sequential", "bp")  # in one process
 Watch = Callable[[str, Path], AbstractContextManager]
 """(label, directory) -> a context that shows the run under way."""
@@ -49,7 +47,7 @@ def compare(
     """Run every method `repeat` times and write comparison.json, accuracy.png and throughput.png.
 
     Args:
-        methods: of METHODS.
+        methods: of `alrpc.experiments.METHODS`.
         stages: number of processes of the methods that have several; None for the configuration's.
         goal: the score whose reaching is timed; None for the worst of all runs' best, which all of them reach.
         out: directory to make; None for runs/compare-<name>-<time>.

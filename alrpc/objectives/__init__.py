@@ -1,1 +1,3 @@
 """Objectives: what a component learns, with which modules and losses. Each objective has its own file."""
+
+OBJECTIVES = {"associated": "alrpc.objectives.associated:AssociatedLearning"}

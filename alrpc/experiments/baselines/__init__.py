@@ -8,4 +8,11 @@ gpipe         torch.distributed.pipelining, ScheduleGPipe                   N   
 ddp           torch.nn.parallel.DistributedDataParallel                     N          all, then they exchange gradients
 """
 
-METHODS = ("bp", "layer-placed", "gpipe", "1f1b", "ddp")
+METHODS = {
+    "bp": "back-propagation in one process",
+    "layer-placed": "back-propagation with the layers in N processes, of which one works at a time, as in the thesis",
+    "gpipe": "back-propagation in N processes, by GPipe's schedule of torch.distributed.pipelining",
+    "1f1b": "back-propagation in N processes, by the schedule 1F1B of torch.distributed.pipelining",
+    "ddp": "back-propagation with the whole network in each of N processes (DistributedDataParallel)",
+}
+"""The baselines, and what each one is."""
