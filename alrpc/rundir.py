@@ -9,7 +9,7 @@ logs/coordinator.log, stage-N.log, launcher.log
 logs/reached               the last packet of each stage, for the message when the run dies
 logs/restarts.jsonl        cause and step of each restart
 logs/stop                  exists while the launcher requests a checkpoint and the end of the run
-logs/torchrun              process id of the torchrun that started the run's processes
+logs/torchrun              the torchrun that started the run's processes: its process id and when it was started
 """
 
 from __future__ import annotations
@@ -31,67 +31,107 @@ COMPARISON, QUALITY = "comparison.json", "quality.json"
 STOP, RESTARTS, REACHED, BEGUN_BY = (Path("logs") / name for name in ("stop", "restarts.jsonl", "reached", "torchrun"))
 
 
-def default_directory(name: str) -> Path:
-    """The path runs/<name>-<time>, or the first of runs/<name>-<time>-2, … that does not exist yet."""
-    first = path = Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
-    number = 1
-    while path.exists():
-        number += 1
-        path = first.with_name(f"{first.name}-{number}")
-    return path
+@contextmanager
+def new_directory(out: Path | None, name: str) -> Iterator[Path]:
+    """Make a directory for one run or for several, and hold its lock until the end of the context.
 
-
-def make_directory(out: Path | None, name: str) -> Path:
-    """Make a directory for one run or for several.
+    Only its holder writes into the directory or removes something from it. A directory that this call has made and that is empty at
+    the end of the context is removed.
 
     Args:
-        out: the directory; None for the default directory of this name.
+        out: the directory; it may exist if it is empty. None for runs/<name>-<time>, or the first of runs/<name>-<time>-2, …
+            that does not exist yet.
 
     Raises:
-        UserError: when the directory is not empty, or cannot be made or written to.
+        UserError: when the directory is not empty, another run has it, or it cannot be made or written to.
     """
-    path = out or default_directory(name)
+    path = first = out or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    number = 1
     try:
-        if path.is_dir() and any(path.iterdir()):
-            raise UsageError(f"--out: {path} is not empty; give a directory that does not exist yet")
-        path.mkdir(parents=True, exist_ok=True)
+        while path not in (made := _make(path)) and out is None:
+            number += 1
+            path = first.with_name(f"{first.name}-{number}")
+        descriptor = _lock(path)
     except OSError as error:
         raise UsageError(f"--out: cannot write to {path}: {error.strerror}; give a directory that can be made") from error
-    if not os.access(path, os.W_OK):
-        raise UsageError(f"--out: cannot write to {path}; give a directory that can be written to")
-    return path
+    try:
+        if any(path.iterdir()):
+            raise UsageError(f"--out: {path} is not empty; give a directory that does not exist yet")
+        if not os.access(path, os.W_OK | os.X_OK):
+            raise UsageError(f"--out: cannot write to {path}; give a directory that can be written to")
+        yield path
+    finally:
+        with suppress(OSError):  # it is not empty
+            for each in made:
+                each.rmdir()
+        os.close(descriptor)
 
 
-def discard_directory(path: Path) -> None:
-    """Remove the directory of a refused run; files that cannot be removed are ignored."""
-    shutil.rmtree(path, ignore_errors=True)
+def _make(path: Path) -> list[Path]:
+    """Make a directory and its parents; returns those that did not exist, the innermost first."""
+    made = []
+    for each in (*reversed(path.parents), path):
+        with suppress(FileExistsError):
+            each.mkdir()
+            made.insert(0, each)
+    return made
+
+
+def clear_directory(path: Path) -> None:
+    """Remove what a refused run has written into the directory whose lock the caller holds; what cannot be removed stays."""
+    for each in path.iterdir():
+        if each.is_dir() and not each.is_symlink():
+            shutil.rmtree(each, ignore_errors=True)
+        else:
+            with suppress(OSError):
+                each.unlink()
 
 
 @contextmanager
-def lock_directory(run: Path) -> Iterator[None]:
-    """Lock a run's directory for this process; the lock is released however the process ends.
+def lock_directory(run: Path, joining: bool = False) -> Iterator[None]:
+    """Lock a run's directory for a command, or for a process of the run; the lock is released however the process ends.
+
+    A command holds it from its begin to its end. The processes that it starts join in it, so that the directory is not free before
+    they have ended too, whatever becomes of the command. A file system without locks does not refuse anybody.
+
+    Args:
+        joining: whether the command that started this process may hold the lock too.
 
     Raises:
-        UserError: when another process trains in it.
+        UserError: when another command or its processes hold it.
+        OSError: when the directory cannot be read.
     """
-    descriptor = os.open(run, os.O_RDONLY)
+    descriptor = _lock(run, joining)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        raise UserError(f"{run}: a training is under way in it; wait for its end, or stop it") from error
-    else:
         yield
     finally:
         os.close(descriptor)
 
 
+def _lock(run: Path, joining: bool = False) -> int:
+    """Lock a directory; returns the descriptor that holds the lock, and raises like `lock_directory`."""
+    descriptor = os.open(run, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        # Nobody else may hold it at first; from then on it is shared with the processes that join.
+        for operation in (fcntl.LOCK_SH,) if joining else (fcntl.LOCK_EX, fcntl.LOCK_SH):
+            fcntl.flock(descriptor, operation | fcntl.LOCK_NB)
+        if not os.path.samestat(os.fstat(descriptor), run.stat()):  # its holder has just removed it
+            raise BlockingIOError
+    except (BlockingIOError, FileNotFoundError) as error:
+        os.close(descriptor)
+        raise UserError(f"{run}: a training is under way in it; wait for its end, or stop it") from error
+    except OSError:  # this file system has no locks
+        pass
+    return descriptor
+
+
 def is_locked(run: Path) -> bool:
     """Whether some process trains in a run's directory now."""
     try:
-        with lock_directory(run):
-            return False
+        os.close(_lock(run))
     except UserError:
         return True
+    return False
 
 
 def log_path(run: Path, process: str) -> Path:

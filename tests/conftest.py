@@ -19,6 +19,7 @@ import pytest
 import torch
 
 MODULES = Path(__file__).parent / "modules"  # blocks and data "of one's own", outside the package
+OWN_PATH = os.pathsep.join(filter(None, (str(MODULES), os.environ.get("PYTHONPATH"))))
 ALRPC = str(Path(sys.executable).parent / "alrpc")  # the console script of this environment
 PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # with this environment's torchrun
 LIMIT = 90  # seconds that a command may take before the test gives up
@@ -48,7 +49,7 @@ class Commands:
         process = subprocess.Popen(
             [str(part) for part in command],
             cwd=self.folder,
-            env={**os.environ, "PYTHONPATH": str(MODULES), "CUDA_VISIBLE_DEVICES": "", **environment},
+            env={**os.environ, "PYTHONPATH": OWN_PATH, "CUDA_VISIBLE_DEVICES": "", **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

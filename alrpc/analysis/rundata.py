@@ -14,7 +14,6 @@ import yaml
 
 from alrpc import events, rundir
 from alrpc.checkpoint.commit import complete_checkpoints
-from alrpc.checkpoint.files import step_of
 from alrpc.errors import UsageError, UserError
 from alrpc.events import Event
 from alrpc.telemetry.bottleneck import find_bottleneck
@@ -258,8 +257,8 @@ def read_run(directory: Path) -> Run:
     head = next((event for event in timings if isinstance(event, events.Run)), events.Run(title, "", 0))
     summary = read_json(directory / rundir.SUMMARY, ("per_stage", "parameters_sha256", "checkpoint_failures", "wall_seconds"))
     checkpoints = [
-        Checkpoint(step_of(each), sum(file.stat().st_size for file in each.iterdir()))
-        for each in complete_checkpoints(directory)
+        Checkpoint(step, sum(file.stat().st_size for file in each.iterdir()))
+        for step, each in complete_checkpoints(directory).items()
     ]
     return Run(
         directory=directory,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from alrpc import rundir
@@ -16,15 +17,34 @@ MAY_CHANGE = (
 )
 
 
+@contextmanager
+def resuming(run: Path) -> Iterator[None]:
+    """Hold the directory of a run while it is resumed.
+
+    Raises:
+        UsageError: when it is not the directory of a run.
+        UserError: when the run is under way.
+    """
+    config_path(run)
+    with rundir.lock_directory(run):
+        yield
+
+
+def config_path(run: Path) -> Path:
+    """The path of a run's configuration; raises UsageError when there is none."""
+    path = run / rundir.CONFIG
+    if not path.is_file():
+        raise UsageError(f"--resume: {run} is not the directory of a run: it has no {rundir.CONFIG}")
+    return path
+
+
 def changed_config(run: Path, overrides: Sequence[str]) -> Config:
     """The configuration of the run in this directory, with overrides.
 
     Raises:
         UsageError: when it is not the directory of a run, or when an override would change the run's result.
     """
-    path = run / rundir.CONFIG
-    if not path.is_file():
-        raise UsageError(f"--resume: {run} is not the directory of a run: it has no {rundir.CONFIG}")
+    path = config_path(run)
     before, after = load_config(path), load_config(path, overrides)
     was, now = (dict(flat_fields(config.model_dump(mode="json"))) for config in (before, after))
     for name, value in user_code_fields(before).items():

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from alrpc import rundir
-from alrpc.checkpoint.files import Files, checkpoint_directory, step_of
+from alrpc.checkpoint.files import Files, checkpoint_directory, checkpoints
 from alrpc.errors import UsageError, UserError
 from alrpc.events import Checkpoint, Event, Unwritten, Written
 from alrpc.objectives.base import Classes, Target, Values
@@ -91,28 +91,30 @@ def commit(run: Path, step: int, described: dict, files: Files, keep: int) -> li
     manifest = {"format": FORMAT, "step": step, **described, "files": dict(sorted(files.items()))}
     directory.mkdir(parents=True, exist_ok=True)  # the stages may have written on other hosts
     rundir.write_json(directory / MANIFEST, manifest, durable=True)
-    kept = [step_of(complete) for complete in complete_checkpoints(run)[-keep:]]
+    kept = list(complete_checkpoints(run))[-keep:]
     prune(run, step, kept)
     return kept
 
 
 def prune(run: Path, step: int, kept: list[int]) -> None:
     """Remove this host's files of all checkpoints before a step, except of those that are kept."""
-    for directory in run.glob("checkpoints/step-*"):
-        if step_of(directory) < step and step_of(directory) not in kept:
+    for other, directory in checkpoints(run).items():
+        if other < step and other not in kept:
             remove(directory)
 
 
 def remove(directory: Path) -> None:
     """Remove a checkpoint, beginning with its manifest, so that a partly removed checkpoint is not complete."""
+    if directory.is_symlink():  # to a directory of somebody else
+        return
     with suppress(OSError):
         (directory / MANIFEST).unlink()
     shutil.rmtree(directory, ignore_errors=True)
 
 
-def complete_checkpoints(run: Path) -> list[Path]:
-    """The directories of a run's complete checkpoints, in the order of their steps."""
-    return sorted(manifest.parent for manifest in run.glob(f"checkpoints/step-*/{MANIFEST}"))
+def complete_checkpoints(run: Path) -> dict[int, Path]:
+    """The directories of a run's complete checkpoints, by step in ascending order."""
+    return {step: directory for step, directory in checkpoints(run).items() if (directory / MANIFEST).is_file()}
 
 
 def find_checkpoint(run: Path, step: int | None = None) -> Path:
@@ -124,11 +126,10 @@ def find_checkpoint(run: Path, step: int | None = None) -> Path:
     complete = complete_checkpoints(run)
     if not complete:
         raise UserError(f"{run}: no complete checkpoint in it")
-    directory = complete[-1] if step is None else checkpoint_directory(run, step)
-    if directory not in complete:
-        steps = ", ".join(str(step_of(each)) for each in complete)
-        raise UsageError(f"--step: {run} has no complete checkpoint of step {step}; it has {steps}")
-    return directory
+    step = max(complete) if step is None else step
+    if step not in complete:
+        raise UsageError(f"--step: {run} has no complete checkpoint of step {step}; it has {', '.join(map(str, complete))}")
+    return complete[step]
 
 
 def read_manifest(directory: Path) -> dict:

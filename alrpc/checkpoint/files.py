@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,12 +22,25 @@ Files = dict[str, dict]
 """name -> {"bytes": …, "sha256": …}"""
 
 
+CHECKPOINTS = "checkpoints"
+CHECKPOINT = re.compile(r"step-([0-9]{8}|[1-9][0-9]{8,})")
+"""The name of a checkpoint's directory: its step, in eight digits or as many as it needs."""
+
+
 def checkpoint_directory(run: Path, step: int) -> Path:
-    return run / "checkpoints" / f"step-{step:08d}"
+    return run / CHECKPOINTS / f"step-{step:08d}"
 
 
-def step_of(directory: Path) -> int:
-    return int(directory.name.removeprefix("step-"))
+def checkpoints(run: Path) -> dict[int, Path]:
+    """The directories of a run's checkpoints on this host, complete or not, by step in ascending order.
+
+    Whatever else lies beside them, such as a copy under another name, a file or a link, is not the run's: it is neither read nor
+    removed.
+    """
+    folder = run / CHECKPOINTS
+    names = {each.name: each for each in folder.iterdir() if each.is_dir() and not each.is_symlink()} if folder.is_dir() else {}
+    found = {int(match[1]): names[name] for name in names if (match := CHECKPOINT.fullmatch(name))}
+    return dict(sorted(found.items()))
 
 
 def component_file(number: int) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from alrpc import rundir
 from alrpc.checkpoint.changes import changed_config
 from alrpc.checkpoint.commit import complete_checkpoints, empty_sample, find_checkpoint, read_manifest, remove
-from alrpc.checkpoint.files import Files, load_component, read_file, step_of
+from alrpc.checkpoint.files import Files, load_component, read_file
 from alrpc.config import Config, load_config, save_config
 from alrpc.errors import UsageError, UserError
 from alrpc.network import Network, build_network, resolve
@@ -35,11 +35,11 @@ def resume_hint(run: Path) -> str:
     complete = complete_checkpoints(run)
     if not complete:
         return "there is no checkpoint of it"
-    return f"its last complete checkpoint is that of step {step_of(complete[-1])}; --resume {run} goes on from it"
+    return f"its last complete checkpoint is that of step {max(complete)}; --resume {run} goes on from it"
 
 
 def load_resume_point(run: Path, overrides: Sequence[str], step: int | None) -> tuple[Config, int, ResumePoint]:
-    """Check that a run can resume from its last checkpoint, or from that of a step; changes no file.
+    """Check that a run whose directory is held can resume from its last checkpoint, or from that of a step; changes no file.
 
     Returns:
         The resolved configuration, the number of components, and the checkpoint to resume from.
@@ -47,12 +47,10 @@ def load_resume_point(run: Path, overrides: Sequence[str], step: int | None) -> 
     Raises:
         UserError: naming what is missing or damaged, and the previous checkpoint.
     """
-    config = changed_config(run, overrides)
-    if rundir.is_locked(run):
-        raise UserError(f"{run}: a training is under way in it; wait for its end, or stop it")
-    config, components = resolve(config)
+    config, components = resolve(changed_config(run, overrides))
     directory = find_checkpoint(run, step)
-    older = [step_of(other) for other in complete_checkpoints(run) if other < directory]
+    steps = list(complete_checkpoints(run))
+    older = steps[: steps.index(step or steps[-1])]
     try:
         manifest = read_manifest(directory)
         if manifest["components"] != components:
@@ -63,9 +61,9 @@ def load_resume_point(run: Path, overrides: Sequence[str], step: int | None) -> 
     except UserError as error:
         hint = f"; the checkpoint before it is that of step {older[-1]}: add --step {older[-1]}" if older else ""
         raise UserError(f"{error}{hint}") from error
-    if manifest["step"] >= config.train.epochs * manifest["micro_batches"]:
-        if step is None and older and not (run / rundir.SUMMARY).exists():  # it ended before it wrote its summary
-            return load_resume_point(run, overrides, older[-1])
+    end = config.train.epochs * manifest["micro_batches"]
+    # A run that ended between its last checkpoint and its summary is evaluated again.
+    if manifest["step"] > end or (manifest["step"] == end and (run / rundir.SUMMARY).exists()):
         raise UsageError(
             f"--resume: {run} has finished its {config.train.epochs} epochs; for more of them add --set train.epochs=N"
         )
@@ -82,13 +80,13 @@ def check_same_data(resume: ResumePoint | None, micro_batches: int) -> None:
 
 
 def last_whole_step(run: Path, epochs: int) -> int | None:
-    """The step of the last complete and undamaged checkpoint before the end of all epochs; None if there is none."""
-    for directory in reversed(complete_checkpoints(run)):
+    """The step of the last complete and undamaged checkpoint up to the end of all epochs; None if there is none."""
+    for directory in reversed(complete_checkpoints(run).values()):
         with suppress(UserError):
             manifest = read_manifest(directory)
             for name, described in manifest["files"].items():
                 read_file(directory, name, described)
-            if manifest["step"] < epochs * manifest["micro_batches"]:
+            if manifest["step"] <= epochs * manifest["micro_batches"]:
                 return manifest["step"]
     return None
 
@@ -105,8 +103,8 @@ def reopen(run: Path, config: Config, step: int) -> None:
 
     Checkpoints of later steps are removed, since the run repeats these steps, possibly with other results.
     """
-    for directory in complete_checkpoints(run):
-        if step_of(directory) > step:
+    for other, directory in complete_checkpoints(run).items():
+        if other > step:
             remove(directory)
     save_config(config, run / rundir.CONFIG)
     for name in (rundir.SUMMARY, rundir.STOP):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -195,15 +195,8 @@ def reported(name: str, out: Path | None, json_path: Path | None):
     with plain_endings():
         if json_path is not None and (json_path.is_dir() or not os.access(json_path.absolute().parent, os.W_OK)):
             raise UsageError(f"--json: cannot write {json_path}; give a file in a directory that exists and can be written to")
-        directory = rundir.make_directory(out, f"bench-{name}")
         from alrpc.runtime.forkserver import start_fork_server
 
-        start_fork_server()
-        try:
+        with rundir.new_directory(out, f"bench-{name}") as directory:
+            start_fork_server()
             yield directory, finish
-        except UserError:
-            with suppress(OSError):
-                directory.rmdir()  # the measurement was refused; the directory stays if it is not empty
-                if out is None:
-                    directory.parent.rmdir()  # likewise runs/
-            raise

@@ -31,9 +31,11 @@ def requests(dataset: Dataset, batch_size: int, seed: int, epochs: int, start: i
     """Requests for all micro-batches of a run: for each epoch the training split in its order, then the test split.
 
     Args:
-        start: number of micro-batches that have already been trained on.
+        start: number of micro-batches that have already been trained on; after all of them the last epoch's test split remains.
     """
-    first, position = divmod(start, count_micro_batches(dataset.train, batch_size))
+    micro_batches = count_micro_batches(dataset.train, batch_size)
+    first = min(start // micro_batches, epochs - 1)
+    position = start - first * micro_batches
     for epoch in range(first, epochs):
         for indices in dataset.train.order(seed, epoch, batch_size).split(batch_size)[position:]:
             yield Request("train", epoch, indices)

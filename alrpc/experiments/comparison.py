@@ -22,7 +22,7 @@ from alrpc.pipeline.placement import check_pipeline
 from alrpc.planning.partition import choose_split
 from alrpc.runtime.local import Launch, listening_socket, process_role, run_processes
 from alrpc.runtime.restarts import with_stages
-from alrpc.runtime.run import prepare_directory
+from alrpc.runtime.run import new_run_directory
 from alrpc.runtime.worker import Options, run_rank
 from alrpc.system import cores, local_device
 
@@ -61,16 +61,16 @@ def compare(
         UserError: for what the user can put right; nothing is left then.
     """
     config = resolve_shared_config(config, methods, stages, report)
-    directory = rundir.make_directory(out, f"compare-{name}")
-    runs, failures = run_rounds(config, methods, repeat, directory, watch, report)
-    if not runs:
-        raise RunFailed(failures[0])
-    result = combine(config, methods, repeat, goal, runs, failures)
-    rundir.write_json(directory / rundir.COMPARISON, result)
-    stages = config.pipeline.stages
-    title = f"{config.model.name} on {config.data.name}, {stages} {'stage' if stages == 1 else 'stages'}"
-    draw(runs, methods, title, directory)
-    return result, directory
+    with rundir.new_directory(out, f"compare-{name}") as directory:
+        runs, failures = run_rounds(config, methods, repeat, directory, watch, report)
+        if not runs:
+            raise RunFailed(failures[0])
+        result = combine(config, methods, repeat, goal, runs, failures)
+        rundir.write_json(directory / rundir.COMPARISON, result)
+        stages = config.pipeline.stages
+        title = f"{config.model.name} on {config.data.name}, {stages} {'stage' if stages == 1 else 'stages'}"
+        draw(runs, methods, title, directory)
+        return result, directory
 
 
 def resolve_shared_config(config: Config, methods: list[str], stages: int | None, report: Report) -> Config:
@@ -101,7 +101,7 @@ def run_rounds(
         The figures of each run, and the messages of those that failed.
 
     Raises:
-        StartupError: when a run cannot begin; the directory is removed if it was the first one.
+        StartupError: when a run cannot begin; nothing is left of it then.
     """
     runs: list[dict] = []
     failures: list[str] = []
@@ -113,11 +113,9 @@ def run_rounds(
             try:
                 with watch(label, folder):
                     chosen = run_method(method, config, number, folder)
-            except StartupError:
-                if not runs:
-                    directory.rmdir()
-                raise
             except RunFailed as error:
+                if isinstance(error, StartupError):
+                    raise
                 failures.append(f"{label}: {error}")
                 report(failures[-1])
                 continue
@@ -168,7 +166,6 @@ def run_method(method: str, config: Config, repeat: int, directory: Path) -> dic
     else:
         chosen = {}
         launch = Launch(run_rank_of_method, (method, directory), 1 if method in ALONE else stages, process_role, silent=True)
-    prepare_directory(directory, method, config)
-    with listening_socket(0) as listener:
+    with listening_socket(0) as listener, new_run_directory(directory, method, config):
         run_processes(launch, directory, listener)
     return chosen

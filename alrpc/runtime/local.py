@@ -29,7 +29,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from alrpc.errors import OF_EXIT_CODE, Interrupted, RunFailed, StartupError, UsageError
 from alrpc.pipeline.failures import AGENT_INTERVAL, SHUTDOWN_TIMEOUT, hard_exit
-from alrpc.rundir import STOP, discard_directory, log_path, read_reached
+from alrpc.rundir import STOP, clear_directory, log_path, read_reached
 from alrpc.runtime.forkserver import environment, launch_environment, start_fork_server, startable
 from alrpc.runtime.process import begin_process
 from alrpc.runtime.signals import restored_signals, terminate_twice
@@ -134,9 +134,9 @@ def run_processes(launch: Launch, directory: Path, listener: socket.socket, keep
     """Run processes with a rendezvous on loopback, and wait until all have ended without failure.
 
     Args:
-        directory: the run's directory, which holds logs/.
+        directory: the run's directory, which the caller holds; it gets logs/.
         listener: the socket of the rendezvous.
-        keep: whether to keep the directory when the run is refused.
+        keep: whether to keep what is in the directory when the run is refused.
 
     Raises:
         RunFailed: when a process failed; names the process, its host, the cause and its log.
@@ -153,7 +153,7 @@ def run_processes(launch: Launch, directory: Path, listener: socket.socket, keep
             start_processes(launch, directory, listener, Path(scratch))
         except StartupError:
             if not keep:
-                discard_directory(directory)
+                clear_directory(directory)
             raise
 
 

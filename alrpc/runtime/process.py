@@ -39,6 +39,14 @@ class Launcher:
         except (OSError, AttributeError):  # the system has no pidfd; then the pid is checked instead
             pass
 
+    @property
+    def identity(self) -> str:
+        """Its process id and when it was started: the id alone may be that of another one later, or in another container."""
+        with contextlib.suppress(OSError):
+            stat = Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8", errors="replace")
+            return f"{self.pid} {stat.rpartition(')')[2].split()[19]}"
+        return str(self.pid)
+
     def is_gone(self) -> bool:
         """Whether the launcher, or the fork server between it and this process, has ended."""
         return self._gone or os.getppid() != self._parent or self._has_ended(0)

@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from alrpc import rundir
+from alrpc.checkpoint.changes import resuming
 from alrpc.checkpoint.resume import last_whole_step, load_resume_point, note_restart, resume_hint
 from alrpc.config import Config, parse_config, user_code_fields
 from alrpc.errors import Interrupted, PermanentFailure, RunFailed, StartupError
 from alrpc.network import resolve
 from alrpc.pipeline.placement import check_pipeline
 from alrpc.runtime.local import Launch, listening_socket, run_processes
-from alrpc.runtime.run import prepare_directory
+from alrpc.runtime.run import new_run_directory
 from alrpc.runtime.worker import Options, run_rank
 from alrpc.system import local_device
 
@@ -51,11 +52,13 @@ def launch_pipeline(
     config, components = resolve(with_stages(config, stages))
     check_pipeline(config, components)
     local_device(config.device)
-    with listening_socket(config.pipeline.port) as listener:
-        directory = prepare_directory(Path(out) if out is not None else None, name, config)
+    with (
+        listening_socket(config.pipeline.port) as listener,
+        new_run_directory(Path(out) if out is not None else None, name, config) as directory,
+    ):
         overrides = [f"{field}={value}" for field, value in user_code_fields(config).items()]
         run_with_restarts(Options(prepared=directory, quiet=quiet), overrides, config, directory, listener, max_restarts)
-    return read_summary(directory), directory
+        return read_summary(directory), directory
 
 
 def resume_pipeline(
@@ -72,13 +75,14 @@ def resume_pipeline(
         See `launch_pipeline`.
     """
     directory = Path(directory)
-    config, components, point = load_resume_point(directory, overrides, step)
-    check_pipeline(config, components)
-    local_device(config.device)
-    with listening_socket(config.pipeline.port) as listener:
-        options = Options(resume=directory, step=point.step, overrides=tuple(overrides), quiet=quiet)
-        run_with_restarts(options, overrides, config, directory, listener, max_restarts, keep=True)
-    return read_summary(directory), directory
+    with resuming(directory):
+        config, components, point = load_resume_point(directory, overrides, step)
+        check_pipeline(config, components)
+        local_device(config.device)
+        with listening_socket(config.pipeline.port) as listener:
+            options = Options(resume=directory, step=point.step, overrides=tuple(overrides), quiet=quiet)
+            run_with_restarts(options, overrides, config, directory, listener, max_restarts, keep=True)
+        return read_summary(directory), directory
 
 
 def with_stages(config: Config, stages: int | None) -> Config:
@@ -109,7 +113,7 @@ def run_with_restarts(
     Args:
         options: options of the first attempt.
         overrides: overrides of the configuration for attempts that resume from a checkpoint.
-        keep: whether to keep the directory when the first attempt is refused.
+        keep: whether to keep what is in the directory when the first attempt is refused.
     """
     processes, grace = config.pipeline.stages + 1, config.checkpoint.grace
     for leftover in (rundir.RESTARTS, rundir.STOP):

@@ -21,6 +21,7 @@ import torch
 
 from alrpc import rundir
 from alrpc.analysis.timeline import draw_run
+from alrpc.checkpoint.changes import resuming
 from alrpc.checkpoint.commit import Committer, describe_run
 from alrpc.checkpoint.files import Saver, load_trainers
 from alrpc.checkpoint.resume import ResumePoint, check_same_data, load_resume_point, reopen, resume_hint
@@ -98,7 +99,7 @@ def lifetime(run: Run, engine: str, stages: int, stdout: TextIO | None = None) -
             prune_on_every_host(stages, step, kept)
 
     with (
-        rundir.lock_directory(run.directory),
+        rundir.lock_directory(run.directory, joining=True),
         recorder(
             run.config,
             run.directory,
@@ -141,11 +142,12 @@ def conclude(run: Run, progress: Progress) -> dict:
     return write_summary(run.directory, progress, time.time() - run.started)
 
 
-def prepare_directory(out: Path | None, name: str, config: Config) -> Path:
-    """Make a run's directory and save the resolved configuration there; raises like `alrpc.rundir.make_directory`."""
-    directory = rundir.make_directory(out, name)
-    save_config(config, directory / rundir.CONFIG)
-    return directory
+@contextmanager
+def new_run_directory(out: Path | None, name: str, config: Config) -> Iterator[Path]:
+    """Make a run's directory with the resolved configuration in it, and hold it; see `alrpc.rundir.new_directory`."""
+    with rundir.new_directory(out, name) as directory:
+        save_config(config, directory / rundir.CONFIG)
+        yield directory
 
 
 # ---- the sequential engine
@@ -166,18 +168,19 @@ def run_sequentially(config: Config, name: str, out: Path | None = None, quiet: 
     local_device(config.device)
     dataset = read_data(config.data)
     network = build_network(config, dataset.sample, dataset.target, dataset.word_vectors)
-    run = Run(config, components, prepare_directory(out, name, config), started, quiet)
-    return train_until_sigterm(run, dataset, network), run.directory
+    with new_run_directory(out, name, config) as directory:
+        return train_until_sigterm(Run(config, components, directory, started, quiet), dataset, network), directory
 
 
 def resume_sequentially(directory: Path, overrides: Sequence[str], step: int | None, quiet: bool = False) -> tuple[dict, Path]:
     """`alrpc train --resume`: resume a run of either engine in this process; returns and raises like `run_sequentially`."""
     started = time.time()
-    config, components, resume = load_resume_point(directory, overrides, step)
-    local_device(config.device)
-    dataset = read_data(config.data)
-    network = build_network(config, dataset.sample, dataset.target)
-    return train_until_sigterm(Run(config, components, directory, started, quiet, resume), dataset, network), directory
+    with resuming(directory):
+        config, components, resume = load_resume_point(directory, overrides, step)
+        local_device(config.device)
+        dataset = read_data(config.data)
+        network = build_network(config, dataset.sample, dataset.target)
+        return train_until_sigterm(Run(config, components, directory, started, quiet, resume), dataset, network), directory
 
 
 def train_until_sigterm(run: Run, dataset: Dataset, network: Network) -> dict:

@@ -7,12 +7,13 @@ import socket
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from alrpc import rundir
-from alrpc.checkpoint.changes import check_resume_options
+from alrpc.checkpoint.changes import check_resume_options, resuming
 from alrpc.checkpoint.resume import last_whole_step, load_resume_point, note_restart, resume_hint
 from alrpc.config import config_name, load_config
 from alrpc.errors import FAILED, FAILED_FOR_GOOD, REFUSED, STOPPED, Stopped, UsageError, UserError, error_line, exit_code
@@ -30,7 +31,7 @@ from alrpc.pipeline.groups import rendezvous_store
 from alrpc.pipeline.placement import check_pipeline, local_placement
 from alrpc.pipeline.process import MakeStage, run_stage
 from alrpc.runtime.process import Process, log_to
-from alrpc.runtime.run import Run, prepare_directory, run_coordinator
+from alrpc.runtime.run import Run, new_run_directory, run_coordinator
 from alrpc.telemetry.recorder import last_line
 from alrpc.training.stage import Stage
 
@@ -78,27 +79,27 @@ def run_logged_stage(process: Process, directory: Path, rank: int, make: MakeSta
 def lead_run(process: Process, options: Options) -> int:
     """Run the coordinator in rank 0; prepare the run first, unless the launcher has. Returns the process' exit code."""
     launched = "ALRPC_LAUNCHER" in os.environ
-    directory, terminal, errors, is_new = options.prepared, sys.stdout, sys.stderr, False
+    directory, terminal, errors = options.prepared, sys.stdout, sys.stderr
     try:
         if not launched and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)):
-            options = after_restart(options, process.launcher.pid)
-        run, is_new = open_run(process, options)
-        directory = run.directory
-        terminal, errors, _ = log_to(directory, "coordinator")
-        if not launched:
-            (directory / rundir.BEGUN_BY).write_text(str(process.launcher.pid), encoding="utf-8")
+            options = after_restart(options, process.launcher.identity)
+        with open_run(process, options, launched) as run:
+            directory = run.directory
+            terminal, errors, _ = log_to(directory, "coordinator")
+            if not launched:
+                (directory / rundir.BEGUN_BY).write_text(process.launcher.identity, encoding="utf-8")
 
-        def ask_to_end() -> float:
-            run.stopping.set()
-            return run.config.checkpoint.grace
+            def ask_to_end() -> float:
+                run.stopping.set()
+                return run.config.checkpoint.grace
 
-        process.signals.terminal, process.signals.on_terminate = terminal, ask_to_end
-        rendezvous_store().set(DIRECTORY, str(directory))
-        summary = run_coordinator(run, terminal)
+            process.signals.terminal, process.signals.on_terminate = terminal, ask_to_end
+            rendezvous_store().set(DIRECTORY, str(directory))
+            summary = run_coordinator(run, terminal)
     except Exception as error:
         if process.launcher.is_gone():
             process.launcher.end_without()  # the error is a consequence of the lost launcher, which hosted the store
-        code, message = fail(error, directory, is_new)
+        code, message = fail(error, directory)
         if not launched:  # under alrpc launch, the launcher prints the message
             hint = f"; {resume_hint(directory)}" if code in (FAILED, FAILED_FOR_GOOD) and directory else ""
             print(f"alrpc: {message}{hint}", file=errors, flush=True)
@@ -107,8 +108,11 @@ def lead_run(process: Process, options: Options) -> int:
     return 0
 
 
-def open_run(process: Process, options: Options) -> tuple[Run, bool]:
-    """The run that the options describe, and whether this call has made its directory.
+@contextmanager
+def open_run(process: Process, options: Options, launched: bool) -> Iterator[Run]:
+    """The run that the options describe. Its directory is held in the context, unless the launcher holds it.
+
+    Nothing is left of a new run that is refused.
 
     Raises:
         UserError: for errors that the user can correct.
@@ -116,32 +120,33 @@ def open_run(process: Process, options: Options) -> tuple[Run, bool]:
     stages = f"pipeline.stages={world_size() - 1}"
     if options.resume is not None:
         check_resume_options(options.source, options.out)
-        config, components, point = load_resume_point(options.resume, [*options.overrides, stages], options.step)
-        check_pipeline(config, components)
-        return Run(config, components, options.resume, process.started, options.quiet, point), False
-    if options.prepared is not None:
+        with nullcontext() if launched else resuming(options.resume):
+            config, components, point = load_resume_point(options.resume, [*options.overrides, stages], options.step)
+            check_pipeline(config, components)
+            yield Run(config, components, options.resume, process.started, options.quiet, point)
+    elif options.prepared is not None:
         config, components = resolve(load_config(options.prepared / rundir.CONFIG))
-        return Run(config, components, options.prepared, process.started, options.quiet), False
-    config, components = resolve(load_config(options.source, [*options.overrides, stages]))
-    check_pipeline(config, components)
-    directory = prepare_directory(options.out, config_name(options.source), config)
-    return Run(config, components, directory, process.started, options.quiet), True
+        yield Run(config, components, options.prepared, process.started, options.quiet)
+    else:
+        config, components = resolve(load_config(options.source, [*options.overrides, stages]))
+        check_pipeline(config, components)
+        with new_run_directory(options.out, config_name(options.source), config) as directory:
+            try:
+                yield Run(config, components, directory, process.started, options.quiet)
+            except UserError as error:
+                if exit_code(error) == REFUSED:
+                    rundir.clear_directory(directory)
+                raise
 
 
-def fail(error: Exception, directory: Path | None, is_new: bool) -> tuple[int, str]:
+def fail(error: Exception, directory: Path | None) -> tuple[int, str]:
     """Report the cause in the error file, and kill the processes that must not outlive the run.
-
-    Args:
-        is_new: whether to remove the run's directory if the run is refused.
 
     Returns:
         The exit code and the message.
     """
     code = exit_code(error)
-    if code == REFUSED:
-        if is_new:
-            rundir.discard_directory(directory)
-    elif code != STOPPED:
+    if code not in (REFUSED, STOPPED):
         log_line(traceback.format_exc())
     message = failure_message(error, directory)
     write_error_file(message, code)
@@ -161,7 +166,7 @@ def failure_message(error: Exception, directory: Path | None) -> str:
     return f"the coordinator (rank 0, host {socket.gethostname()}) failed: {error_line(error)}{log}"
 
 
-def after_restart(options: Options, launcher: int) -> Options:
+def after_restart(options: Options, launcher: str) -> Options:
     """The options of a run whose processes torchrun has restarted because of its option --max-restarts.
 
     The run resumes from its last valid checkpoint, or starts again if there is none. This applies only to directories that this
@@ -174,12 +179,13 @@ def after_restart(options: Options, launcher: int) -> Options:
     if run is None:
         raise UsageError("--out: not given, so what torchrun starts again cannot find its run; give --out DIR")
     begun_by = (run / rundir.BEGUN_BY).read_text(encoding="utf-8") if (run / rundir.BEGUN_BY).is_file() else ""
-    if begun_by != str(launcher):
+    if begun_by != launcher:
         return options
     config = load_config(run / rundir.CONFIG if options.resume else options.source, options.overrides)
     reached = last_whole_step(run, config.train.epochs)
     if reached is None and options.resume is None:
-        rundir.discard_directory(run)
+        with rundir.lock_directory(run):
+            rundir.clear_directory(run)
         return replace(options, step=None)
     note_restart(run, "torchrun started the processes again", reached)
     return replace(options, source=None, out=None, resume=run, step=reached)
@@ -203,7 +209,7 @@ def run_logged(directory: Path, name: str, work: Callable[[], None]) -> int:
     try:
         work()
     except Exception as error:
-        code, _ = fail(error, directory, is_new=False)
+        code, _ = fail(error, directory)
         return code
     return 0
 

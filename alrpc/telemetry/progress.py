@@ -153,6 +153,7 @@ class Progress:
             case Job():
                 self.micro_batches, self.samples = event.micro_batches, event.samples
                 self.packets, self.start = event.packets, event.start
+                self.checkpoint = event.start or None  # what a run resumes from
                 for stage in self.stages.values():
                     stage.step = event.start
             case Start():

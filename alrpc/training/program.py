@@ -2,6 +2,9 @@
 
 train × n │ epoch │ evaluate │ test × m │ evaluated │ checkpoint │ train × n │ …                  … │ checkpoint │ end
                                                         └ also between two train packets, by steps or time, or before stopping
+A run that begins at its last step, since it ended between its last checkpoint and its summary, is only evaluated:
+
+evaluate │ test × m │ evaluated │ end
 """
 
 from __future__ import annotations
@@ -39,7 +42,7 @@ def program(
     tests = count_micro_batches(dataset.test, config.data.batch_size)
     due = checkpoint_due(config.checkpoint)
     step, last = start, recipe.train.epochs
-    for epoch in range(start // recipe.micro_batches + 1, last + 1):
+    for epoch in range(min(start // recipe.micro_batches + 1, last), last + 1):
         for tensors, labels in islice(micro_batches, epoch * recipe.micro_batches - step):
             yield Packet(Kind.TRAIN, epoch, step, {**tensors, LABEL: labels})
             step += 1
@@ -49,13 +52,14 @@ def program(
                 if stop:
                     yield Packet(Kind.END, epoch, step)
                     return
-        yield Packet(Kind.EPOCH, epoch, step)
+        if step > start:
+            yield Packet(Kind.EPOCH, epoch, step)
         yield Packet(Kind.EVALUATE, epoch, step)
         for tensors, labels in islice(micro_batches, tests):
             yield Packet(Kind.TEST, epoch, step, {**tensors, LABEL: labels})
         yield Packet(Kind.EVALUATED, epoch, step)
         stop = stopping()
-        if due(step) or config.checkpoint.epoch or stop or epoch == last:
+        if step > start and (due(step) or config.checkpoint.epoch or stop or epoch == last):
             yield Packet(Kind.CHECKPOINT, epoch, step)
         if stop:
             break

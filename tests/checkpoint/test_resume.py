@@ -56,6 +56,27 @@ def test_a_stopped_run_goes_on_to_the_same_bits(whole, commands, step, command, 
     assert (run / "checkpoints" / "step-00000069" / "manifest.json").is_file()
 
 
+@pytest.mark.parametrize("command", ["launch", "train"])
+def test_a_run_that_ended_between_its_last_checkpoint_and_its_summary_is_evaluated_again(whole, commands, command):
+    run = stopped_at(whole, 69, commands.folder)
+    for directory in (run / "checkpoints").iterdir():
+        if directory.name != "step-00000069":  # as with checkpoint.keep=1
+            shutil.rmtree(directory)
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    evaluation = max(number for number, line in enumerate(lines) if '"evaluation"' in line)
+    (run / "metrics.jsonl").write_text("".join(lines[:evaluation]))
+    before = {path: path.read_bytes() for path in (run / "checkpoints").rglob("*") if path.is_file()}
+    done = commands.alrpc(command, "--resume", "run", "--quiet")
+    assert done.returncode == 0, done.stderr
+    one, other = read_summary(run), read_summary(whole)
+    same = ("test_accuracy", "exits", "parameters_sha256", "steps", "epochs", "parameters")
+    assert {name: one[name] for name in same} == {name: other[name] for name in same}
+    assert one["resumed_at_step"] == 69
+    assert {path: path.read_bytes() for path in (run / "checkpoints").rglob("*") if path.is_file()} == before
+    events = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [event["exits"] for event in events if event["event"] == "evaluation"][-1] == other["exits"]
+
+
 def test_gradients_that_wait_for_their_optimizer_step_are_not_lost(commands):
     fields = ("--set", "train.epochs=1", "--set", "train.accumulate=4", "--set", "checkpoint.every=10", "--quiet")
     for optimizer, out in (("adam", "a"), ("sgd", "s")):

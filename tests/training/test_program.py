@@ -32,6 +32,7 @@ def draw(start: int = 0, stop_after: int | None = None, **checkpoint) -> str:
         ({"every": 3, "epoch": False}, "ttt|<ee>Cttt|<ee>C."),  # never between an epoch's end and its evaluation
         ({"start": 3}, "ttt|<ee>C."),
         ({"start": 4}, "tt|<ee>C."),
+        ({"start": 6}, "<ee>."),  # a run that ended between its last checkpoint and its summary
         ({"stop_after": 2}, "ttC."),
         ({"stop_after": 3}, "ttt|<ee>C."),
     ],

@@ -17,7 +17,7 @@ def ceiling(config: Config, rounds: int, steps: int, directory: Path, watch: Wat
         UserError: for what the user can put right; nothing is left then.
         RunFailed, Interrupted: as `alrpc.runtime.local.run_processes`.
     """
-    measured = run_rounds(config, Settings(rounds, steps), directory, watch)
+    measured = run_rounds(config, Settings(rounds, steps), directory / "al", watch)
     figures, samples = summarise(measured.rounds), measured.samples_per_step
     return {
         "samples_per_second": figures["steps_per_second"] * samples,

@@ -16,7 +16,7 @@ from alrpc.experiments.bench.worker import measure_rounds
 from alrpc.network import resolve
 from alrpc.pipeline.placement import check_pipeline
 from alrpc.runtime.local import Launch, listening_socket, run_processes
-from alrpc.runtime.run import prepare_directory
+from alrpc.runtime.run import new_run_directory
 from alrpc.system import local_device
 from alrpc.timing import STATES, computing
 
@@ -44,8 +44,7 @@ def run_rounds(config: Config, settings: Settings, directory: Path, watch: Watch
     config, components = resolve(config)
     check_pipeline(config, components)
     local_device(config.device)
-    with listening_socket(0) as listener:
-        prepare_directory(directory, "bench", config)
+    with listening_socket(0) as listener, new_run_directory(directory, "bench", config):
         launch = Launch(measure_rounds, (directory, settings), config.pipeline.stages + 1, silent=True)
         with watch(directory, settings.rounds):
             run_processes(launch, directory, listener)

@@ -65,7 +65,6 @@ def run_peer(
     Raises:
         RunFailed, Interrupted: as `alrpc.runtime.local.run_processes`.
     """
-    directory.mkdir(parents=True)
     launch = Launch(
         run_rank_of_peer,
         (name, stage_ms, message_mb, steps, directory),
@@ -74,7 +73,7 @@ def run_peer(
         silent=True,
         variables=None if keeps_memory else {"GLIBC_TUNABLES": ""},
     )
-    with listening_socket(0) as listener:
+    with listening_socket(0) as listener, rundir.new_directory(directory, name):
         run_processes(launch, directory, listener)
     return json.loads((directory / RESULT).read_text(encoding="utf-8"))
 

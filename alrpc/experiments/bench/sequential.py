@@ -20,7 +20,7 @@ from alrpc.pipeline.failures import hard_exit
 from alrpc.planning.costs import train_once
 from alrpc.runtime.local import Launch, listening_socket, process_role, run_processes
 from alrpc.runtime.process import Process
-from alrpc.runtime.run import prepare_directory
+from alrpc.runtime.run import new_run_directory
 from alrpc.runtime.worker import run_logged
 from alrpc.system import local_device, synchronize, use_deterministic_kernels
 from alrpc.training.optimizer import make_recipe
@@ -38,8 +38,7 @@ def measure_sequential(config: Config, steps: int, directory: Path) -> float:
         RunFailed, Interrupted: as `alrpc.runtime.local.run_processes`.
     """
     config, _ = resolve(config)
-    prepare_directory(directory, "bench", config)
-    with listening_socket(0) as listener:
+    with listening_socket(0) as listener, new_run_directory(directory, "bench", config):
         run_processes(Launch(measure, (directory, steps), 1, process_role, silent=True), directory, listener)
     return json.loads((directory / RESULT).read_text(encoding="utf-8"))
 

@@ -11,14 +11,13 @@ from alrpc.analysis.aligned import align_timings
 from alrpc.analysis.timeline import Window, choose_window, draw
 from alrpc.analysis.trace import merge
 from alrpc.config import Config
-from alrpc.errors import StartupError
 from alrpc.experiments.baselines.worker import run_method
 from alrpc.experiments.comparison import ALONE
 from alrpc.experiments.profiling.worker import profile_rank
 from alrpc.network import resolve
 from alrpc.pipeline.placement import check_pipeline
 from alrpc.runtime.local import Launch, listening_socket, process_role, run_processes
-from alrpc.runtime.run import prepare_directory
+from alrpc.runtime.run import new_run_directory
 from alrpc.system import local_device
 
 WARM_UP = 20  # steps that are not recorded
@@ -48,30 +47,24 @@ def profile(
     if not set(methods) <= {*ALONE, "ddp"}:
         check_pipeline(config, components)
     local_device(config.device)
-    directory = rundir.make_directory(out, f"profile-{name}")
-    windows: dict[str, Window] = {}
-    for method in methods:
-        folder = directory / method
-        try:
+    with rundir.new_directory(out, f"profile-{name}") as directory:
+        windows: dict[str, Window] = {}
+        for method in methods:
+            folder = directory / method
             with watch(method):
                 _record(method, config, steps, folder)
                 merge(folder)
-        except StartupError:
-            if not windows:
-                directory.rmdir()
-            raise
-        windows[method] = choose_window(align_timings(folder), steps=steps)
-    draw(list(windows.values()), [directory / "timeline.png", directory / "timeline.svg"])
-    return windows, directory
+            windows[method] = choose_window(align_timings(folder), steps=steps)
+        draw(list(windows.values()), [directory / "timeline.png", directory / "timeline.svg"])
+        return windows, directory
 
 
 def _record(method: str, config: Config, steps: int, directory: Path) -> None:
     stages = config.pipeline.stages
-    prepare_directory(directory, method, config)
     if method == "al":
         launch = Launch(profile_rank, (directory, WARM_UP, steps), stages + 1, silent=True)
     else:
         processes = 1 if method in ALONE else stages
         launch = Launch(run_method, (method, directory, (WARM_UP, steps)), processes, process_role, silent=True)
-    with listening_socket(0) as listener:
+    with listening_socket(0) as listener, new_run_directory(directory, method, config):
         run_processes(launch, directory, listener)

@@ -1,0 +1,84 @@
+"""A run's directory: made by one alone, held until its end, and never taken away by another."""
+
+import errno
+import fcntl
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from alrpc import rundir
+from alrpc.errors import UserError
+
+
+def begin_at_once(out: Path | None, number: int) -> list[Path | UserError]:
+    """What each of several commands gets that begin at the same moment, and all hold what they got until each has got something."""
+    barrier, told = threading.Barrier(number), threading.Barrier(number)
+
+    def begin(_) -> Path | UserError:
+        barrier.wait()
+        try:
+            with rundir.new_directory(out, "digits") as directory:
+                (directory / "config.yaml").write_text("mine")
+                told.wait()
+                return directory
+        except UserError as error:
+            told.wait()
+            return error
+
+    with ThreadPoolExecutor(number) as pool:
+        return list(pool.map(begin, range(number)))
+
+
+def test_runs_that_begin_in_the_same_second_each_have_a_directory_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for _ in range(10):
+        directories = begin_at_once(None, 8)
+        assert all(isinstance(each, Path) and (each / "config.yaml").is_file() for each in directories), directories
+        assert len(set(directories)) == 8
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_of_several_runs_that_want_one_directory_one_has_it_and_the_others_are_refused_and_change_nothing(tmp_path, exists):
+    for number in range(10):
+        out = tmp_path / str(number)
+        if exists:
+            out.mkdir()
+        got = begin_at_once(out, 8)
+        winners = [each for each in got if isinstance(each, Path)]
+        assert len(winners) <= 1  # each may have been in the other's way
+        assert all("is under way" in str(each) or "is not empty" in str(each) for each in got if isinstance(each, UserError))
+        if winners:
+            assert (out / "config.yaml").read_text() == "mine"
+        else:
+            assert not out.exists() or not list(out.iterdir())
+
+
+def test_a_directory_that_stays_empty_is_removed_by_who_has_made_it(tmp_path):
+    (tmp_path / "before").mkdir()
+    for out in (tmp_path / "before", tmp_path / "new" / "run"):
+        with rundir.new_directory(out, "digits") as directory:
+            (directory / "logs").mkdir()
+            (directory / "config.yaml").write_text("refused")
+            rundir.clear_directory(directory)
+    assert [each.name for each in tmp_path.iterdir()] == ["before"]
+
+
+def test_a_directory_stays_locked_until_the_processes_that_joined_have_ended(tmp_path):
+    with rundir.lock_directory(tmp_path, joining=True):  # a process of a run whose launcher was killed
+        with pytest.raises(UserError, match="a training is under way in it"), rundir.lock_directory(tmp_path):
+            pass
+        assert rundir.is_locked(tmp_path)
+    with rundir.lock_directory(tmp_path), rundir.lock_directory(tmp_path, joining=True):
+        pass
+    assert not rundir.is_locked(tmp_path)
+
+
+def test_a_file_system_without_locks_will_do(tmp_path, monkeypatch):
+    def flock(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with rundir.new_directory(tmp_path / "run", "digits"), rundir.lock_directory(tmp_path / "run", joining=True):
+        assert not rundir.is_locked(tmp_path / "run")
