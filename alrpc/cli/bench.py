@@ -11,7 +11,7 @@ from pathlib import Path
 import click
 
 from alrpc.cli.options import heavy_imports, plain_endings, read_config, set_option, stages_option, with_stages
-from alrpc.errors import UsageError, UserError
+from alrpc.errors import UsageError
 
 
 @click.group()
