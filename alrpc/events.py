@@ -29,9 +29,15 @@ Each line of metrics.jsonl also has `time`, the seconds since the run was starte
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, ClassVar
+from functools import cache
+from itertools import pairwise
+from typing import Annotated, Any, ClassVar
+
+from pydantic import AfterValidator, Field, TypeAdapter
+
+from alrpc.reading.documents import Amount, Count, Few, Moment, Name, Score, Value, Whole, shown
+from alrpc.timing import State
 
 
 @dataclass(frozen=True)
@@ -46,10 +52,10 @@ class Run(Event):
     """A run was started or resumed."""
 
     kind = "run"
-    title: str
-    engine: str
+    title: Name
+    engine: Name
     """The engine: pipeline, sequential, or a baseline's name."""
-    stages: int
+    stages: Few
     """Number of processes that train."""
 
 
@@ -73,10 +79,10 @@ class Ready(Event):
     """A stage has built its components."""
 
     kind = "ready"
-    stage: int
-    components: list[int]
-    device: str
-    host: str
+    stage: Few
+    components: list[Few]
+    device: Name
+    host: Name
     pid: int | None = None
 
 
@@ -104,9 +110,9 @@ class Status(Event):
     state: str | None
     """One of `alrpc.timing.STATES`."""
     in_state: float
-    """Seconds since the state was entered."""
+    """Amount since the state was entered."""
     seconds: dict[str, float]
-    """Seconds spent in each state so far."""
+    """Amount spent in each state so far."""
     peak_memory: int
     """Peak memory in bytes."""
     in_flight: int | None = None
@@ -118,13 +124,13 @@ class Losses(Event):
     """A component's losses, each averaged over the steps since the previous event of this kind."""
 
     kind = "losses"
-    component: int
-    epoch: int
-    step: int
-    losses: dict[str, float | None]
+    component: Few
+    epoch: Count
+    step: Count
+    losses: dict[Name, Value | None]
     """Losses by name, in the objective's order; None where no loss was finite. In JSON each one is a field, `<name>_loss`."""
-    stage: int | None = None
-    skipped_updates: int = 0
+    stage: Few | None = None
+    skipped_updates: Count = 0
 
 
 @dataclass(frozen=True)
@@ -132,13 +138,13 @@ class StageTimes(Event):
     """A stage has finished an epoch of training."""
 
     kind = "stage"
-    stage: int
-    epoch: int
-    step: int
-    epoch_seconds: float
-    seconds: dict[str, float]
-    """Seconds spent in each of `alrpc.timing.STATES` since the run began."""
-    peak_memory: int
+    stage: Few
+    epoch: Count
+    step: Count
+    epoch_seconds: Amount
+    seconds: dict[State, Moment]
+    """Amount spent in each of `alrpc.timing.STATES` since the run began."""
+    peak_memory: Count
     """Peak memory in bytes."""
 
 
@@ -147,13 +153,13 @@ class Evaluation(Event):
     """The score of every exit on the test split."""
 
     kind = "evaluation"
-    epoch: int
-    metric: str
-    exits: list[float]
-    stage: int | None = None
-    samples: int | None = None
+    epoch: Count
+    metric: Name
+    exits: Annotated[list[Score], Field(min_length=1, max_length=10_000)]
+    stage: Few | None = None
+    samples: Count | None = None
     """Number of test samples; None in files of alrpc 0.1."""
-    chance: float | None = None
+    chance: Score | None = None
     """The score that guessing has; None where the metric has none."""
     about_exits: str = ""
     """What the objective says of the exits at the beginning; after the first epoch only."""
@@ -164,14 +170,14 @@ class Spans(Event):
     """The spans of a block of consecutive packets in one process; see `alrpc.spans.SpanRecorder.take`."""
 
     kind = "moments"
-    stage: int
+    stage: Few
     """The stage's number; 0 for the coordinator."""
-    block: int
-    origin: float
-    packets: list[tuple]
-    entries: list[tuple]
-    end: int
-    device: list[tuple] | None = None
+    block: Count
+    origin: Moment
+    packets: list[tuple[Name, Count, Count, Whole, Count]]
+    entries: list[tuple[State | None, Count, Whole]]
+    end: Whole
+    device: list[tuple[State, Count, Whole, Whole]] | None = None
 
 
 @dataclass(frozen=True)
@@ -179,11 +185,11 @@ class Clock(Event):
     """An estimate of the offset of a stage's clock from the coordinator's, in seconds."""
 
     kind = "clock"
-    stage: int
-    at: float
+    stage: Few
+    at: Moment
     """Time of the estimate on the coordinator's clock."""
-    offset: float
-    uncertainty: float
+    offset: Moment
+    uncertainty: Moment
 
 
 @dataclass(frozen=True)
@@ -191,12 +197,12 @@ class Slow(Event):
     """A stage has been computing on one packet for unusually long, but still answers calls."""
 
     kind = "slow"
-    stage: int
-    host: str
-    seconds: float
-    at: int
+    stage: Few
+    host: Name
+    seconds: Amount
+    at: Count
     """The stage's step."""
-    packet: str
+    packet: Name
 
 
 @dataclass(frozen=True)
@@ -215,9 +221,9 @@ class Unwritten(Event):
     """A checkpoint could not be written."""
 
     kind = "unwritten"
-    step: int
+    step: Count
     cause: str
-    stage: int | None = None
+    stage: Few | None = None
 
 
 @dataclass(frozen=True)
@@ -225,7 +231,7 @@ class Checkpoint(Event):
     """A checkpoint is complete."""
 
     kind = "checkpoint"
-    step: int
+    step: Count
 
 
 @dataclass(frozen=True)
@@ -241,7 +247,7 @@ class Coordinator(Event):
     """The last event of a pipeline run, emitted before the stages are dismissed."""
 
     kind = "coordinator"
-    peak_memory: int
+    peak_memory: Count
     """The coordinator's peak memory in bytes."""
 
 
@@ -282,8 +288,8 @@ class Profile(Event):
     """The steps that are recorded with torch.profiler."""
 
     kind = "profile"
-    first: int
-    steps: int
+    first: Count
+    steps: Count
 
 
 @dataclass(frozen=True)
@@ -291,11 +297,11 @@ class Operators(Event):
     """Where a process has written torch.profiler's trace, and one point in time that is known on both clocks."""
 
     kind = "operators"
-    stage: int
-    align: float
+    stage: Few
+    align: Moment
     """Time of the middle of the annotation, in seconds on the process' clock."""
-    annotation: str
-    file: str
+    annotation: Name
+    file: Name
 
 
 @dataclass(frozen=True)
@@ -333,24 +339,40 @@ def to_json(event: Event) -> dict[str, Any]:
     return {"event": event.kind, **tree}
 
 
-def from_json(tree: Mapping[str, Any]) -> Event | None:
+def from_json(tree: Any) -> Event | None:
     """The event that a line of metrics.jsonl or timings.jsonl holds; None for a kind that this version does not know.
 
     Raises:
-        KeyError: naming a missing field.
+        ValueError: pydantic's ValidationError for a field that is missing, of another type or beyond its range; or for a value
+            that is no event.
     """
+    if not isinstance(tree, dict) or not isinstance(tree.get("event"), str):
+        raise ValueError(f"got {shown(tree)}; each line must be an object with the name of an event")
     kind = OF_KIND.get(tree["event"])
     if kind is None:
         return None
-    tree = {name: value for name, value in tree.items() if name not in ("event", "time")}
     if kind is Losses:
-        tree["losses"] = {name.removesuffix(LOSS): value for name, value in tree.items() if name.endswith(LOSS)}
+        tree = {**tree, "losses": {name.removesuffix(LOSS): value for name, value in tree.items() if name.endswith(LOSS)}}
     elif kind is Chosen:
-        tree = {"choices": tree}
-    elif kind is Slow:
-        tree["seconds"] = tree["for"]
-    known = fields(kind)
-    missing = [each.name for each in known if each.name not in tree and each.default is each.default_factory is MISSING]
-    if missing:
-        raise KeyError(missing[0])
-    return kind(**{each.name: tree[each.name] for each in known if each.name in tree})
+        tree = {"choices": {name: value for name, value in tree.items() if name not in ("event", "time")}}
+    elif kind is Slow and "for" in tree:
+        tree = {**tree, "seconds": tree["for"]}
+    return _adapter(kind).validate_python(tree)
+
+
+@cache
+def _adapter(kind: type[Event]) -> TypeAdapter:
+    return TypeAdapter(Annotated[kind, AfterValidator(_check_spans)] if kind is Spans else kind)
+
+
+def _check_spans(spans: Spans) -> Spans:
+    """Refuse spans that cannot be of one process; raises ValueError."""
+    times = [*(at for *_, at in spans.entries), spans.end]
+    if any(after < before for before, after in pairwise(times)):
+        raise ValueError("entries: their times must ascend, up to the end")
+    if not any(state and after > before for (state, *_), (before, after) in zip(spans.entries, pairwise(times), strict=True)):
+        raise ValueError("entries: no time passes in any state")
+    indices = [index for *_, index in spans.packets]
+    if not indices or indices[-1] > len(spans.entries) or any(after <= before for before, after in pairwise(indices)):
+        raise ValueError("packets: each must have entries of its own, in their order")
+    return spans

@@ -24,7 +24,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
 from alrpc.errors import UsageError, UserError
+from alrpc.reading.documents import Count, describe, read_json, read_json_lines
+from alrpc.reading.regular import MIB, Absent
 
 CONFIG, METRICS, TIMINGS, SUMMARY = "config.yaml", "metrics.jsonl", "timings.jsonl", "summary.json"
 COMPARISON, QUALITY = "comparison.json", "quality.json"
@@ -173,26 +178,44 @@ def write_json(path: Path, tree: Any, durable: bool = False) -> None:
     write_atomically(path, json.dumps(tree, indent=2) + "\n", durable)
 
 
-def whole_lines(path: Path) -> list[dict]:
-    """The objects of a JSON-lines file, without an incomplete last line; an empty list if the file does not exist."""
-    trees = []
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    for line in text.splitlines(keepends=True):
-        if line.endswith("\n"):
-            with suppress(ValueError):
-                trees.append(json.loads(line))
-    return trees
+class Restart(TypedDict):
+    """A restart that the launcher recorded."""
+
+    cause: str
+    step: Count
+    """The step that the run resumed from; 0 for the beginning."""
+    repeated_steps: Count
 
 
-def read_restarts(run: Path) -> list[dict]:
-    """The restarts that the launcher recorded, each with its cause, the step that it resumed from, and repeated_steps."""
-    return whole_lines(run / RESTARTS)
+class Reached(TypedDict):
+    """The last recorded position of a run."""
+
+    step: Count
+    """Number of steps that all stages have done."""
+    packets: dict[str, str]
+    """The last packet of each stage, by the stage's number."""
 
 
-def read_reached(run: Path) -> dict:
-    """The last recorded position of a run: `step`, the number of steps that all stages have done, and `packets`, the last packet of
-    each stage."""
+RESTART, REACHED_SO_FAR = TypeAdapter(Restart), TypeAdapter(Reached)
+
+
+def read_restarts(run: Path) -> list[Restart]:
+    """The restarts of a run; raises UserError for a file that is damaged."""
+    path, restarts = run / RESTARTS, []
     try:
-        return json.loads((run / REACHED).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        for number, tree in read_json_lines(path):
+            try:
+                restarts.append(RESTART.validate_python(tree))
+            except ValidationError as error:
+                raise UserError(f"{path}:{number}: {describe(error)}") from error
+    except Absent:
+        pass
+    return restarts
+
+
+def read_reached(run: Path) -> Reached:
+    """How far a run has come; step 0 when that is not known."""
+    try:
+        return read_json(run / REACHED, REACHED_SO_FAR, MIB)
+    except UserError:
         return {"step": 0, "packets": {}}

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from typing import Literal, get_args
 
 from alrpc.spans import COMPUTING, SpanRecorder
 
+State = Literal["forward", "backward", "update", "handling", "checkpoint", "waiting_to_receive", "waiting_to_send", "testing"]
+"""One of STATES."""
 WORKING = (*COMPUTING, "handling", "checkpoint")
 """handling: all other work on a packet; checkpoint: copying the state, which a thread then writes."""
 WAITING = ("waiting_to_receive", "waiting_to_send")
-STATES = (*WORKING, *WAITING, "testing")
+STATES = get_args(State)
 
 
 class Timing:

@@ -18,8 +18,8 @@ EXAMPLES = [
     events.StageTimes(1, 2, 46, 1.5, SECONDS, 1 << 30),
     events.Evaluation(2, "accuracy", [0.5, 0.75], stage=2),
     events.Evaluation(2, "mse", [0.5]),
-    events.Spans(1, 4, 100.5, [["train", 1, 0, 582, 1]], [["forward", 3, 600]], 900, [["backward", 3, 700, 800]]),
-    events.Spans(0, 0, 100.5, [], [], 0),
+    events.Spans(1, 4, 100.5, [("train", 1, 0, 582, 1)], [("forward", 3, 600)], 900, [("backward", 3, 700, 800)]),
+    events.Spans(0, 0, 100.5, [("end", 1, 3, 0, 0)], [(None, 0, 0), ("handling", 0, 2)], 3),
     events.Clock(2, 100.0, -0.25, 0.001),
     events.Slow(2, "host", 12.0, 40, "training micro-batch 40 of epoch 1"),
     events.Unwritten(23, "no space left on device", stage=1),
@@ -58,5 +58,5 @@ def test_losses_and_choices_are_fields_of_their_line():
 def test_what_another_alrpc_has_added_is_skipped_and_what_is_missing_is_named():
     assert events.from_json({"event": "of-another-version"}) is None
     assert events.from_json({"event": "checkpoint", "step": 23, "more": 1}) == events.Checkpoint(23)
-    with pytest.raises(KeyError, match="epoch"):
+    with pytest.raises(ValueError, match="epoch"):
         events.from_json({"event": "evaluation", "metric": "accuracy", "exits": [0.5]})

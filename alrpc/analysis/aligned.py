@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from alrpc import events, rundir
-from alrpc.analysis.rundata import read_timings
+from alrpc.analysis.metrics import read_timings
 from alrpc.errors import UsageError, UserError
 from alrpc.spans import BLOCK
 
@@ -96,16 +96,20 @@ def align_timings(run: Path) -> Timings:
     """Read the spans of a run and align them to the coordinator's clock.
 
     Raises:
-        UserError: when the run has left none.
+        UserError: when the run has left none, or the file is damaged.
     """
     path = run / rundir.TIMINGS
-    if not path.is_file():
+    if not path.exists():
         raise UsageError(f"{run}: no {rundir.TIMINGS} in it; give the directory of a run")
     kept = read_timings(run)
     head = next((event for event in kept if isinstance(event, events.Run)), None)
     of_blocks = [event for event in kept if isinstance(event, events.Spans)]
     if head is None or not of_blocks:
         raise UserError(f"{path}: no moments in it; a run leaves them after {BLOCK} packets, and at its end")
+    stages = {event.stage: event for event in kept if isinstance(event, events.Ready)}
+    numbers = {0, *range(1, len(stages) + 1)}
+    if not stages or stages.keys() != numbers - {0} or not {event.stage for event in of_blocks} <= numbers:
+        raise UserError(f"{path}: is damaged: it must tell of stages 1, 2, … without a gap; got {sorted(stages)}")
     clocks: dict[int, list[tuple[float, float]]] = {}
     for event in kept:
         if isinstance(event, events.Clock):
@@ -114,7 +118,6 @@ def align_timings(run: Path) -> Timings:
     blocks.sort(key=lambda block: (block.number, block.stage))
     shifts = _until_packets_arrive(blocks)
     blocks = [_shifted(block, shifts[block.stage]) if shifts[block.stage] else block for block in blocks]
-    stages = {event.stage: event for event in kept if isinstance(event, events.Ready)}
     return Timings(head.title, head.engine, stages, blocks, clocks, shifts)
 
 

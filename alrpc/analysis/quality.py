@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from alrpc import rundir
-from alrpc.checkpoint.commit import find_checkpoint, read_manifest
+from alrpc.checkpoint.commit import find_checkpoint
+from alrpc.checkpoint.manifest import read_manifest
 from alrpc.checkpoint.resume import load_run
 from alrpc.config import Config, load_config, user_code_fields
 from alrpc.data import read_data

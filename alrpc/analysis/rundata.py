@@ -2,49 +2,26 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import yaml
+from pydantic import TypeAdapter, ValidationError
 
 from alrpc import events, rundir
+from alrpc.analysis.contents import COMPARISON, QUALITY, RUN_CONFIG, SUMMARY, ComparisonFile, Quality, RunConfig, Summary
+from alrpc.analysis.metrics import LossCurves, Timed, read_metrics, read_timings
 from alrpc.checkpoint.commit import complete_checkpoints
 from alrpc.errors import UsageError, UserError
 from alrpc.events import Event
+from alrpc.reading.documents import describe, parse_yaml, read_json
+from alrpc.reading.regular import MIB, Absent, read_text
 from alrpc.telemetry.bottleneck import find_bottleneck
 from alrpc.timing import STATES, idle_share
 
-E = TypeVar("E", bound=Event)
-Timed = tuple[float, Event]
-"""An event of metrics.jsonl and its time: seconds since the run began or was last resumed."""
-
-
-def read_metrics(run: Path) -> list[Timed]:
-    """Read the events that a run's metrics.jsonl holds so far; raises UserError as `read_timings`."""
-    return [(tree.get("time", 0.0), event) for tree, event in _read_events(run / rundir.METRICS)]
-
-
-def read_timings(run: Path) -> list[Event]:
-    """Read the events that a run's timings.jsonl holds so far; none when there is no such file.
-
-    Raises:
-        UserError: naming the file, when a line lacks what it must have.
-    """
-    return [event for _, event in _read_events(run / rundir.TIMINGS)]
-
-
-def _read_events(path: Path) -> Iterator[tuple[dict, Event]]:
-    try:
-        for tree in rundir.whole_lines(path):
-            if (event := events.from_json(tree)) is not None:
-                yield tree, event
-    except (KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: is damaged: a line has no {error}") from error
+E, T = TypeVar("E", bound=Event), TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -82,34 +59,30 @@ class Run:
     title: str
     engine: str
     """pipeline, sequential, or the name of a baseline; "" when it is not known."""
-    config: dict[str, Any]
+    config: RunConfig
     config_text: str
-    summary: dict | None
+    summary: Summary | None
     """Contents of summary.json; None unless the run has finished."""
     under_way: bool
     metrics: list[Timed]
+    """The events of metrics.jsonl; of losses in a row only the last."""
+    losses: dict[int, list[tuple[int, dict[str, float | None]]]]
+    """For each component, its steps and their losses by name, thinned in a long run."""
+    loss_names: list[str]
+    """The names of the losses, in the objective's order."""
+    losses_every: int
+    """Of how many steps with losses one is kept."""
+    skipped: dict[int, int]
+    """For each component, the number of updates skipped because a loss or gradient was not finite."""
     stages: list[Stage]
     checkpoints: list[Checkpoint]
     """The checkpoints that were kept."""
     restarts: list[dict]
-    quality: dict | None
+    quality: Quality | None
 
     @property
     def name(self) -> str:
         return self.directory.resolve().name
-
-    @cached_property
-    def losses(self) -> dict[int, list[tuple[int, dict[str, float | None]]]]:
-        """For each component, its steps and their losses by name; the last values win where a step was repeated."""
-        found: dict[int, dict[int, dict]] = {}
-        for event in self._events(events.Losses):
-            found.setdefault(event.component, {})[event.step] = event.losses
-        return {component: sorted(steps.items()) for component, steps in sorted(found.items())}
-
-    @property
-    def loss_names(self) -> list[str]:
-        """The names of the losses, in the objective's order."""
-        return next((list(event.losses) for event in self._events(events.Losses)), [])
 
     @cached_property
     def curve(self) -> list[tuple[float, int, list[float]]]:
@@ -163,14 +136,6 @@ class Run:
         return idle_share([stage.seconds for stage in self.stages if stage.seconds])
 
     @property
-    def skipped(self) -> dict[int, int]:
-        """For each component, the number of updates skipped because a loss or gradient was not finite."""
-        counts: Counter[int] = Counter()
-        for event in self._events(events.Losses):
-            counts[event.component] += event.skipped_updates
-        return {component: count for component, count in sorted(counts.items()) if count}
-
-    @property
     def slow(self) -> list[events.Slow]:
         return self._events(events.Slow)
 
@@ -204,7 +169,7 @@ class Comparison:
     """The directory of an `alrpc compare`."""
 
     directory: Path
-    result: dict
+    result: ComparisonFile
     """Contents of comparison.json."""
     runs: list[Run]
     """The first run of each method that is there."""
@@ -242,22 +207,16 @@ def labels(runs: list[Run]) -> list[str]:
 
 def read_run(directory: Path) -> Run:
     """Read a run's directory; raises UserError when there are no losses and scores yet, or a file is damaged."""
-    metrics = read_metrics(directory)
+    metrics, losses = _collect(read_metrics(directory))
     if not any(isinstance(event, (events.Losses, events.Evaluation, events.StageTimes)) for _, event in metrics):
         raise UserError(f"{directory}: nothing to report: no losses and no scores in {rundir.METRICS} yet")
-    text = (directory / rundir.CONFIG).read_text(encoding="utf-8")
-    try:
-        config = yaml.safe_load(text)
-        title = f"{config['model']['name']} on {config['data']['name']}"
-    except (yaml.YAMLError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{directory / rundir.CONFIG}: is not the configuration of a run: {' '.join(str(error).split())}"
-        ) from error
+    config, text = _read_config(directory / rundir.CONFIG)
     timings = read_timings(directory)
+    title = f"{config['model']['name']} on {config['data']['name']}"
     head = next((event for event in timings if isinstance(event, events.Run)), events.Run(title, "", 0))
-    summary = read_json(directory / rundir.SUMMARY, ("per_stage", "parameters_sha256", "checkpoint_failures", "wall_seconds"))
+    summary = read_contents(directory / rundir.SUMMARY, SUMMARY)
     checkpoints = [
-        Checkpoint(step, sum(file.stat().st_size for file in each.iterdir()))
+        Checkpoint(step, sum(file.lstat().st_size for file in each.iterdir()))
         for step, each in complete_checkpoints(directory).items()
     ]
     return Run(
@@ -269,11 +228,39 @@ def read_run(directory: Path) -> Run:
         summary=summary,
         under_way=summary is None and rundir.is_locked(directory),
         metrics=metrics,
+        losses=losses.by_component(),
+        loss_names=losses.names,
+        losses_every=losses.every,
+        skipped={component: count for component, count in sorted(losses.skipped.items()) if count},
         stages=_stages_of_summary(summary) if summary else _stages_so_far(metrics, timings),
         checkpoints=checkpoints,
         restarts=rundir.read_restarts(directory),
-        quality=read_json(directory / rundir.QUALITY, ("components", "metric", "step")),
+        quality=read_contents(directory / rundir.QUALITY, QUALITY),
     )
+
+
+def _collect(metrics: Iterator[Timed]) -> tuple[list[Timed], LossCurves]:
+    """The events, of losses in a row only the last; and the losses."""
+    kept: list[Timed] = []
+    losses = LossCurves()
+    for timed in metrics:
+        if isinstance(timed[1], events.Losses):
+            losses.add(timed[1])
+            if kept and isinstance(kept[-1][1], events.Losses):
+                kept.pop()
+        kept.append(timed)
+    return kept, losses
+
+
+def _read_config(path: Path) -> tuple[RunConfig, str]:
+    """A run's configuration, of which no more is checked than a report needs; and its text."""
+    text = read_text(path, MIB)
+    try:
+        return RUN_CONFIG.validate_python(parse_yaml(text)), text
+    except ValidationError as error:
+        raise UserError(f"{path}: is not the configuration of a run: {describe(error)}") from error
+    except ValueError as error:
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
 
 
 def _stages_of_summary(summary: dict) -> list[Stage]:
@@ -307,7 +294,7 @@ def _stages_so_far(metrics: list[Timed], timings: list[Event]) -> list[Stage]:
 
 
 def _read_comparison(directory: Path) -> Comparison:
-    result = read_json(directory / rundir.COMPARISON, ("table", "runs", "metric", "goal", "machine"))
+    result = read_json(directory / rundir.COMPARISON, COMPARISON)
     runs: dict[str, Run] = {}
     for run in result["runs"]:
         folder = directory / run["directory"]
@@ -316,19 +303,9 @@ def _read_comparison(directory: Path) -> Comparison:
     return Comparison(directory, result, list(runs.values()))
 
 
-def read_json(path: Path, fields: tuple[str, ...]) -> dict | None:
-    """The contents of a JSON file; None when there is no such file.
-
-    Raises:
-        UserError: when it is no JSON, or lacks one of `fields`.
-    """
-    if not path.is_file():
-        return None
+def read_contents(path: Path, shape: TypeAdapter[T]) -> T | None:
+    """The contents of a JSON file, checked; None when there is no such file. Raises like `alrpc.reading.documents.read_json`."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path}: is damaged: {error}") from error
-    missing = [field for field in fields if field not in found]
-    if missing:
-        raise UserError(f"{path}: has no {missing[0]}; it is damaged, or from another alrpc")
-    return found
+        return read_json(path, shape)
+    except Absent:
+        return None

@@ -106,6 +106,8 @@ def choose_window(timings: Timings, step: int | None = None, steps: int = STEPS)
             raise UsageError(f"--step: the moments of step {step} were not kept; those of {_steps_of(groups)} were")
         begin = _begin_of(group, step)
         end = begin + _length(group, steps)
+    if end <= begin:
+        raise UserError(f"{timings.title}: no two training steps follow each other in a block of moments, so no time is known")
     lanes = {stage: _cut((span for block in blocks for span in block.spans), begin, end) for stage, blocks in group.items()}
     packets = [(stage, each) for stage, blocks in group.items() for block in blocks for each in block.packets]
     labels = {(stage, each.number): str(each.step) for stage, each in packets if each.kind == "train"}

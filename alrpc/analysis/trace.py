@@ -18,7 +18,7 @@ from pathlib import Path
 
 from alrpc import events, rundir
 from alrpc.analysis.aligned import Block, PacketSpan, Span, Timings, align_timings
-from alrpc.analysis.rundata import read_timings
+from alrpc.analysis.metrics import read_timings
 from alrpc.errors import UserError
 from alrpc.spans import COMPUTING
 from alrpc.telemetry.profiler import ALIGN

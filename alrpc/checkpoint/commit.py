@@ -7,26 +7,16 @@ checkpoints/step-00000120/component-001.safetensors    parameters, buffers, opti
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
 from pathlib import Path
-
-import torch
-from torch import Tensor
 
 from alrpc import rundir
 from alrpc.checkpoint.files import Files, checkpoint_directory, checkpoints
+from alrpc.checkpoint.manifest import FORMAT, MANIFEST
 from alrpc.errors import UsageError, UserError
 from alrpc.events import Checkpoint, Event, Unwritten, Written
-from alrpc.objectives.base import Classes, Target, Values
-
-FORMAT = 2
-MANIFEST = "manifest.json"
-TARGETS = {"classes": Classes, "values": Values}
-AGES = {"newer": "a newer alrpc", "older": "the alrpc that it is from"}
 
 
 class Committer:
@@ -72,13 +62,6 @@ class Committer:
         else:
             remove(checkpoint_directory(self._run, step))  # its files would occupy the disk space of the next checkpoint
             self._emit(Unwritten(step, cause))
-
-
-def describe_run(components: int, sample: dict[str, Tensor], target: Target, micro_batches: int) -> dict:
-    """The manifest's description of a run: what is needed to build its network, and the number of micro-batches in an epoch."""
-    shapes = {name: [str(tensor.dtype).removeprefix("torch."), list(tensor.shape)] for name, tensor in sample.items()}
-    kind = {type(target).__name__.lower(): asdict(target)}
-    return {"components": components, "sample": shapes, "target": kind, "micro_batches": micro_batches}
 
 
 def commit(run: Path, step: int, described: dict, files: Files, keep: int) -> list[int]:
@@ -130,26 +113,3 @@ def find_checkpoint(run: Path, step: int | None = None) -> Path:
     if step not in complete:
         raise UsageError(f"--step: {run} has no complete checkpoint of step {step}; it has {', '.join(map(str, complete))}")
     return complete[step]
-
-
-def read_manifest(directory: Path) -> dict:
-    """Read the manifest of a complete checkpoint.
-
-    Raises:
-        UserError: when the manifest is damaged or has another format.
-    """
-    path = directory / MANIFEST
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        if manifest["format"] != FORMAT:
-            age = "newer" if manifest["format"] > FORMAT else "older"
-            raise UserError(f"{path}: format {manifest['format']} is {age} than this alrpc's, {FORMAT}; use {AGES[age]}")
-        ((kind, fields),) = manifest["target"].items()
-        return {**manifest, "target": TARGETS[kind](**fields)}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: is damaged: {' '.join(str(error).split())}") from error
-
-
-def empty_sample(manifest: dict) -> dict[str, Tensor]:
-    """A sample of zeros with the names, types and shapes for which the network was built."""
-    return {name: torch.zeros(shape, dtype=getattr(torch, dtype)) for name, (dtype, shape) in manifest["sample"].items()}

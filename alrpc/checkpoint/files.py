@@ -10,12 +10,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors.torch import load, save
+from safetensors.torch import save
 
-from alrpc.checkpoint.state import State, restore, snapshot, split_state
+from alrpc.checkpoint.state import State, check_state, restore, snapshot, split_state
 from alrpc.errors import NonFinite, UserError
 from alrpc.events import Event, Unwritten, Written
 from alrpc.objectives.base import Component
+from alrpc.reading.regular import open_regular, read_bytes
+from alrpc.reading.tensors import parse_tensors
 from alrpc.training.step import Trainer
 
 Files = dict[str, dict]
@@ -104,27 +106,35 @@ def read_file(directory: Path, name: str, described: dict) -> State:
         UserError: naming the file and its fault.
     """
     path = directory / name
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
-    if len(data) != described["bytes"]:
-        raise UserError(f"{path}: has {len(data):,} bytes, but {described['bytes']:,} were written")
+    check_size(path, described)
+    data = read_bytes(path, described["bytes"])
     if hashlib.sha256(data).hexdigest() != described["sha256"]:
         raise UserError(f"{path}: is damaged: its checksum is not the manifest's")
-    return load(data)
+    return parse_tensors(path, data)
 
 
-def load_component(directory: Path, component: Component, files: Files) -> None:
+def check_size(path: Path, described: dict) -> None:
+    """Compare a file's size with the manifest's; raises UserError."""
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
+    if size != described["bytes"]:
+        raise UserError(f"{path}: has {size:,} bytes, but {described['bytes']:,} were written")
+
+
+def load_component(directory: Path, component: Component, files: Files, optimizer: str) -> None:
     """Load a component's parameters and buffers.
+
+    Args:
+        optimizer: the name of the optimizer whose state the file has, which is checked too.
 
     Raises:
         UserError: naming a file that is missing, damaged or of another network.
     """
     name = component_file(component.number)
-    own, _, _ = split_state(read_file(directory, name, files[name]))
+    state = read_file(directory, name, files[name])
     with _fitting(directory, component.number):
-        component.load_state_dict(own)
+        check_state(component, optimizer, state)
+        component.load_state_dict(split_state(state)[0])
 
 
 def load_trainers(directory: Path, trainers: Sequence[Trainer], files: Files) -> None:

@@ -10,11 +10,13 @@ from pathlib import Path
 
 from alrpc import rundir
 from alrpc.checkpoint.changes import changed_config
-from alrpc.checkpoint.commit import complete_checkpoints, empty_sample, find_checkpoint, read_manifest, remove
-from alrpc.checkpoint.files import Files, load_component, read_file
+from alrpc.checkpoint.commit import complete_checkpoints, find_checkpoint, remove
+from alrpc.checkpoint.files import Files, read_file
+from alrpc.checkpoint.manifest import read_manifest
+from alrpc.checkpoint.network import load_network
 from alrpc.config import Config, load_config, save_config
 from alrpc.errors import UsageError, UserError
-from alrpc.network import Network, build_network, resolve
+from alrpc.network import Network, resolve
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,7 @@ def load_resume_point(run: Path, overrides: Sequence[str], step: int | None) -> 
         manifest = read_manifest(directory)
         if manifest["components"] != components:
             raise UserError(f"{directory}: is of a network of {manifest['components']} components, this one has {components}")
-        network = build_network(config, empty_sample(manifest), manifest["target"])
-        for component in network.components:
-            load_component(directory, component, manifest["files"])
+        load_network(config, directory, manifest)
     except UserError as error:
         hint = f"; the checkpoint before it is that of step {older[-1]}: add --step {older[-1]}" if older else ""
         raise UserError(f"{error}{hint}") from error
@@ -128,8 +128,4 @@ def load_run(directory: Path | str, model: str | None = None) -> Network:
             f"{directory}: its blocks come from {config.model.name}; pass model={config.model.name!r} to import that"
         )
     checkpoint = find_checkpoint(directory)
-    manifest = read_manifest(checkpoint)
-    network = build_network(config, empty_sample(manifest), manifest["target"])
-    for component in network.components:
-        load_component(checkpoint, component, manifest["files"])
-    return network.eval()
+    return load_network(config, checkpoint, read_manifest(checkpoint)).eval()

@@ -7,10 +7,17 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from alrpc.objectives.base import Component
+from alrpc.reading.documents import shown
 from alrpc.training.step import Trainer
 
 State = dict[str, Tensor]
 PREFIXES = ("optimizer", "gradient")
+KEPT = {  # what each optimizer keeps of a parameter: of the parameter's shape, but for the number of steps
+    "adam": {"step", "exp_avg", "exp_avg_sq"},
+    "adamw": {"step", "exp_avg", "exp_avg_sq"},
+    "sgd": {"momentum_buffer"},
+}
 
 
 def snapshot(trainer: Trainer) -> State:
@@ -34,8 +41,43 @@ def split_state(state: State) -> tuple[State, State, State]:
     return parts
 
 
+def check_state(component: Component, optimizer: str, state: State) -> None:
+    """Compare a snapshot's names, types and shapes with the component's; a fused optimizer would read beyond a smaller tensor.
+
+    Args:
+        optimizer: one of KEPT.
+
+    Raises:
+        ValueError: naming what is missing, unknown, or of another type or shape.
+    """
+    groups = component.objective.parameter_groups(component).values()
+    parameters = [parameter for of_group in groups for parameter in of_group]
+    own = {name: _describe(tensor) for name, tensor in component.state_dict().items()}
+    kept = {
+        index: {f"optimizer.{index}.{key}": "float32 ()" if key == "step" else _describe(parameter) for key in KEPT[optimizer]}
+        for index, parameter in enumerate(parameters)
+    }
+    known = {**own, **{f"gradient.{name}": _describe(parameter) for name, parameter in component.named_parameters()}}
+    for of_parameter in kept.values():
+        known |= of_parameter
+        if len(present := of_parameter.keys() & state.keys()) not in (0, len(of_parameter)):
+            raise ValueError(f"it has {min(present)}, but no {min(of_parameter.keys() - present)}")
+    if missing := own.keys() - state.keys():
+        raise ValueError(f"it has no {min(missing)}")
+    for name, tensor in state.items():
+        if known.get(name) != _describe(tensor):
+            raise ValueError(f"{shown(name)}: got {_describe(tensor)}; it must be {known.get(name, 'left out')}")
+        if name.endswith(".step") and name not in own and not tensor >= 1:
+            raise ValueError(f"{name}: got {tensor.item()}; an optimizer has taken 1 step or more")
+
+
+def _describe(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+
+
 def restore(trainer: Trainer, state: State) -> None:
-    """Load a snapshot into a trainer; raises RuntimeError for a snapshot of another component."""
+    """Load a snapshot into a trainer; raises ValueError for a snapshot of another component."""
+    check_state(trainer.component, trainer.recipe.train.optimizer, state)
     own, optimizer, gradients = split_state(state)
     trainer.component.load_state_dict(own)
     kept: dict[int, State] = {}

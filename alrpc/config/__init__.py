@@ -28,7 +28,8 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from alrpc import rundir
 from alrpc.config.own_code import did_you_mean
-from alrpc.errors import UsageError
+from alrpc.errors import UsageError, UserError
+from alrpc.reading import documents
 
 DEFAULT = "digits-mlp"
 S = TypeVar("S", bound=BaseModel)
@@ -213,9 +214,9 @@ def load_config(source: str | Path | None = None, overrides: Sequence[str] = ())
     """
     path = find_config(source)
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+        tree = documents.read_yaml(path)
+    except UserError as error:
+        raise UsageError(str(error)) from error
     tree = {} if tree is None else tree
     if not isinstance(tree, dict):
         raise UsageError(
@@ -310,9 +311,9 @@ def _apply(tree: dict[str, Any], override: str) -> None:
     if not equals or not all(name.split(".")):
         raise UsageError(f"--set: got {override!r}; write section.field=value, such as train.epochs=5")
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UsageError(f"--set: {name}: {text!r} is not a YAML value") from error
+        value = documents.parse_yaml(text)
+    except ValueError as error:
+        raise UsageError(f"--set: {name}: {documents.shown(text)} is not a YAML value") from error
     *sections, field = name.split(".")
     for section in sections:
         tree[section] = tree.get(section) if tree.get(section) is not None else {}
@@ -340,11 +341,8 @@ def _one_line(error: ValidationError, within: list[str]) -> str:
 
 def complaint(error: ErrorDetails) -> str:
     """Say what was given and what would be right, from one pydantic error."""
-    if error["type"].startswith("missing"):
-        return "not given, but needed"
-    reason = error["msg"][0].lower() + error["msg"][1:]
     known = re.findall("'([^']+)'", error["ctx"]["expected"]) if error["type"] == "literal_error" else []
-    return f"got {error['input']!r}; {reason.replace('input should', 'it should')}{did_you_mean(str(error['input']), known)}"
+    return f"{documents.complaint(error)}{did_you_mean(str(error['input']), known) if known else ''}"
 
 
 def _fields(place: Sequence[str]) -> list[str]:

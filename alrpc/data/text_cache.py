@@ -7,9 +7,12 @@ import os
 import secrets
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
+
+from alrpc.errors import UserError
+from alrpc.reading.tensors import open_tensors
 
 
 def cache_folder() -> Path:
@@ -20,11 +23,11 @@ def cache_folder() -> Path:
 def read_cached(path: Path) -> tuple[dict[str, Tensor], dict[str, str]] | None:
     """Read the tensors and strings of a file; None if it is absent, unreadable or damaged."""
     try:
-        with safe_open(path, framework="pt") as file:
+        with open_tensors(path) as file:
             strings = file.metadata() or {}
             names = file.keys()
             tensors = {name: file.get_tensor(name) for name in names}
-    except (OSError, SafetensorError):
+    except UserError:
         return None
     return (tensors, strings) if strings.pop("digest", None) == _digest(tensors, strings) else None
 

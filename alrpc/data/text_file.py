@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from alrpc.errors import UserError
+from alrpc.reading import regular
 
 SUFFIXES = (".csv", ".jsonl", ".json")
 
@@ -86,7 +87,7 @@ def _read_json(path: Path, text_column: str, label_column: str) -> Iterator[tupl
             continue
         try:
             row = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"{path}:{line}: not JSON: {error}; each line must be one JSON object") from error
         if not isinstance(row, dict):
             raise UserError(f"{path}:{line}: got a {type(row).__name__}; each line must be one JSON object")
@@ -101,14 +102,10 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     """Read the number (from 1) and the text of each line, with its line break.
 
     Raises:
-        UserError: naming file and line, if a line is not UTF-8.
+        UserError: naming file and line, if a line is not UTF-8 or far too long.
     """
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise UserError(f"{path}:{number}: not UTF-8: {error.reason}; save the file as UTF-8") from error
+    for number, line in regular.read_lines(path):
+        yield number, regular.decode_line(path, number, line)
 
 
 def _check_columns(path: Path, line: int, known: Iterable[str], text_column: str, label_column: str) -> None:

@@ -17,6 +17,7 @@ from alrpc.data.catalog import TINY_IMAGENET
 from alrpc.data.dataset import Dataset, Split
 from alrpc.errors import UserError
 from alrpc.objectives.base import Classes, Tensors
+from alrpc.reading.regular import MIB, read_text
 
 # Mean and standard deviation of the training pixels, in [0, 1], by channel; the values of ImageNet for the user's own folder.
 STATISTICS = {
@@ -27,6 +28,7 @@ STATISTICS = {
     "tiny-imagenet": ([0.4802, 0.4481, 0.3975], [0.2770, 0.2691, 0.2821]),
     "image-folder": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
 }
+LISTED = 64 * MIB  # bytes of the longest list of images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +130,7 @@ def _read_tiny_imagenet(data: Data) -> _Read:
     if not folders:
         raise UserError(f"data.root: no tiny-imagenet-200/wnids.txt in {data.root}; unpack {TINY_IMAGENET} there")
     wnids, annotations = folders[0] / "wnids.txt", folders[0] / "val" / "val_annotations.txt"
-    classes = {wnid: label for label, wnid in enumerate(sorted(wnids.read_text(encoding="utf-8").split()))}
+    classes = {wnid: label for label, wnid in enumerate(sorted(read_text(wnids, LISTED).split()))}
     train = []
     for wnid, label in classes.items():
         folder = folders[0] / "train" / wnid / "images"
@@ -139,7 +141,7 @@ def _read_tiny_imagenet(data: Data) -> _Read:
     if not annotations.is_file():
         raise UserError(f"{annotations}: not there; unpack {TINY_IMAGENET} again")
     test = []
-    for number, line in enumerate(annotations.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_text(annotations, LISTED).splitlines(), start=1):
         name, wnid = [*line.split("\t"), ""][:2]
         file = annotations.parent / "images" / name
         if wnid not in classes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import multiprocessing.util
 import os
@@ -20,19 +19,31 @@ from typing import Any
 
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch's own warnings are not about the run
 
+from pydantic import TypeAdapter
 from torch.distributed import PrefixStore, TCPStore
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousInfo, RendezvousParameters, RendezvousStoreInfo
 from torch.distributed.elastic.rendezvous import rendezvous_handler_registry as registry
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from typing_extensions import TypedDict
 
-from alrpc.errors import OF_EXIT_CODE, Interrupted, RunFailed, StartupError, UsageError
+from alrpc.errors import OF_EXIT_CODE, Interrupted, RunFailed, StartupError, UsageError, UserError
 from alrpc.pipeline.failures import AGENT_INTERVAL, SHUTDOWN_TIMEOUT, hard_exit
+from alrpc.reading.documents import read_json
+from alrpc.reading.regular import MIB
 from alrpc.rundir import STOP, clear_directory, log_path, read_reached
 from alrpc.runtime.forkserver import environment, launch_environment, start_fork_server, startable
 from alrpc.runtime.process import begin_process
 from alrpc.runtime.signals import restored_signals, terminate_twice
+
+
+class ErrorFile(TypedDict):
+    """What a process leaves that knows why the run ends; see `alrpc.pipeline.failures.write_error_file`."""
+
+    message: str
+    code: int
+
 
 LOOPBACK = "127.0.0.1"
 BACKEND = "alrpc-loopback"
@@ -42,6 +53,7 @@ OF_RANK = (
     *("WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_WORLD_SIZE", "ROLE_WORLD_SIZE", "TORCH_NCCL_ASYNC_ERROR_HANDLING"),
 )
 """The environment variables that the agent sets for each process, besides TORCHELASTIC_*."""
+CAUSE = TypeAdapter(ErrorFile)
 MOST_FORKED = 100  # processes; a request to the fork server carries file descriptors for each, and the system limits those
 
 
@@ -277,8 +289,10 @@ def kills_for_want_of_memory() -> int:
 def read_error_files(scratch: Path) -> tuple[str | None, int | None]:
     """The message and exit code in the earliest error file, whose process knew the cause, even if others ended before it."""
     files = sorted(scratch.rglob("error.json"), key=lambda path: path.stat().st_mtime_ns)
-    tree = json.loads(files[0].read_text(encoding="utf-8")) if files else {}
-    return tree.get("message"), tree.get("code")
+    with suppress(UserError, IndexError):  # a full disk may have cut it; or there is none
+        cause = read_json(files[0], CAUSE, MIB)
+        return cause["message"], cause["code"]
+    return None, None
 
 
 def describe_exit(failures: dict[int, ProcessFailure], directory: Path, role: Callable[[int], str], no_memory: bool) -> str:

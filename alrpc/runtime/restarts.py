@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from alrpc import rundir
+from alrpc.analysis.contents import SUMMARY
 from alrpc.checkpoint.changes import resuming
 from alrpc.checkpoint.resume import last_whole_step, load_resume_point, note_restart, resume_hint
 from alrpc.config import Config, parse_config, user_code_fields
 from alrpc.errors import Interrupted, PermanentFailure, RunFailed, StartupError
 from alrpc.network import resolve
 from alrpc.pipeline.placement import check_pipeline
+from alrpc.reading.documents import read_json
 from alrpc.runtime.local import Launch, listening_socket, run_processes
 from alrpc.runtime.run import new_run_directory
 from alrpc.runtime.worker import Options, run_rank
@@ -94,7 +95,7 @@ def with_stages(config: Config, stages: int | None) -> Config:
 
 
 def read_summary(directory: Path) -> dict:
-    return json.loads((directory / rundir.SUMMARY).read_text(encoding="utf-8"))
+    return dict(read_json(directory / rundir.SUMMARY, SUMMARY))
 
 
 def run_with_restarts(

@@ -22,8 +22,9 @@ import torch
 from alrpc import rundir
 from alrpc.analysis.timeline import draw_run
 from alrpc.checkpoint.changes import resuming
-from alrpc.checkpoint.commit import Committer, describe_run
+from alrpc.checkpoint.commit import Committer
 from alrpc.checkpoint.files import Saver, load_trainers
+from alrpc.checkpoint.manifest import describe_run
 from alrpc.checkpoint.resume import ResumePoint, check_same_data, load_resume_point, reopen, resume_hint
 from alrpc.config import Config, Data, Train, parse_section, save_config
 from alrpc.data import read_data

@@ -30,6 +30,7 @@ from alrpc.pipeline.failures import (
 from alrpc.pipeline.groups import rendezvous_store
 from alrpc.pipeline.placement import check_pipeline, local_placement
 from alrpc.pipeline.process import MakeStage, run_stage
+from alrpc.reading.regular import MIB, read_text
 from alrpc.runtime.process import Process, log_to
 from alrpc.runtime.run import Run, new_run_directory, run_coordinator
 from alrpc.telemetry.recorder import last_line
@@ -178,7 +179,10 @@ def after_restart(options: Options, launcher: str) -> Options:
     run = options.resume or options.out
     if run is None:
         raise UsageError("--out: not given, so what torchrun starts again cannot find its run; give --out DIR")
-    begun_by = (run / rundir.BEGUN_BY).read_text(encoding="utf-8") if (run / rundir.BEGUN_BY).is_file() else ""
+    try:
+        begun_by = read_text(run / rundir.BEGUN_BY, MIB)
+    except UserError:
+        return options
     if begun_by != launcher:
         return options
     config = load_config(run / rundir.CONFIG if options.resume else options.source, options.overrides)

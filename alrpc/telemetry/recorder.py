@@ -16,6 +16,7 @@ from rich.console import Console
 
 from alrpc import __version__, events, rundir
 from alrpc.config import Config
+from alrpc.errors import UserError
 from alrpc.events import Event, Run, Start, Status
 from alrpc.network import combine_digests
 from alrpc.telemetry import loggers
@@ -124,6 +125,11 @@ def reached(progress: Progress) -> dict:
 
 def write_summary(directory: Path, progress: Progress, wall_seconds: float) -> dict:
     """Write summary.json, the last file of a run: only a finished run has it."""
+    restarts, failures = [], progress.failures
+    try:
+        restarts = rundir.read_restarts(directory)
+    except UserError as error:  # no reason to lose the result of a training
+        failures = [*failures, str(error)]
     digests = [digest for _, of_stage in sorted(progress.digests.items()) for digest in of_stage]
     summary = {
         "alrpc": __version__,
@@ -142,8 +148,8 @@ def write_summary(directory: Path, progress: Progress, wall_seconds: float) -> d
         * progress.samples
         / (progress.ended - progress.fed),
         "resumed_at_step": progress.start,
-        "restarts": rundir.read_restarts(directory),
-        "checkpoint_failures": progress.failures,
+        "restarts": restarts,
+        "checkpoint_failures": failures,
         "skipped_updates": progress.skipped,
         "wall_seconds": wall_seconds,
         "coordinator_peak_memory_bytes": progress.coordinator_memory,

@@ -176,10 +176,10 @@ def test_a_comparison_and_a_page_that_would_be_too_heavy(short, tmp_path, monkey
         (None, None, "run: is not a directory; give that of a run or of a comparison"),
         ("notes.txt", "", "run: is neither a run nor a comparison: it has no config.yaml and no comparison.json"),
         ("metrics.jsonl", "", "run: nothing to report: no losses and no scores in metrics.jsonl yet"),
-        ("config.yaml", "[", "config.yaml: is not the configuration of a run"),
+        ("config.yaml", "[", "config.yaml: not YAML"),
         ("summary.json", '{"engine":', "summary.json: is damaged"),
-        ("summary.json", "{}", "summary.json: has no per_stage"),
-        ("comparison.json", "{}", "comparison.json: has no table"),
+        ("summary.json", "{}", "summary.json: alrpc: not given, but needed"),
+        ("comparison.json", "{}", "comparison.json: alrpc: not given, but needed"),
     ],
 )
 def test_what_is_no_run_is_refused_in_one_line(short, tmp_path, file, content, message):

@@ -7,8 +7,10 @@ import statistics
 from pathlib import Path
 
 from alrpc import rundir
-from alrpc.analysis.rundata import read_json, read_metrics
+from alrpc.analysis.contents import SUMMARY
+from alrpc.analysis.metrics import read_metrics
 from alrpc.events import Evaluation, Event, StageTimes, Start
+from alrpc.reading.documents import read_json
 from alrpc.timing import STATES, idle_share
 
 LOWER_IS_BETTER = {"mse"}
@@ -20,8 +22,8 @@ def read_run(directory: Path, method: str, repeat: int, seed: int) -> dict:
     `curve` is a list of [seconds since the first micro-batch, epoch, score of the last exit]. `idle` is the share of their
     training time that the training processes wait.
     """
-    summary = read_json(directory / rundir.SUMMARY, ("per_stage", "exits", "samples"))
-    metrics = read_metrics(directory)
+    summary = read_json(directory / rundir.SUMMARY, SUMMARY)
+    metrics = list(read_metrics(directory))
     start = next(time for time, event in metrics if isinstance(event, Start))
     evaluations = [(time, event) for time, event in metrics if isinstance(event, Evaluation)]
     metric = evaluations[0][1].metric

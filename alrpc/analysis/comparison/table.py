@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from alrpc import rundir
-from alrpc.analysis.rundata import read_metrics
+from alrpc.analysis.metrics import read_metrics
 from alrpc.events import Evaluation
 
 MIB = 1 << 20

@@ -16,13 +16,17 @@ def learning(run: Run, name: str) -> list[PageFigure]:
     figures = []
     for kind in run.loss_names:
         curves = {
-            component: [(step, losses[kind]) for step, losses in rows if losses[kind] is not None]
+            component: [(step, losses[kind]) for step, losses in rows if losses.get(kind) is not None]
             for component, rows in run.losses.items()
         }
         curves = {component: points for component, points in curves.items() if points}
         if curves:
             what = f"{kind} loss of each component, by step"
-            figures.append(_curves(f"{name}-{kind}", f"{kind.capitalize()} loss", what, curves, "step", logarithmic=True))
+            figures.append(
+                _curves(
+                    f"{name}-{kind}", f"{kind.capitalize()} loss", what, curves, "step", logarithmic=True, kept=run.losses_every
+                )
+            )
     if run.curve:
         exits = {exit: [(epoch, scores[exit - 1]) for _, epoch, scores in run.curve] for exit in _exits(run)}
         title = f"Test {run.metric} of every exit" if len(exits) > 1 else f"Test {run.metric}"
@@ -42,11 +46,13 @@ def _curves(
     across: str,
     logarithmic: bool = False,
     last: bool = False,
+    kept: int = 1,
 ) -> PageFigure:
     """A figure with a line for each component or exit, coloured by depth.
 
     Args:
         last: whether the lines are of exits, of which the last one is the network's own and has the accent colour.
+        kept: of how many points of the run the curves have one.
     """
     most = min(POINTS, ALL_POINTS // len(curves))
     every = max(-(-len(points) // most) for points in curves.values())
@@ -74,7 +80,7 @@ def _curves(
         score = f": {curves[number][-1][1]:.4f}" if last and len(numbers) == len(curves) else ""
         legend.append((css(colours[number]), f"{thing if number == numbers[0] else ''} {number}{score}".strip()))
     notes = ["logarithmic"] if wide_range else []
-    notes += [f"every {every}th of the points"] if every > 1 else []
+    notes += [f"every {every * kept}th of the points"] if every * kept > 1 else []
     return PageFigure(
         name, title, draw_svg(name, label, (SMALL, HEIGHT), draw), 1, legend if len(curves) > 1 else [], ", ".join(notes)
     )

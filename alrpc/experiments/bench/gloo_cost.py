@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 import time
@@ -12,6 +11,7 @@ import torch
 from torch import distributed
 
 from alrpc import rundir
+from alrpc.reading.documents import SECONDS, read_json
 from alrpc.runtime.local import Launch, listening_socket, process_role, run_processes
 from alrpc.runtime.process import Process, log_to
 
@@ -28,7 +28,7 @@ def copy_seconds(message_mb: float, pause: float) -> float:
     with tempfile.TemporaryDirectory() as folder, listening_socket(0) as listener:
         directory = Path(folder)
         run_processes(Launch(measure, (message_mb, pause, directory), 2, process_role, silent=True), directory, listener)
-        return sum(json.loads((directory / f"{rank}.json").read_text(encoding="utf-8")) for rank in (0, 1))
+        return sum(read_json(directory / f"{rank}.json", SECONDS) for rank in (0, 1))
 
 
 def measure(process: Process, message_mb: float, pause: float, directory: Path) -> None:

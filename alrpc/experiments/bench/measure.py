@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from alrpc import rundir
 from alrpc.config import Config
 from alrpc.experiments.bench.rounds import CEILING, PIPELINE, ROUNDS, Settings
 from alrpc.experiments.bench.worker import measure_rounds
 from alrpc.network import resolve
 from alrpc.pipeline.placement import check_pipeline
+from alrpc.reading.documents import read_json_lines
+from alrpc.reading.regular import Absent
 from alrpc.runtime.local import Launch, listening_socket, run_processes
 from alrpc.runtime.run import new_run_directory
 from alrpc.system import local_device
@@ -54,7 +55,10 @@ def run_rounds(config: Config, settings: Settings, directory: Path, watch: Watch
 
 def read_rounds(directory: Path) -> list[dict]:
     """What a measurement has written so far: a line for the job, then one for each stage in each round."""
-    return rundir.whole_lines(directory / ROUNDS)
+    try:
+        return [tree for _, tree in read_json_lines(directory / ROUNDS)]
+    except Absent:
+        return []
 
 
 def pair_up(events: list[dict]) -> list[list[dict]]:

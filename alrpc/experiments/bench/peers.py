@@ -6,7 +6,6 @@ backward, cut into micro-batches. Activations go forward, and gradients of the s
 
 from __future__ import annotations
 
-import json
 import os
 import time
 import warnings
@@ -18,6 +17,7 @@ from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGP
 
 from alrpc import rundir
 from alrpc.experiments.bench.simulated import FORWARD, SAMPLES, Sleeper
+from alrpc.reading.documents import SECONDS, read_json
 from alrpc.runtime.local import Launch, listening_socket, process_role, run_processes
 from alrpc.runtime.process import Process, log_to
 
@@ -75,7 +75,7 @@ def run_peer(
     )
     with listening_socket(0) as listener, rundir.new_directory(directory, name):
         run_processes(launch, directory, listener)
-    return json.loads((directory / RESULT).read_text(encoding="utf-8"))
+    return read_json(directory / RESULT, SECONDS)
 
 
 def run_rank_of_peer(process: Process, name: str, stage_ms: float, message_mb: float, steps: int, directory: Path) -> None:

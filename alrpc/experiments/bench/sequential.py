@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from itertools import islice
 from pathlib import Path
@@ -18,6 +17,7 @@ from alrpc.network import build_network, resolve
 from alrpc.objectives.base import Microbatch
 from alrpc.pipeline.failures import hard_exit
 from alrpc.planning.costs import train_once
+from alrpc.reading.documents import SECONDS, read_json
 from alrpc.runtime.local import Launch, listening_socket, process_role, run_processes
 from alrpc.runtime.process import Process
 from alrpc.runtime.run import new_run_directory
@@ -40,7 +40,7 @@ def measure_sequential(config: Config, steps: int, directory: Path) -> float:
     config, _ = resolve(config)
     with listening_socket(0) as listener, new_run_directory(directory, "bench", config):
         run_processes(Launch(measure, (directory, steps), 1, process_role, silent=True), directory, listener)
-    return json.loads((directory / RESULT).read_text(encoding="utf-8"))
+    return read_json(directory / RESULT, SECONDS)
 
 
 def measure(process: Process, directory: Path, steps: int) -> None:

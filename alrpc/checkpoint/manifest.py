@@ -1,0 +1,118 @@
+"""A checkpoint's manifest: what its files are, and the sample and target for which its network was built."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter
+from torch import Tensor
+from typing_extensions import TypedDict
+
+from alrpc.checkpoint.files import component_file
+from alrpc.errors import UserError
+from alrpc.objectives.base import Classes, Target, Values
+from alrpc.reading.documents import Count, Name, Whole, read_json
+from alrpc.reading.regular import MIB
+
+FORMAT = 2
+MANIFEST = "manifest.json"
+AGES = {"newer": "a newer alrpc", "older": "the alrpc that it is from"}
+TARGETS = {"classes": Classes, "values": Values}
+LARGEST = 1 << 26  # most numbers in a tensor of the sample; and most classes or values
+OTHERS = ConfigDict(extra="allow")
+
+
+def _check_dtype(name: str) -> str:
+    dtype = getattr(torch, name, None)
+    if not isinstance(dtype, torch.dtype) or dtype.itemsize == 0 or name.startswith(("q", "bits")):
+        raise ValueError("it must be a type of torch's tensors, such as float32")
+    return name
+
+
+def _check_shape(shape: list[int]) -> list[int]:
+    if math.prod(shape) > LARGEST:
+        raise ValueError(f"a sample has {LARGEST:,} numbers at most")
+    return shape
+
+
+Shape = Annotated[list[Annotated[int, Field(ge=0, le=LARGEST)]], Field(max_length=16), AfterValidator(_check_shape)]
+Size = Annotated[int, Field(ge=1, le=LARGEST)]
+
+
+class Described(TypedDict):
+    """A file of a checkpoint as it was written."""
+
+    bytes: Count
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class Head(TypedDict):
+    """What the manifest of every format has."""
+
+    __pydantic_config__ = OTHERS
+
+    format: Whole
+
+
+class Manifest(Head):
+    """The contents of manifest.json."""
+
+    step: Count
+    components: Annotated[int, Field(ge=1, le=10_000)]
+    micro_batches: Annotated[Count, Field(ge=1)]
+    """Number of micro-batches in an epoch."""
+    sample: Annotated[dict[Name, tuple[Annotated[str, AfterValidator(_check_dtype)], Shape]], Field(min_length=1)]
+    """Type and shape of each tensor of a sample."""
+    target: Annotated[dict[Literal["classes", "values"], dict[str, Size]], Field(min_length=1, max_length=1)]
+    """The kind of target and its fields."""
+    files: dict[Annotated[str, Field(pattern=r"^component-\d{3,5}\.safetensors$")], Described]
+
+
+def _check_manifest(manifest: Manifest) -> Manifest:
+    for number in range(1, manifest["components"] + 1):
+        if component_file(number) not in manifest["files"]:
+            raise ValueError(f"files: {component_file(number)} is not given, but needed")
+    target_of(manifest)
+    return manifest
+
+
+HEAD, CONTENTS = TypeAdapter(Head), TypeAdapter(Annotated[Manifest, AfterValidator(_check_manifest)])
+
+
+def describe_run(components: int, sample: dict[str, Tensor], target: Target, micro_batches: int) -> dict[str, Any]:
+    """The manifest's description of a run: what is needed to build its network, and the number of micro-batches in an epoch."""
+    shapes = {name: [str(tensor.dtype).removeprefix("torch."), list(tensor.shape)] for name, tensor in sample.items()}
+    kind = {type(target).__name__.lower(): asdict(target)}
+    return {"components": components, "sample": shapes, "target": kind, "micro_batches": micro_batches}
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """Read the manifest of a complete checkpoint.
+
+    Raises:
+        UserError: when the manifest is damaged or has another format.
+    """
+    path = directory / MANIFEST
+    found = read_json(path, HEAD, MIB)["format"]
+    if found != FORMAT:
+        age = "newer" if found > FORMAT else "older"
+        raise UserError(f"{path}: format {found} is {age} than this alrpc's, {FORMAT}; use {AGES[age]}")
+    return read_json(path, CONTENTS, MIB)
+
+
+def empty_sample(manifest: Manifest) -> dict[str, Tensor]:
+    """A sample of zeros with the names, types and shapes for which the network was built."""
+    return {name: torch.zeros(shape, dtype=getattr(torch, dtype)) for name, (dtype, shape) in manifest["sample"].items()}
+
+
+def target_of(manifest: Manifest) -> Target:
+    """The kind of labels for which the network was built; raises ValueError for unknown fields."""
+    ((kind, fields),) = manifest["target"].items()
+    try:
+        return TARGETS[kind](**fields)
+    except TypeError as error:
+        raise ValueError(f"target: got {fields}; it must have the fields of {kind}") from error

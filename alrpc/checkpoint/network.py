@@ -1,0 +1,58 @@
+"""The network of a checkpoint, built as its manifest says and loaded from its files."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from alrpc.checkpoint.files import check_size, load_component
+from alrpc.checkpoint.manifest import MANIFEST, Manifest, empty_sample, target_of
+from alrpc.config import Config
+from alrpc.errors import UserError
+from alrpc.network import Network, build_network
+from alrpc.reading.regular import MIB
+
+ROOM = 16  # how much larger than the largest file a tensor may be while the network is built
+
+
+def load_network(config: Config, directory: Path, manifest: Manifest) -> Network:
+    """Build the network of a checkpoint and load its parameters and buffers; all files are checked, optimizer state included.
+
+    Raises:
+        UserError: naming a file that is missing or damaged, or does not fit the configuration.
+    """
+    for name, described in manifest["files"].items():
+        check_size(directory / name, described)
+    largest = max(described["bytes"] for described in manifest["files"].values())
+    try:
+        with _BoundedTensors(directory / MANIFEST, max(ROOM * largest, 256 * MIB)):
+            network = build_network(config, empty_sample(manifest), target_of(manifest))
+    except UserError:
+        raise
+    except Exception as error:  # whatever one's own modules or torch's raise for a sample or target that is not theirs
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{directory / MANIFEST}: does not fit this configuration: {reason}") from error
+    for component in network.components:
+        load_component(directory, component, manifest["files"], config.train.optimizer)
+    return network
+
+
+class _BoundedTensors(TorchDispatchMode):
+    """Refuses to make a tensor of more bytes: a parameter cannot be larger than the file that it is then loaded from."""
+
+    def __init__(self, manifest: Path, most: int):
+        super().__init__()
+        self._manifest, self._most = manifest, most
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if args and isinstance(args[0], (list, tuple)) and all(isinstance(size, int) for size in args[0]):
+            size = math.prod(args[0]) * (kwargs.get("dtype") or torch.float32).itemsize
+            if size > self._most:
+                raise UserError(
+                    f"{self._manifest}: its sample or target would need a tensor of {size:,} bytes; no file is as large as that"
+                )
+        return function(*args, **kwargs)

@@ -1,0 +1,159 @@
+"""JSON, JSON lines and YAML within bounds, checked against a type; what is wrong is said in one line, `FILE: field: got …; …`."""
+
+from __future__ import annotations
+
+import math
+import reprlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import yaml
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails, from_json
+
+from alrpc.errors import UserError
+from alrpc.reading.regular import MIB, decode_line, read_lines, read_text
+
+T = TypeVar("T")
+LARGE = 128 * MIB  # bytes of the largest JSON file; the quality of 100 components on 10,000 samples takes a fifth
+YAML_LARGE = MIB // 4  # bytes of the largest YAML file
+YAML_NODES, YAML_DEPTH = 20_000, 50  # most values of a YAML text, its aliases written out; and how deep they may be nested
+
+# ---- types that the contents of several files share
+
+EXACT = 1 << 53  # integers below it are exact as a float
+Count = Annotated[int, Field(ge=0, lt=EXACT)]
+Whole = Annotated[int, Field(gt=-EXACT, lt=EXACT)]
+Few = Annotated[int, Field(ge=0, le=10_000)]
+"""The number of a stage or a component; or how many there are."""
+Amount = Annotated[float, Field(ge=0, lt=1e12, allow_inf_nan=False)]
+"""Seconds, or so many a second."""
+Moment = Annotated[float, Field(gt=-1e12, lt=1e12, allow_inf_nan=False)]
+"""A time in seconds on a process' clock; or the difference of two."""
+Value = Annotated[float, Field(gt=-1e39, lt=1e39, allow_inf_nan=False)]
+"""A number that float32 can hold."""
+Score = Annotated[float, AfterValidator(lambda value: value if abs(value) < 1e39 else math.nan)]
+"""The score of an exit or a distance; NaN when it is not finite."""
+SECONDS = TypeAdapter(Amount)
+Name = Annotated[str, Field(max_length=1000)]
+
+
+# ---- JSON
+
+
+def read_json(path: Path, shape: TypeAdapter[T], most: int = LARGE) -> T:
+    """The contents of a JSON file, checked.
+
+    Raises:
+        Absent: when there is no such file.
+        UserError: when it cannot be read, is too large, is no JSON, or has other contents than `shape`.
+    """
+    text = read_text(path, most)
+    try:
+        return shape.validate_json(text)
+    except ValidationError as error:
+        raise UserError(f"{path}: {describe(error)}") from error
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    """The number, from 1, and the value of each line of a JSON-lines file.
+
+    A line that is no JSON is passed over: a full disk or a crash has cut it.
+
+    Raises:
+        Absent: when there is no such file.
+        UserError: when it cannot be read, or a line is not UTF-8 or far too long.
+    """
+    for number, line in read_lines(path):
+        text = decode_line(path, number, line)
+        if text.endswith("\n"):  # otherwise it is being written
+            try:
+                yield number, from_json(text)
+            except ValueError:
+                continue
+
+
+def describe(error: ValidationError) -> str:
+    """The first thing that is wrong, and how many more there are."""
+    first, *others = error.errors(include_url=False, include_context=False)
+    if first["type"] == "json_invalid":
+        return f"is damaged: {first['msg'][0].lower()}{first['msg'][1:]}"
+    name = ".".join(str(part) for part in first["loc"])
+    more = f" (and {len(others)} more)" if others else ""
+    if not name and first["type"] == "value_error":  # of the whole: what is wrong in it is all that is of interest
+        return first["msg"].removeprefix("Value error, ")
+    return f"{name}: {complaint(first)}{more}" if name else f"{complaint(first)}{more}"
+
+
+def complaint(error: ErrorDetails) -> str:
+    """Say what was given and what would be right, from one pydantic error."""
+    if error["type"].startswith("missing"):
+        return "not given, but needed"
+    reason = error["msg"].removeprefix("Value error, ")
+    reason = reason[0].lower() + reason[1:]
+    return f"got {shown(error['input'])}; {reason.replace('input should', 'it should')}"
+
+
+def shown(value: Any) -> str:
+    """A value as it may stand in a message: cut to about a line."""
+    short = reprlib.Repr()
+    short.maxstring = short.maxother = 100
+    try:
+        return short.repr(value)
+    except ValueError:  # Python writes no integer of more than 4,300 digits
+        return "an integer of thousands of digits"
+
+
+# ---- YAML
+
+
+def read_yaml(path: Path) -> Any:
+    """The contents of a YAML file.
+
+    Raises:
+        Absent: when there is no such file.
+        UserError: when it cannot be read, is too large or nested too deep, or is no YAML.
+    """
+    text = read_text(path, YAML_LARGE)
+    try:
+        return parse_yaml(text)
+    except ValueError as error:
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+
+
+def parse_yaml(text: str) -> Any:
+    """The value of a YAML text; raises ValueError when it is none, or has too many values or too deep ones."""
+    try:
+        _check_size(text)
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(str(error)) from error
+    except Exception as error:  # PyYAML's own, such as AttributeError for `!!timestamp soon` and KeyError for `!!bool maybe`
+        raise ValueError("a value does not fit its tag") from error
+
+
+def _check_size(text: str) -> None:
+    """Refuse what PyYAML would take minutes or gigabytes for; aliases count as what they stand for, since `<<` copies that."""
+    known: dict[str, tuple[int, int]] = {}
+    within: list[list] = [[None, 0, 0]]  # of each collection that has begun: its anchor, and its values and depth so far
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        size, depth, anchor = 0, 0, getattr(event, "anchor", None)
+        if isinstance(event, yaml.CollectionStartEvent):
+            within.append([anchor, 1, 0])
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchor, size, depth = within.pop()
+        elif isinstance(event, yaml.AliasEvent):
+            if anchor not in known:
+                raise ValueError(f"no value before the alias {shown(anchor)} has that name")
+            size, depth = known[anchor]
+        elif isinstance(event, yaml.ScalarEvent):
+            size = 1
+        if size:
+            known[anchor] = size, depth
+            within[-1][1] += size
+            within[-1][2] = max(within[-1][2], depth + 1)
+        if sum(each[1] for each in within) > YAML_NODES:
+            raise ValueError(f"it has more than {YAML_NODES:,} values, aliases written out")
+        if len(within) + within[-1][2] > YAML_DEPTH:
+            raise ValueError(f"it is nested more than {YAML_DEPTH - 1} deep")
