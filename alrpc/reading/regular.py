@@ -29,7 +29,7 @@ def open_regular(path: Path) -> BinaryIO:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a FIFO would wait for its writer
     except FileNotFoundError as error:
-        raise Absent(f"{path}: no such file") from error
+        raise Absent(f"{path}: cannot be read: {error.strerror}") from error
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from error
     mode = os.fstat(descriptor).st_mode
