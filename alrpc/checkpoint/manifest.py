@@ -12,7 +12,7 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter
 from torch import Tensor
 from typing_extensions import TypedDict
 
-from alrpc.checkpoint.files import component_file
+from alrpc.checkpoint.files import checkpoint_directory, component_file
 from alrpc.errors import UserError
 from alrpc.objectives.base import Classes, Target, Values
 from alrpc.reading.documents import Count, Name, Whole, read_json
@@ -101,7 +101,10 @@ def read_manifest(directory: Path) -> Manifest:
     if found != FORMAT:
         age = "newer" if found > FORMAT else "older"
         raise UserError(f"{path}: format {found} is {age} than this alrpc's, {FORMAT}; use {AGES[age]}")
-    return read_json(path, CONTENTS, MIB)
+    manifest = read_json(path, CONTENTS, MIB)
+    if directory.name != checkpoint_directory(Path(), manifest["step"]).name:
+        raise UserError(f"{path}: step: got {manifest['step']}, but its directory is {directory.name}")
+    return manifest
 
 
 def empty_sample(manifest: Manifest) -> dict[str, Tensor]:
