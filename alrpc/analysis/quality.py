@@ -20,8 +20,8 @@ from alrpc.checkpoint.manifest import read_manifest
 from alrpc.checkpoint.resume import load_run
 from alrpc.config import Config, load_config, user_code_fields
 from alrpc.data import read_data
-from alrpc.data.dataset import Dataset, count_micro_batches, shuffled
-from alrpc.data.loader import Request, load_micro_batches
+from alrpc.data.dataset import Dataset, shuffled
+from alrpc.data.loader import Request, epoch_size, load_micro_batches
 from alrpc.errors import UsageError, UserError
 from alrpc.models.pooling import choose_pool
 from alrpc.network import Network
@@ -81,7 +81,7 @@ def open_run(run: Path, model: str | None, data: str | None, overrides: Sequence
     network = load_run(run, model)
     manifest = read_manifest(find_checkpoint(run))
     dataset = read_data(config.data)
-    micro_batches = count_micro_batches(dataset.train, config.data.batch_size)
+    micro_batches = epoch_size(dataset, config.data.batch_size, config.train.seed).micro_batches
     if dataset.target != network.target or micro_batches != manifest["micro_batches"]:
         raise UserError(
             f"data: {micro_batches} micro-batches an epoch and {dataset.target}, but the run was trained with "
@@ -157,7 +157,7 @@ def observe(
     activations: list[list[Tensor]] = [[] for _ in parts]
     wanted = (Request("test", 0, part) for part in indices.split(config.data.batch_size))
     with eval_mode(network), autocast(device, config.precision), torch.no_grad():
-        for tensors, labels in load_micro_batches(dataset, wanted, config.train.seed):
+        for _, _, tensors, labels in load_micro_batches(dataset, wanted, config.train.seed):
             tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
             exits = []
             for index, component in enumerate(network.components):

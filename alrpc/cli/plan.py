@@ -37,7 +37,7 @@ def plan(source: str | None, overrides: tuple[str, ...], stages: int | None, mem
             from rich.table import Table
 
             from alrpc.data import read_data
-            from alrpc.data.dataset import count_micro_batches
+            from alrpc.data.loader import epoch_size
             from alrpc.network import resolve
             from alrpc.pipeline.placement import check_pipeline, split_components
             from alrpc.planning.costs import measure_components
@@ -51,7 +51,8 @@ def plan(source: str | None, overrides: tuple[str, ...], stages: int | None, mem
         with console.status("measuring each component"):
             dataset = read_data(config.data)
             costs = measure_components(config, dataset, local_device(config.device))
-        samples = len(dataset.train) / count_micro_batches(dataset.train, config.data.batch_size)
+        size = epoch_size(dataset, config.data.batch_size, config.train.seed)
+        samples = size.samples / size.micro_batches
         count, window = config.pipeline.stages, config.pipeline.window
         best = best_split(costs, count, window, int(memory_limit * MIB) if memory_limit else None)
         even = predict(costs, [len(numbers) for numbers in split_components(components, count, None)], window)

@@ -35,7 +35,11 @@ class Split:
         return self
 
     def order(self, seed: int, epoch: int, batch_size: int) -> Tensor:
-        """The indices of all samples in the order of an epoch; consecutive groups of `batch_size` form the micro-batches."""
+        """The indices, (n,) int64, of the samples that an epoch trains on; consecutive groups of `batch_size` form the micro-batches.
+
+        Override it for a sampler: it may leave samples out or repeat them, but must give equally many micro-batches in every
+        epoch, and the same indices whenever it is called with the same arguments.
+        """
         return shuffled(len(self), seed, epoch)
 
 
@@ -78,7 +82,3 @@ def shuffled(samples: int, seed: int, epoch: int) -> Tensor:
     """A random order of a number of samples, which is a pure function of seed and epoch."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
     return torch.randperm(samples, generator=generator)
-
-
-def count_micro_batches(split: Split, batch_size: int) -> int:
-    return -(-len(split) // batch_size)

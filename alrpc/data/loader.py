@@ -5,26 +5,86 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils import data
 
-from alrpc.data.dataset import Dataset, count_micro_batches
+from alrpc.data.dataset import Dataset
 from alrpc.errors import UserError
 from alrpc.objectives.base import Tensors, canonical
 
 AHEAD = 4  # micro-batches that each worker reads ahead
+SplitName = Literal["train", "test"]
 
 
 @dataclass(frozen=True)
 class Request:
     """A request to read one micro-batch: the split, the epoch (from 0) and the indices of the samples."""
 
-    split: Literal["train", "test"]
+    split: SplitName
     epoch: int
     indices: Tensor
+
+
+class Loaded(NamedTuple):
+    """A micro-batch as it was read: of which split and epoch (from 0), its named tensors and its labels."""
+
+    split: SplitName
+    epoch: int
+    tensors: Tensors
+    labels: Tensor
+
+
+class EpochSize(NamedTuple):
+    """The number of samples and of micro-batches that an epoch trains on."""
+
+    samples: int
+    micro_batches: int
+
+
+def training_order(dataset: Dataset, batch_size: int, seed: int, epoch: int) -> Tensor:
+    """The indices of the samples that an epoch (from 0) trains on, in order.
+
+    Raises:
+        UserError: when the split's `order` gives something else.
+    """
+    order, samples = dataset.train.order(seed, epoch, batch_size), len(dataset.train)
+    where = f"train split: its order of epoch {epoch + 1}"
+    if not isinstance(order, Tensor) or order.dtype != torch.int64 or order.ndim != 1 or len(order) == 0:
+        given = f"{order.dtype} {tuple(order.shape)}" if isinstance(order, Tensor) else type(order).__name__
+        raise UserError(f"{where} is {given}; give indices of samples, a tensor (n,) of torch.int64, at least one")
+    least, most = (int(value) for value in order.aminmax())
+    if least < 0 or most >= samples:
+        raise UserError(f"{where} has the index {least if least < 0 else most}; the split has samples 0 to {samples - 1}")
+    return order
+
+
+def epoch_size(dataset: Dataset, batch_size: int, seed: int, epochs: int = 1) -> EpochSize:
+    """The size of a run's first epoch.
+
+    Args:
+        epochs: the number of epochs that must all have as many micro-batches as the first one.
+
+    Raises:
+        UserError: naming an epoch that has more or fewer, or whose order is wrong.
+    """
+    samples = len(training_order(dataset, batch_size, seed, 0))
+    micro_batches = -(-samples // batch_size)
+    for epoch in range(1, epochs):
+        given = -(-len(training_order(dataset, batch_size, seed, epoch)) // batch_size)
+        if given != micro_batches:
+            raise UserError(
+                f"train split: its order gives {given} micro-batches in epoch {epoch + 1}, but {micro_batches} in epoch 1; "
+                "it must give equally many in every epoch, since learning rates and checkpoints count them"
+            )
+    return EpochSize(samples, micro_batches)
+
+
+def count_tests(dataset: Dataset, batch_size: int) -> int:
+    """The number of micro-batches of an evaluation, which reads the whole test split."""
+    return -(-len(dataset.test) // batch_size)
 
 
 def requests(dataset: Dataset, batch_size: int, seed: int, epochs: int, start: int = 0) -> Iterator[Request]:
@@ -33,22 +93,26 @@ def requests(dataset: Dataset, batch_size: int, seed: int, epochs: int, start: i
     Args:
         start: number of micro-batches that have already been trained on; after all of them the last epoch's test split remains.
     """
-    micro_batches = count_micro_batches(dataset.train, batch_size)
+    micro_batches = epoch_size(dataset, batch_size, seed).micro_batches
     first = min(start // micro_batches, epochs - 1)
     position = start - first * micro_batches
     for epoch in range(first, epochs):
-        for indices in dataset.train.order(seed, epoch, batch_size).split(batch_size)[position:]:
+        for indices in training_order(dataset, batch_size, seed, epoch).split(batch_size)[position:]:
             yield Request("train", epoch, indices)
         position = 0
         for indices in torch.arange(len(dataset.test)).split(batch_size):
             yield Request("test", epoch, indices)
 
 
-def read(dataset: Dataset, seed: int, request: Request) -> tuple[Tensors, Tensor]:
-    """Read the named tensors and labels of one micro-batch."""
+def read(dataset: Dataset, seed: int, request: Request) -> Loaded:
+    """Read one micro-batch."""
     split = dataset.train.during(seed, request.epoch) if request.split == "train" else dataset.test
     tensors, labels = split.batch(request.indices)
-    return {name: canonical(tensor) for name, tensor in tensors.items()}, canonical(labels)
+    return loaded(request.split, request.epoch, tensors, labels)
+
+
+def loaded(split: SplitName, epoch: int, tensors: Tensors, labels: Tensor) -> Loaded:
+    return Loaded(split, epoch, {name: canonical(tensor) for name, tensor in tensors.items()}, canonical(labels))
 
 
 class _Readable(data.Dataset):
@@ -58,7 +122,7 @@ class _Readable(data.Dataset):
         self.dataset = dataset
         self.seed = seed
 
-    def __getitem__(self, request: Request) -> tuple[Tensors, Tensor] | UserError:
+    def __getitem__(self, request: Request) -> Loaded | UserError:
         try:
             return read(self.dataset, self.seed, request)
         except UserError as error:  # if a worker raised it, torch would put a traceback into its message
@@ -71,10 +135,8 @@ def _ignore_sigterm(worker: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
-def load_micro_batches(
-    dataset: Dataset, wanted: Iterable[Request], seed: int, workers: int = 0
-) -> Iterator[tuple[Tensors, Tensor]]:
-    """Read the named tensors and labels of each request, in order.
+def load_micro_batches(dataset: Dataset, wanted: Iterable[Request], seed: int, workers: int = 0) -> Iterator[Loaded]:
+    """Read the micro-batch of each request, in order.
 
     Args:
         workers: number of processes that read ahead; 0 to read in this process.
@@ -98,5 +160,34 @@ def load_micro_batches(
     for micro_batch in loader:
         if isinstance(micro_batch, UserError):
             raise micro_batch
-        tensors, labels = micro_batch
-        yield {name: canonical(tensor) for name, tensor in tensors.items()}, canonical(labels)
+        yield loaded(*micro_batch)
+
+
+def take(micro_batches: Iterator[Loaded], split: SplitName, epoch: int, count: int) -> Iterator[tuple[Tensors, Tensor]]:
+    """The named tensors and labels of the next `count` micro-batches, which must be of this split and epoch (from 0).
+
+    Raises:
+        UserError: when one is of another split or epoch, as happens if an `order` gives another number when it is asked again.
+    """
+    for taken in range(count):
+        read = next(micro_batches, None)
+        if read is None or (read.split, read.epoch) != (split, epoch):
+            found = "no more" if read is None else f"one of the {read.split} split, epoch {read.epoch + 1}"
+            raise UserError(
+                f"{split} split: epoch {epoch + 1} needs {count} micro-batches, but after {taken} of them came {found}; "
+                "the order of the train split must be the same whenever it is asked for that of an epoch"
+            )
+        yield read.tensors, read.labels
+
+
+def take_epochs(
+    micro_batches: Iterator[Loaded], epochs: int, of_training: int, of_testing: int
+) -> Iterator[tuple[Tensors, Tensor]]:
+    """The named tensors and labels of a run's micro-batches: each epoch's of the train split, then those of the test split.
+
+    Raises:
+        UserError: like `take`.
+    """
+    for epoch in range(epochs):
+        yield from take(micro_batches, "train", epoch, of_training)
+        yield from take(micro_batches, "test", epoch, of_testing)

@@ -11,7 +11,8 @@ from typing import TypeVar
 
 from alrpc.checkpoint.resume import ResumePoint
 from alrpc.config import Config
-from alrpc.data.dataset import Dataset, count_micro_batches
+from alrpc.data.dataset import Dataset
+from alrpc.data.loader import epoch_size
 from alrpc.errors import StageFailed, UserError
 from alrpc.events import Event, Job, Spans, Start
 from alrpc.pipeline import endpoint, rpc
@@ -104,16 +105,16 @@ def set_up_stages(
     """Read the data and send every stage its spec; returns the transport of packets between stages, and the data set."""
     devices, transport = choose_devices(placements, config.device)
     dataset, sizes = load()
-    micro_batches = count_micro_batches(dataset.train, config.data.batch_size)
+    size = epoch_size(dataset, config.data.batch_size, config.train.seed)
     start = resume.step if resume is not None else 0
-    emit(Job(len(dataset.train), micro_batches, start, describe_transport(placements, devices, transport)))
+    emit(Job(size.samples, size.micro_batches, start, describe_transport(placements, devices, transport)))
     split = split_components(components, len(placements), sizes)
     for placement, numbers, device in zip(placements, split, devices, strict=True):
         spec = StageSpec(
             config=config,
             sample=dataset.sample,
             target=dataset.target,
-            micro_batches=micro_batches,
+            micro_batches=size.micro_batches,
             components=numbers,
             word_vectors=dataset.word_vectors if numbers[0] == 1 else None,
             stages=len(placements),

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from alrpc.config import Config
-from alrpc.data.dataset import Dataset, count_micro_batches
-from alrpc.data.loader import load_micro_batches, requests
+from alrpc.data.dataset import Dataset
+from alrpc.data.loader import epoch_size, load_micro_batches, requests
 from alrpc.network import build_network
 from alrpc.objectives.base import Microbatch, Target
 from alrpc.system import cores, keep_memory, synchronize
@@ -102,8 +102,8 @@ def train_once(trainers: Sequence[Trainer], batch: Microbatch, step: int = 0) ->
 
 
 def _measure_components(config: Config, dataset: Dataset, device: torch.device) -> list[Cost]:
-    recipe = make_recipe(config, count_micro_batches(dataset.train, config.data.batch_size))
     threads, seed = torch.get_num_threads(), config.train.seed
+    recipe = make_recipe(config, epoch_size(dataset, config.data.batch_size, seed).micro_batches)
     torch.set_num_threads(config.threads)
     try:
         with torch.random.fork_rng(devices=[]):
@@ -112,7 +112,7 @@ def _measure_components(config: Config, dataset: Dataset, device: torch.device) 
             wanted = [r for r in requests(dataset, config.data.batch_size, seed, 1) if r.split == "train"]
             every = max(1, len(wanted) // MICRO_BATCHES)
             costs: list[list[Cost]] = []
-            for tensors, labels in islice(load_micro_batches(dataset, wanted[::every], seed), MICRO_BATCHES):
+            for _, _, tensors, labels in islice(load_micro_batches(dataset, wanted[::every], seed), MICRO_BATCHES):
                 on_device = {name: tensor.to(device) for name, tensor in tensors.items()}
                 batch = Microbatch(on_device, network.objective.begin(labels.to(device)))
                 costs.append(_measure(trainers, batch, WARM if not costs else 0))

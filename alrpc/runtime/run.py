@@ -28,7 +28,8 @@ from alrpc.checkpoint.manifest import describe_run
 from alrpc.checkpoint.resume import ResumePoint, check_same_data, load_resume_point, reopen, resume_hint
 from alrpc.config import Config, Data, Train, parse_section, save_config
 from alrpc.data import read_data
-from alrpc.data.dataset import Dataset, count_micro_batches
+from alrpc.data.dataset import Dataset
+from alrpc.data.loader import epoch_size
 from alrpc.errors import Interrupted, NonFinite, StageFailed, Stopped
 from alrpc.events import Chosen, Coordinator, Evaluation, Event, Job, Ready, Start, ToldToEnd, Unwritten, Written, to_json
 from alrpc.network import Network, build_network, resolve
@@ -89,7 +90,8 @@ def lifetime(run: Run, engine: str, stages: int, stdout: TextIO | None = None) -
     leaving = threading.Event()
 
     def take_data(dataset: Dataset) -> None:
-        micro_batches = count_micro_batches(dataset.train, run.config.data.batch_size)
+        train = run.config.train
+        micro_batches = epoch_size(dataset, run.config.data.batch_size, train.seed, train.epochs).micro_batches
         check_same_data(run.resume, micro_batches)
         if run.resume is not None:
             reopen(run.directory, run.config, run.resume.step)
@@ -204,12 +206,12 @@ def train_in_directory(run: Run, dataset: Dataset, network: Network, chosen: dic
     device = local_device(config.device)
     torch.set_num_threads(config.threads)
     use_deterministic_kernels(device)
-    micro_batches = count_micro_batches(dataset.train, config.data.batch_size)
+    size = epoch_size(dataset, config.data.batch_size, config.train.seed)
     numbers = list(range(1, run.components + 1))
     try:
         with lifetime(run, "sequential", 1) as (emit, take_data, progress), own_generators(device):
             take_data(dataset)
-            emit(Job(len(dataset.train), micro_batches, run.start))
+            emit(Job(size.samples, size.micro_batches, run.start))
             emit(Ready(1, numbers, str(device), socket.gethostname()))
             if chosen:
                 emit(Chosen(chosen))
@@ -219,7 +221,7 @@ def train_in_directory(run: Run, dataset: Dataset, network: Network, chosen: dic
                 1,
                 network,
                 numbers,
-                make_recipe(config, micro_batches),
+                make_recipe(config, size.micro_batches),
                 device,
                 log_every=config.train.log_every,
                 send=None,
@@ -260,7 +262,7 @@ def run_coordinator(run: Run, stdout: TextIO) -> dict:
         return run.stopping.is_set() or (run.directory / rundir.STOP).exists()
 
     def stream(dataset: Dataset) -> Iterator[Packet]:
-        recipe = make_recipe(config, count_micro_batches(dataset.train, config.data.batch_size))
+        recipe = make_recipe(config, epoch_size(dataset, config.data.batch_size, config.train.seed).micro_batches)
         return program(config, dataset, recipe, run.start, stopping, feed.watch)
 
     with lifetime(run, "pipeline", stages, stdout) as (emit, take_data, progress):
@@ -310,7 +312,8 @@ def train(
         if report is not None:
             report(to_json(event))
 
-    recipe = make_recipe(config, count_micro_batches(dataset.train, batch_size))
+    size = epoch_size(dataset, batch_size, config.train.seed, config.train.epochs)
+    recipe = make_recipe(config, size.micro_batches)
     numbers = [component.number for component in network.components]
     use_deterministic_kernels(where)
     with own_generators(where):

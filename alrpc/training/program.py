@@ -11,16 +11,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from itertools import islice
 
 from alrpc.config import Checkpoint, Config
-from alrpc.data.dataset import Dataset, count_micro_batches
-from alrpc.data.loader import load_micro_batches, requests
-from alrpc.objectives.base import Tensors
+from alrpc.data.dataset import Dataset
+from alrpc.data.loader import Loaded, count_tests, load_micro_batches, requests, take
 from alrpc.training.optimizer import Recipe
 from alrpc.training.packet import LABEL, Kind, Packet
 
-Watch = Callable[[Iterator[tuple[Tensors, object]]], Iterator[tuple[Tensors, object]]]
+Watch = Callable[[Iterator[Loaded]], Iterator[Loaded]]
 
 
 def program(
@@ -36,14 +34,17 @@ def program(
     Args:
         stopping: returns whether the run must take a checkpoint and end early; called after each training micro-batch.
         watch: wraps the iterator of micro-batches, for example to measure the loader.
+
+    Raises:
+        UserError: when a micro-batch cannot be read, or is of another split or epoch than the one that is due.
     """
     wanted = requests(dataset, config.data.batch_size, recipe.train.seed, recipe.train.epochs, start)
     micro_batches = watch(load_micro_batches(dataset, wanted, recipe.train.seed, config.data.workers))
-    tests = count_micro_batches(dataset.test, config.data.batch_size)
+    tests = count_tests(dataset, config.data.batch_size)
     due = checkpoint_due(config.checkpoint)
     step, last = start, recipe.train.epochs
     for epoch in range(min(start // recipe.micro_batches + 1, last), last + 1):
-        for tensors, labels in islice(micro_batches, epoch * recipe.micro_batches - step):
+        for tensors, labels in take(micro_batches, "train", epoch - 1, epoch * recipe.micro_batches - step):
             yield Packet(Kind.TRAIN, epoch, step, {**tensors, LABEL: labels})
             step += 1
             stop = stopping()
@@ -55,7 +56,7 @@ def program(
         if step > start:
             yield Packet(Kind.EPOCH, epoch, step)
         yield Packet(Kind.EVALUATE, epoch, step)
-        for tensors, labels in islice(micro_batches, tests):
+        for tensors, labels in take(micro_batches, "test", epoch - 1, tests):
             yield Packet(Kind.TEST, epoch, step, {**tensors, LABEL: labels})
         yield Packet(Kind.EVALUATED, epoch, step)
         stop = stopping()

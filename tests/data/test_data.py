@@ -8,7 +8,7 @@ import torch
 
 import alrpc
 from alrpc.data.dataset import shuffled
-from alrpc.data.loader import load_micro_batches, requests
+from alrpc.data.loader import epoch_size, load_micro_batches, requests
 
 
 def test_digits_are_split_by_class_and_always_alike():
@@ -46,8 +46,39 @@ def test_worker_processes_read_the_same_micro_batches():
         for workers in (0, 2)
     )
     assert len(here) == len(there) == 5
-    for (a, labels_a), (b, labels_b) in zip(here, there, strict=True):
-        assert torch.equal(a["x"], b["x"]) and torch.equal(labels_a, labels_b)
+    for a, b in zip(here, there, strict=True):
+        assert (a.split, a.epoch) == (b.split, b.epoch)
+        assert torch.equal(a.tensors["x"], b.tensors["x"]) and torch.equal(a.labels, b.labels)
+
+
+@pytest.mark.parametrize(
+    ("order", "message"),
+    [
+        (lambda epoch: torch.arange(5), "its order of epoch 1 has the index 4; the split has samples 0 to 3"),
+        (lambda epoch: torch.tensor([2, -1]), "its order of epoch 1 has the index -1"),
+        (lambda epoch: torch.ones(4, dtype=torch.bool), r"its order of epoch 1 is torch\.bool \(4,\); give indices"),
+        (lambda epoch: torch.arange(4.0), r"is torch\.float32 \(4,\); give indices"),
+        (lambda epoch: torch.arange(4).view(2, 2), r"is torch\.int64 \(2, 2\); give indices"),
+        (lambda epoch: torch.arange(0), r"is torch\.int64 \(0,\); give indices"),
+        (lambda epoch: [0, 1], "is list; give indices"),
+        (lambda epoch: torch.arange(4 - epoch), "gives 1 micro-batches in epoch 3, but 2 in epoch 1"),
+    ],
+)
+def test_an_order_that_cannot_be_trained_in_is_refused_before_training(monkeypatch, order, message):
+    monkeypatch.setattr(alrpc.Split, "order", lambda split, seed, epoch, batch_size: order(epoch))
+    split = alrpc.Split(torch.randn(4, 2), torch.tensor([0, 1, 0, 1]))
+    dataset = alrpc.Dataset(split, split, alrpc.Classes(2))
+    network = alrpc.associate([torch.nn.Linear(2, 2)], dataset.sample, dataset.target)
+    before = network.digest()
+    with pytest.raises(alrpc.UserError, match=f"train split: .*{message}"):
+        alrpc.train(network, dataset, epochs=3, batch_size=2)
+    assert network.digest() == before
+
+
+def test_a_last_micro_batch_may_differ_from_epoch_to_epoch(monkeypatch):
+    monkeypatch.setattr(alrpc.Split, "order", lambda split, seed, epoch, batch_size: torch.arange(4 - epoch))
+    split = alrpc.Split(torch.randn(4, 2), torch.tensor([0, 1, 0, 1]))
+    assert epoch_size(alrpc.Dataset(split, split, alrpc.Classes(2)), batch_size=2, seed=0, epochs=2) == (4, 2)
 
 
 def test_labels_that_do_not_fit_are_refused():

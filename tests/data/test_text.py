@@ -350,8 +350,8 @@ def test_worker_processes_read_the_same_texts(lengths):
     assert torch.equal(pickle.loads(pickle.dumps(dataset)).train.tokens, dataset.train.tokens)
     here, there = (list(load_micro_batches(dataset, requests(dataset, 400, 1, 1), 1, workers)) for workers in (0, 1))
     assert len(here) == len(there) == 4
-    for (a, _), (b, _) in zip(here, there, strict=True):
-        assert torch.equal(a["x"], b["x"]) and torch.equal(a["mask"], b["mask"])
+    for a, b in zip(here, there, strict=True):
+        assert torch.equal(a.tensors["x"], b.tensors["x"]) and torch.equal(a.tensors["mask"], b.tensors["mask"])
 
 
 def test_a_micro_batch_takes_little_time(lengths):

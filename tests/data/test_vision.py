@@ -94,8 +94,8 @@ def test_worker_processes_augment_alike(folder):
         list(load_micro_batches(dataset, requests(dataset, 5, seed=1, epochs=2), seed=1, workers=workers)) for workers in (0, 2)
     )
     assert len(here) == len(there) == 8
-    for (a, labels_a), (b, labels_b) in zip(here, there, strict=True):
-        assert torch.equal(a["x"], b["x"]) and torch.equal(labels_a, labels_b)
+    for a, b in zip(here, there, strict=True):
+        assert torch.equal(a.tensors["x"], b.tensors["x"]) and torch.equal(a.labels, b.labels)
 
 
 def test_only_training_images_are_augmented(folder):

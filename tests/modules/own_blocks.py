@@ -133,6 +133,20 @@ def hanging():
     return alrpc.Dataset(Hanging(digits.train.inputs, digits.train.labels), digits.test, digits.target)
 
 
+class Rare(alrpc.Split):
+    """A sampler: each epoch trains on 1,500 draws, with repetition, in which every class is as frequent as any other."""
+
+    def order(self, seed, epoch, batch_size):
+        generator = torch.Generator().manual_seed(1000 * seed + epoch)
+        weights = 1 / torch.bincount(self.labels)[self.labels]
+        return torch.multinomial(weights, 1500, replacement=True, generator=generator)
+
+
+def sampled():
+    digits = alrpc.load_data("digits")
+    return alrpc.Dataset(Rare(digits.train.inputs[:700], digits.train.labels[:700]), digits.test, digits.target)
+
+
 def misfit():
     return [nn.Linear(3, 3)]
 

@@ -22,8 +22,10 @@ SEQUENCES = [
         # Lengths that differ from packet to packet, a mask, an LSTM's state, accumulation, clipping.
         (SEQUENCES, {"3": []}),
         ([*DIGITS, "--set", "precision=bf16"], {"2": []}),
+        # A sampler of one's own, which draws more samples an epoch than there are.
+        ([*DIGITS, "--set", "data.name=own_blocks:sampled", "--set", "data.workers=1"], {"2": []}),
     ],
-    ids=["digits", "sequences", "bf16"],
+    ids=["digits", "sequences", "bf16", "sampler"],
 )
 def test_every_number_of_stages_gives_the_bits_of_the_sequential_reference(commands, options, variants):
     trained = commands.alrpc("train", *options, "--out", "reference")

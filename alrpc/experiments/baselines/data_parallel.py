@@ -12,7 +12,7 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from alrpc.data.dataset import Dataset
-from alrpc.data.loader import Request, load_micro_batches, requests
+from alrpc.data.loader import Request, count_tests, load_micro_batches, requests, take_epochs
 from alrpc.experiments.baselines.model import ModelPart, SequentialModel
 from alrpc.experiments.baselines.objective import loss
 from alrpc.experiments.baselines.tuning import fastest, thread_choices
@@ -49,7 +49,9 @@ class DataParallel:
                 sizes.append((len(share), len(request.indices)))
                 yield Request(request.split, request.epoch, share if len(share) else request.indices[:1])
 
-        for tensors, labels in load_micro_batches(dataset, wanted(), self.recipe.train.seed, workers):
+        read = load_micro_batches(dataset, wanted(), self.recipe.train.seed, workers)
+        sizes_of_an_epoch = self.recipe.micro_batches, count_tests(dataset, batch_size)
+        for tensors, labels in take_epochs(read, self.recipe.train.epochs, *sizes_of_an_epoch):
             own, whole = sizes.popleft()
             yield tensors, labels[:own], whole
 

@@ -9,7 +9,7 @@ from torch import Tensor, distributed, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 
 from alrpc.data.dataset import Dataset
-from alrpc.data.loader import load_micro_batches, requests
+from alrpc.data.loader import count_tests, load_micro_batches, requests, take_epochs
 from alrpc.experiments.baselines.model import ModelPart, SequentialModel
 from alrpc.experiments.baselines.objective import fill_up, fill_up_labels, loss
 from alrpc.experiments.baselines.tuning import fastest, thread_choices
@@ -78,8 +78,9 @@ class Pipelined:
 
     def read(self, dataset: Dataset, batch_size: int, workers: int) -> Iterator[Batch]:
         """Read every micro-batch of the run; called in the first process."""
-        wanted = requests(dataset, batch_size, self.recipe.train.seed, self.recipe.train.epochs)
-        return load_micro_batches(dataset, wanted, self.recipe.train.seed, workers)
+        seed, epochs = self.recipe.train.seed, self.recipe.train.epochs
+        read = load_micro_batches(dataset, requests(dataset, batch_size, seed, epochs), seed, workers)
+        return take_epochs(read, epochs, self.recipe.micro_batches, count_tests(dataset, batch_size))
 
     def choose(self, batch: Batch, processes_here: int) -> dict:
         """Choose, by trial, the number of threads and the number of pieces into which the schedule cuts a micro-batch."""

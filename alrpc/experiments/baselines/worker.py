@@ -17,8 +17,8 @@ from alrpc import rundir
 from alrpc.analysis.timeline import draw_run
 from alrpc.config import Config, load_config
 from alrpc.data import read_data
-from alrpc.data.dataset import Dataset, count_micro_batches
-from alrpc.data.loader import read, requests
+from alrpc.data.dataset import Dataset
+from alrpc.data.loader import count_tests, epoch_size, read, requests
 from alrpc.errors import FAILED, REFUSED, UserError, error_line
 from alrpc.events import Job, Ready
 from alrpc.experiments.baselines import loop
@@ -79,9 +79,9 @@ def run_sequential(run: Run) -> None:
 
 def try_threads(config: Config, dataset: Dataset, device: torch.device) -> tuple[int, dict[int, float]]:
     """The number of threads that is fastest for a throw-away network, and the seconds of each number."""
-    recipe = make_recipe(config, count_micro_batches(dataset.train, config.data.batch_size))
+    recipe = make_recipe(config, epoch_size(dataset, config.data.batch_size, config.train.seed).micro_batches)
     request = next(requests(dataset, config.data.batch_size, config.train.seed, 1))
-    tensors, labels = read(dataset, config.train.seed, request)
+    _, _, tensors, labels = read(dataset, config.train.seed, request)
     network = build_network(config, dataset.sample, dataset.target)
     trainers = make_trainers(network.components, recipe, device)
     on_device = {name: tensor.to(device) for name, tensor in tensors.items()}
@@ -105,15 +105,16 @@ def run_baseline(method: str, config: Config, directory: Path, started: float, r
     dataset = None
     if everywhere or rank == 0:
         dataset = read_data(config.data)
-        counts = [count_micro_batches(split, config.data.batch_size) for split in (dataset.train, dataset.test)]
-        facts = [(dataset.sample, dataset.target, dataset.word_vectors, counts, len(dataset.test))]
+        size = epoch_size(dataset, config.data.batch_size, config.train.seed, config.train.epochs)
+        tests = count_tests(dataset, config.data.batch_size)
+        facts = [(dataset.sample, dataset.target, dataset.word_vectors, size, tests, len(dataset.test))]
     if world > 1:
         distributed.broadcast_object_list(facts, src=0)
-    sample, target, word_vectors, (trains, tests), test_samples = facts[0]
+    sample, target, word_vectors, size, tests, test_samples = facts[0]
     if recorded_steps is not None:  # the steps may exceed the configured epochs; one epoch per step is enough
         more = {"epochs": sum(recorded_steps) + 2 * loop.LEAD, "schedule": "constant"}
         config = config.model_copy(update={"train": config.train.model_copy(update=more)})
-    recipe = make_recipe(config, trains)
+    recipe = make_recipe(config, size.micro_batches)
     model = build_sequential_model(config, sample, target, word_vectors)
     if everywhere:
         engine = DataParallel(model, rank, world, device, target, recipe)
@@ -129,7 +130,7 @@ def run_baseline(method: str, config: Config, directory: Path, started: float, r
         train(lambda event: None)
     else:
         with recorder(config, directory, method, world, quiet=True, draw_timeline=draw_run) as (progress, emit):
-            emit(Job(len(dataset.train), trains))
+            emit(Job(size.samples, size.micro_batches))
             for number, place in enumerate(places, 1):
                 emit(replace(place, stage=number))
             train(emit)

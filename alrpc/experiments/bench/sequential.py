@@ -11,7 +11,7 @@ import torch
 from alrpc import rundir
 from alrpc.config import Config, load_config
 from alrpc.data import read_data
-from alrpc.data.dataset import count_micro_batches
+from alrpc.data.loader import epoch_size
 from alrpc.experiments.bench.rounds import endless_micro_batches, with_constant_rate
 from alrpc.network import build_network, resolve
 from alrpc.objectives.base import Microbatch
@@ -59,7 +59,7 @@ def train(config: Config, steps: int) -> float:
     torch.set_num_threads(config.threads)
     use_deterministic_kernels(device)
     dataset = read_data(config.data)
-    recipe = make_recipe(config, count_micro_batches(dataset.train, config.data.batch_size))
+    recipe = make_recipe(config, epoch_size(dataset, config.data.batch_size, config.train.seed).micro_batches)
     network = build_network(config, dataset.sample, dataset.target, dataset.word_vectors)
     trainers = make_trainers(network.components, recipe, device)
     began = 0.0
