@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from alrpc.data.checks import check_finite, check_labels
 from alrpc.errors import UserError
-from alrpc.objectives.base import Classes, Target, Tensors
+from alrpc.objectives.base import Classes, Target, Tensors, Values
 from alrpc.system import derive_seed
 
 
@@ -17,7 +18,8 @@ from alrpc.system import derive_seed
 class Split:
     """Samples and their labels. A subclass for another kind of data overrides `batch`, and other methods where it differs.
 
-    inputs: (N, ...), or any sequence that `batch` converts to tensors. labels: (N,) class indices, int64, or (N, width) values.
+    inputs: (N, ...), or any sequence that `batch` converts to tensors. labels: (N,) class indices, integers, or (N, width)
+    values, also (N,) if the width is 1.
     """
 
     inputs: Tensor | Sequence
@@ -53,7 +55,14 @@ class WordVectors:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A training split, a test split, and the kind of labels (`Classes` or `Values`)."""
+    """A training split, a test split, and the kind of labels (`Classes` or `Values`).
+
+    Labels, and inputs that are tensors, are checked when the data set is made; what a `batch` of one's own gives is checked when
+    it is read.
+
+    Raises:
+        UserError: naming the split and the index of the first label or input that is wrong.
+    """
 
     train: Split
     test: Split
@@ -61,21 +70,38 @@ class Dataset:
     word_vectors: WordVectors | None = None
 
     def __post_init__(self):
+        if not isinstance(self.target, (Classes, Values)):
+            raise UserError(f"target: got {self.target!r}; give alrpc.Classes(count) or alrpc.Values(width)")
         for name, split in (("train", self.train), ("test", self.test)):
-            if len(split.labels) == 0 or len(split.inputs) != len(split.labels):
-                raise UserError(f"{name} split: {len(split.inputs)} inputs and {len(split.labels)} labels; one label an input")
-            if (
-                isinstance(self.target, Classes)
-                and not 0 <= int(split.labels.min()) <= int(split.labels.max()) < self.target.count
-            ):
-                raise UserError(
-                    f"{name} split: labels from {split.labels.min()} to {split.labels.max()} for {self.target.count} classes"
-                )
+            if not isinstance(split, Split):
+                raise UserError(f"{name} split: got {type(split).__name__}; give an alrpc.Split of inputs and labels")
+            check_labels(split.labels, self.target, name)
+            _check_inputs(split, name)
+        train, test = self.train.inputs, self.test.inputs
+        if isinstance(train, Tensor) and isinstance(test, Tensor) and (train.dtype, train.ndim) != (test.dtype, test.ndim):
+            raise UserError(
+                f"test split: inputs are {test.dtype} {tuple(test.shape)}, but those of the train split {train.dtype} "
+                f"{tuple(train.shape)}; give both one type and as many dimensions"
+            )
 
     @property
     def sample(self) -> Tensors:
         """One training sample as a micro-batch, for `alrpc.associate`."""
         return self.train.batch(torch.tensor([0]))[0]
+
+
+def _check_inputs(split: Split, name: str) -> None:
+    inputs, labels = split.inputs, split.labels
+    if not isinstance(inputs, Tensor) and type(split).batch is Split.batch:
+        raise UserError(
+            f"{name} split: inputs are of type {type(inputs).__name__}; give a tensor (torch.as_tensor), or a Split whose own "
+            "batch() makes tensors of them"
+        )
+    count = 0 if isinstance(inputs, Tensor) and inputs.ndim == 0 else len(inputs)
+    if count == 0 or count != len(labels):
+        raise UserError(f"{name} split: {count} inputs and {len(labels)} labels; give one label an input, and at least one")
+    if isinstance(inputs, Tensor):
+        check_finite(inputs, name)
 
 
 def shuffled(samples: int, seed: int, epoch: int) -> Tensor:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils import data
 
-from alrpc.data.dataset import Dataset
+from alrpc.data.checks import check_batch
+from alrpc.data.dataset import Dataset, Split
 from alrpc.errors import UserError
 from alrpc.objectives.base import Tensors, canonical
 
@@ -105,10 +106,17 @@ def requests(dataset: Dataset, batch_size: int, seed: int, epochs: int, start: i
 
 
 def read(dataset: Dataset, seed: int, request: Request) -> Loaded:
-    """Read one micro-batch."""
-    split = dataset.train.during(seed, request.epoch) if request.split == "train" else dataset.test
-    tensors, labels = split.batch(request.indices)
-    return loaded(request.split, request.epoch, tensors, labels)
+    """Read one micro-batch.
+
+    Raises:
+        UserError: when the split gives something that cannot be trained on, which is checked unless the data set has done so.
+    """
+    known = dataset.train if request.split == "train" else dataset.test
+    split = known.during(seed, request.epoch) if request.split == "train" else known
+    batch = split.batch(request.indices)
+    if split is not known or type(split).batch is not Split.batch:
+        check_batch(batch, dataset.target, request.split, request.indices)
+    return loaded(request.split, request.epoch, *batch)
 
 
 def loaded(split: SplitName, epoch: int, tensors: Tensors, labels: Tensor) -> Loaded:

@@ -9,6 +9,7 @@ beside ────► the objective's modules ──► beside ──► next c
 
 from __future__ import annotations
 
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from alrpc.errors import UserError
 
 Tensors = dict[str, Tensor]
 ALIGNMENT = 64  # bytes, alignment of torch's allocations on a CPU
@@ -29,6 +32,9 @@ class Classes:
     count: int
 
     metric = "accuracy"
+
+    def __post_init__(self):
+        _check_size(self, "count")
 
     @property
     def width(self) -> int:
@@ -61,8 +67,12 @@ class Values:
     """A regression target: a vector of `width` floats, represented by itself."""
 
     width: int
+
     metric = "mse"
     chance = None
+
+    def __post_init__(self):
+        _check_size(self, "width")
 
     def blank(self, samples: int) -> Tensor:
         """Placeholder labels: (samples, width), float32."""
@@ -81,6 +91,18 @@ class Values:
 
 
 Target = Classes | Values
+
+
+def _check_size(target: Target, field: str) -> None:
+    """Make a target's number of classes or values an int; raises UserError unless it is a whole number of at least 1."""
+    value = getattr(target, field)
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1:
+        raise UserError(f"{type(target).__name__}: {field} is {value!r}; give a whole number of at least 1")
+    object.__setattr__(target, field, number)
 
 
 @dataclass(frozen=True)

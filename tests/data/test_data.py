@@ -7,8 +7,9 @@ import pytest
 import torch
 
 import alrpc
+from alrpc.data import checks
 from alrpc.data.dataset import shuffled
-from alrpc.data.loader import epoch_size, load_micro_batches, requests
+from alrpc.data.loader import Request, epoch_size, load_micro_batches, read, requests
 
 
 def test_digits_are_split_by_class_and_always_alike():
@@ -81,13 +82,99 @@ def test_a_last_micro_batch_may_differ_from_epoch_to_epoch(monkeypatch):
     assert epoch_size(alrpc.Dataset(split, split, alrpc.Classes(2)), batch_size=2, seed=0, epochs=2) == (4, 2)
 
 
-def test_labels_that_do_not_fit_are_refused():
-    x = torch.zeros(4, 2)
-    with pytest.raises(alrpc.UserError, match="4 inputs and 3 labels"):
-        alrpc.Dataset(alrpc.Split(x, torch.zeros(3)), alrpc.Split(x, torch.zeros(4)), alrpc.Values(1))
-    with pytest.raises(alrpc.UserError, match="labels from 0 to 5 for 3 classes"):
-        labels = torch.tensor([0, 1, 2, 5])
-        alrpc.Dataset(alrpc.Split(x, labels), alrpc.Split(x, labels), alrpc.Classes(3))
+def with_one(tensor: torch.Tensor, value: float) -> torch.Tensor:
+    """A copy whose row 3 has another number."""
+    changed = tensor.clone()
+    changed.view(len(tensor), -1)[3, -1] = value
+    return changed
+
+
+X, CLASSES, NUMBERS = torch.randn(6, 2), torch.tensor([0, 1, 2, 0, 1, 2]), torch.randn(6, 2)
+THREE, TWO = alrpc.Classes(3), alrpc.Values(2)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "labels", "target", "message"),
+    [
+        (X, CLASSES[:5], THREE, "split: 6 inputs and 5 labels"),
+        (X[:0], CLASSES[:0], THREE, "split: 0 inputs and 0 labels"),
+        (X, CLASSES.view(6, 1), THREE, r"labels are torch.int64 \(6, 1\); for Classes\(count=3\) they are class indices"),
+        (X, torch.eye(3)[CLASSES], THREE, r"labels are torch.float32 \(6, 3\); for Classes"),
+        (X, CLASSES.float(), THREE, r"labels are torch.float32 \(6,\); for Classes"),
+        (X, with_one(CLASSES, 5), THREE, r"label 3 is 5; the classes of Classes\(count=3\) are 0 to 2"),
+        (X, with_one(CLASSES, -1), THREE, "label 3 is -1"),
+        (X, CLASSES.tolist(), THREE, "labels are of type list; give a tensor"),
+        (X, NUMBERS[:, :1], TWO, r"labels are torch.float32 \(6, 1\); for Values\(width=2\) they are numbers \(N, 2\)"),
+        (X, NUMBERS[:, 0], TWO, r"labels are torch.float32 \(6,\); for Values"),
+        (X, with_one(NUMBERS, float("nan")), TWO, "label 3 has nan or inf"),
+        (X, with_one(NUMBERS.double(), 1e300), TWO, "label 3 has nan or inf; values must be finite in torch.float32"),
+        (with_one(X, float("nan")), CLASSES, THREE, "input 3 has nan or inf"),
+        (with_one(X, float("inf")), CLASSES, THREE, "input 3 has nan or inf"),
+        (X.numpy(), CLASSES, THREE, "inputs are of type ndarray; give a tensor"),
+        (X, CLASSES, 3, r"target: got 3; give alrpc.Classes\(count\)"),
+    ],
+)
+@pytest.mark.parametrize("name", ["train", "test"])
+def test_what_cannot_be_trained_on_is_named_with_its_split_and_index(inputs, labels, target, message, name):
+    good = alrpc.Split(X, NUMBERS if target == TWO else CLASSES)
+    with pytest.raises(alrpc.UserError, match=message) as refused:
+        alrpc.Dataset(**{"train": good, "test": good, name: alrpc.Split(inputs, labels)}, target=target)
+    assert target == 3 or str(refused.value).startswith(f"{name} split: ")
+
+
+def test_a_test_split_of_another_type_is_refused_before_its_first_evaluation():
+    for inputs in (X.double(), X.view(6, 1, 2)):
+        with pytest.raises(alrpc.UserError, match=r"test split: inputs are .* but those of the train split torch.float32"):
+            alrpc.Dataset(alrpc.Split(X, CLASSES), alrpc.Split(inputs, CLASSES), THREE)
+
+
+def test_labels_of_every_type_that_fits_are_taken():
+    for labels in (CLASSES, CLASSES.to(torch.uint8), CLASSES.int()):
+        alrpc.Dataset(alrpc.Split(X, labels), alrpc.Split(X, labels), THREE)
+    for labels in (NUMBERS[:, 0], NUMBERS[:, :1], CLASSES, NUMBERS[:, 0].half()):
+        alrpc.Dataset(alrpc.Split(X, labels), alrpc.Split(X, labels), alrpc.Values(1))
+
+
+def test_the_last_number_of_a_tensor_larger_than_one_look_is_seen(monkeypatch):
+    monkeypatch.setattr(checks, "AT_ONCE", 4)
+    assert checks.first_not_finite(torch.full((6, 2), 3e38)) is None  # although the sum of two is infinite
+    assert checks.first_not_finite(with_one(torch.full((4, 3), 3e38), float("inf"))) == 3
+
+
+@pytest.mark.parametrize("value", [0, -1, 2.5, "3", None])
+def test_a_target_of_no_size_is_refused(value):
+    for target in (alrpc.Classes, alrpc.Values):
+        with pytest.raises(alrpc.UserError, match=f"{target.__name__}: (count|width) is .*; give a whole number"):
+            target(value)
+
+
+class Own(alrpc.Split):
+    """A split whose inputs are a list; its batch gives what a test says."""
+
+    given = None
+
+    def batch(self, indices):
+        return Own.given(indices)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (lambda i: ({"x": X[i]}, CLASSES[i].view(-1, 1)), r"labels are torch.int64 \(2, 1\)"),
+        (lambda i: ({"x": X[i]}, with_one(CLASSES, 9)[i]), "label 3 is 9"),
+        (lambda i: ({"x": with_one(X, float("nan"))[i]}, CLASSES[i]), "'x' of sample 3 has nan or inf"),
+        (lambda i: ({"x": X[:1]}, CLASSES[i]), r"its batch\(\) gave \(1, 2\) as 'x' of 2 samples"),
+        (lambda i: ({"x": X[i]}, CLASSES), r"its batch\(\) gave \(6,\) as 'labels' of 2 samples"),
+        (lambda i: ({"x": [1, 2]}, CLASSES[i]), r"its batch\(\) gave list as 'x'"),
+        (lambda i: X[i], r"its batch\(\) gave Tensor; it must give a dict of tensors, and labels"),
+    ],
+)
+def test_what_a_batch_of_ones_own_gives_is_checked_as_it_is_read(monkeypatch, given, message):
+    split = Own(list(X), CLASSES)
+    dataset = alrpc.Dataset(split, split, THREE)
+    monkeypatch.setattr(Own, "given", given)
+    with pytest.raises(alrpc.UserError, match=f"train split: {message}"):
+        read(dataset, 0, Request("train", 0, torch.tensor([2, 3])))
 
 
 @pytest.mark.skipif("ALRPC_DATA" not in os.environ, reason="ALRPC_DATA names no folder with MNIST")
