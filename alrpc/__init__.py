@@ -11,15 +11,39 @@ network.predict(images)
 from __future__ import annotations
 
 import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # for type checkers; a test holds these names equal to those below
+    from alrpc.checkpoint.resume import load_run as load_run
+    from alrpc.config import Config as Config
+    from alrpc.config import load_config as load_config
+    from alrpc.data import load_data as load_data
+    from alrpc.data.dataset import Dataset as Dataset
+    from alrpc.data.dataset import Split as Split
+    from alrpc.errors import Interrupted as Interrupted
+    from alrpc.errors import RunFailed as RunFailed
+    from alrpc.errors import Stopped as Stopped
+    from alrpc.errors import UserError as UserError
+    from alrpc.network import Network as Network
+    from alrpc.network import associate as associate
+    from alrpc.objectives.base import Classes as Classes
+    from alrpc.objectives.base import Component as Component
+    from alrpc.objectives.base import Values as Values
+    from alrpc.runtime.restarts import launch_pipeline as launch_pipeline
+    from alrpc.runtime.train import train as train
 
 __version__ = "0.1.0"
 
 _HOME = {
     "Classes": "alrpc.objectives.base",
     "Component": "alrpc.objectives.base",
+    "Config": "alrpc.config",
     "Dataset": "alrpc.data.dataset",
+    "Interrupted": "alrpc.errors",
     "Network": "alrpc.network",
+    "RunFailed": "alrpc.errors",
     "Split": "alrpc.data.dataset",
+    "Stopped": "alrpc.errors",
     "UserError": "alrpc.errors",
     "Values": "alrpc.objectives.base",
     "associate": "alrpc.network",
@@ -27,13 +51,18 @@ _HOME = {
     "load_config": "alrpc.config",
     "load_data": "alrpc.data",
     "load_run": "alrpc.checkpoint.resume",
-    "train": "alrpc.runtime.run",
+    "train": "alrpc.runtime.train",
 }
 __all__ = ["__version__", *_HOME]
 
+if not TYPE_CHECKING:  # or else every misspelt name would have a type
 
-def __getattr__(name: str):
-    # Imported on first use, so that `alrpc --help` answers before torch could be loaded.
-    if name not in _HOME:
-        raise AttributeError(f"module 'alrpc' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME[name]), name)
+    def __getattr__(name: str) -> object:
+        # Imported on first use, so that `alrpc --help` answers before torch could be loaded.
+        if name not in _HOME:
+            raise AttributeError(f"module 'alrpc' has no attribute {name!r}")
+        return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -11,6 +11,7 @@ import hashlib
 import os
 import resource
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -97,6 +98,25 @@ def use_deterministic_kernels(device: torch.device) -> None:
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
         torch.use_deterministic_algorithms(True, warn_only=True)
+
+
+@contextlib.contextmanager
+def own_arithmetic(device: torch.device, threads: int) -> Iterator[None]:
+    """Use deterministic kernels and so many CPU threads; these settings and the random generators are the caller's at the end."""
+    import torch
+
+    before, deterministic = torch.get_num_threads(), torch.get_deterministic_debug_mode()
+    benchmark, cudnn_deterministic = torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
+    torch.set_num_threads(threads)
+    use_deterministic_kernels(device)
+    try:
+        with torch.random.fork_rng(devices=[device.index] if device.type == "cuda" else []):
+            yield
+    finally:
+        torch.set_num_threads(before)
+        if device.type == "cuda":
+            torch.set_deterministic_debug_mode(deterministic)
+            torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = benchmark, cudnn_deterministic
 
 
 def derive_seed(*purpose: int | str) -> int:

@@ -10,6 +10,7 @@ import torch
 import alrpc
 from alrpc.config import Config, load_config, save_config
 from alrpc.data import read_data
+from alrpc.events import Losses
 from alrpc.network import build_network, resolve
 from alrpc.pipeline.placement import check_pipeline
 
@@ -131,6 +132,6 @@ def test_the_configurations_whose_data_is_here_train_two_steps(name):
     before = network.digest()
     fields = {**config.train.model_dump(), "epochs": 1, "log_every": 1}
     events, two_steps = [], dataclasses.replace(whole, train=train, test=test)
-    alrpc.train(network, two_steps, batch_size=size, device="cpu", report=events.append, **fields)
-    steps = {event["step"] for event in events if event["event"] == "losses"}
+    alrpc.train(network, two_steps, batch_size=size, device="cpu", callbacks=[events.append], **fields)
+    steps = {event.step for event in events if isinstance(event, Losses)}
     assert steps == {1, 2} and network.digest() != before

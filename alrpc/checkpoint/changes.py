@@ -46,10 +46,16 @@ def changed_config(run: Path, overrides: Sequence[str]) -> Config:
     """
     path = config_path(run)
     before, after = load_config(path), load_config(path, overrides)
-    was, now = (dict(flat_fields(config.model_dump(mode="json"))) for config in (before, after))
     for name, value in user_code_fields(before).items():
         if not any(override.startswith(f"{name}=") for override in overrides):
             raise UsageError(f"--resume: the run's {name} is your own code; to have it imported, add --set {name}={value}")
+    check_changes(before, after)
+    return after
+
+
+def check_changes(before: Config, after: Config) -> None:
+    """Refuse a change of a run's configuration that would change its result, with a UsageError."""
+    was, now = (dict(flat_fields(config.model_dump(mode="json"))) for config in (before, after))
     for name in [*now, *was]:
         allowed = any(name == field or name.startswith(f"{field}.") for field in MAY_CHANGE)
         if not allowed and was.get(name) != now.get(name):
@@ -57,7 +63,6 @@ def changed_config(run: Path, overrides: Sequence[str]) -> Config:
                 f"--set: {name} was {was.get(name)} and cannot become {now.get(name)}: the run would not be the same; "
                 f"what may change is {', '.join(MAY_CHANGE)}"
             )
-    return after
 
 
 def check_resume_options(source: str | None, out: Path | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from pathlib import Path
 
@@ -18,26 +19,37 @@ from alrpc.reading.regular import MIB
 ROOM = 16  # how much larger than the largest file a tensor may be while the network is built
 
 
-def load_network(config: Config, directory: Path, manifest: Manifest) -> Network:
+def load_network(config: Config, directory: Path, manifest: Manifest, network: Network | None = None) -> Network:
     """Build the network of a checkpoint and load its parameters and buffers; all files are checked, optimizer state included.
+
+    Args:
+        network: a network to copy instead of building one.
 
     Raises:
         UserError: naming a file that is missing or damaged, or does not fit the configuration.
     """
     for name, described in manifest["files"].items():
         check_size(directory / name, described)
+    network = build_described(config, directory, manifest) if network is None else copy.deepcopy(network)
+    had, has = manifest["components"], len(network.components)
+    if had != has:
+        raise UserError(f"{directory}: is of a network of {had} components, this one has {has}")
+    for component in network.components:
+        load_component(directory, component, manifest["files"], config.train.optimizer)
+    return network
+
+
+def build_described(config: Config, directory: Path, manifest: Manifest) -> Network:
+    """Build the network that a configuration and a checkpoint's manifest describe; raises like `load_network`."""
     largest = max(described["bytes"] for described in manifest["files"].values())
     try:
         with _BoundedTensors(directory / MANIFEST, max(ROOM * largest, 256 * MIB)):
-            network = build_network(config, empty_sample(manifest), target_of(manifest))
+            return build_network(config, empty_sample(manifest), target_of(manifest))
     except UserError:
         raise
     except Exception as error:  # whatever one's own modules or torch's raise for a sample or target that is not theirs
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{directory / MANIFEST}: does not fit this configuration: {reason}") from error
-    for component in network.components:
-        load_component(directory, component, manifest["files"], config.train.optimizer)
-    return network
 
 
 class _BoundedTensors(TorchDispatchMode):

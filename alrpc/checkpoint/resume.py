@@ -50,14 +50,21 @@ def load_resume_point(run: Path, overrides: Sequence[str], step: int | None) -> 
         UserError: naming what is missing or damaged, and the previous checkpoint.
     """
     config, components = resolve(changed_config(run, overrides))
+    return config, components, find_resume_point(run, config, step)
+
+
+def find_resume_point(run: Path, config: Config, step: int | None = None, network: Network | None = None) -> ResumePoint:
+    """The checkpoint to resume from; raises like `load_resume_point`.
+
+    Args:
+        network: the network that it has to fit, which stays as it is; None to build one as the configuration says.
+    """
     directory = find_checkpoint(run, step)
     steps = list(complete_checkpoints(run))
     older = steps[: steps.index(step or steps[-1])]
     try:
         manifest = read_manifest(directory)
-        if manifest["components"] != components:
-            raise UserError(f"{directory}: is of a network of {manifest['components']} components, this one has {components}")
-        load_network(config, directory, manifest)
+        load_network(config, directory, manifest, network)
     except UserError as error:
         hint = f"; the checkpoint before it is that of step {older[-1]}: add --step {older[-1]}" if older else ""
         raise UserError(f"{error}{hint}") from error
@@ -67,7 +74,7 @@ def load_resume_point(run: Path, overrides: Sequence[str], step: int | None) -> 
         raise UsageError(
             f"--resume: {run} has finished its {config.train.epochs} epochs; for more of them add --set train.epochs=N"
         )
-    return config, components, ResumePoint(directory, manifest["step"], manifest["micro_batches"], manifest["files"])
+    return ResumePoint(directory, manifest["step"], manifest["micro_batches"], manifest["files"])
 
 
 def check_same_data(resume: ResumePoint | None, micro_batches: int) -> None:
@@ -111,21 +118,25 @@ def reopen(run: Path, config: Config, step: int) -> None:
         (run / name).unlink(missing_ok=True)
 
 
-def load_run(directory: Path | str, model: str | None = None) -> Network:
+def load_run(directory: Path | str, model: str | None = None, *, network: Network | None = None) -> Network:
     """Load the trained network of a run from its directory.
 
     Args:
         model: `package.module:function` of the user's own function that builds the run's blocks, if there is one. Code is
             imported only when the caller names it, never because a file does.
+        network: a network of the same blocks, for a run of `alrpc.train`, whose blocks only the caller can build; it is copied.
+
+    Returns:
+        The network, in evaluation mode.
 
     Raises:
         UserError: naming a file that is missing or does not fit.
     """
     directory = Path(directory)
     config = load_config(directory / rundir.CONFIG)
-    if ":" in config.model.name and config.model.name != model:
+    if network is None and ":" in config.model.name and config.model.name != model:
         raise UserError(
             f"{directory}: its blocks come from {config.model.name}; pass model={config.model.name!r} to import that"
         )
     checkpoint = find_checkpoint(directory)
-    return load_network(config, checkpoint, read_manifest(checkpoint)).eval()
+    return load_network(config, checkpoint, read_manifest(checkpoint), network).eval()

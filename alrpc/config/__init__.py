@@ -32,6 +32,7 @@ from alrpc.errors import UsageError, UserError
 from alrpc.reading import documents
 
 DEFAULT = "digits-mlp"
+PYTHON = "python"  # names the model and the data of a run whose network and data set a caller of `alrpc.train` has made
 S = TypeVar("S", bound=BaseModel)
 
 
@@ -45,7 +46,8 @@ class Model(Section):
     model_config = ConfigDict(extra="allow")
 
     name: str = "mlp"
-    """mlp, vgg, resnet, lstm or transformer; or package.module:function for a function of your own that returns a list of modules."""
+    """mlp, vgg, resnet, lstm or transformer; or package.module:function for a function of your own that returns a list of modules.
+    A run of `alrpc.train` has python."""
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -275,7 +277,8 @@ def shipped_configs() -> dict[str, Path]:
 
 def save_config(config: Config, path: Path) -> None:
     """Write the resolved configuration in a form that --config accepts."""
-    rundir.write_atomically(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+    unknown = {"objective"} if config.model.name == PYTHON else None
+    rundir.write_atomically(path, yaml.safe_dump(config.model_dump(mode="json", exclude=unknown), sort_keys=False))
 
 
 def check_config(config: Config) -> None:

@@ -5,7 +5,7 @@ This module imports torch only when data is read.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from alrpc.config import Data, parse_section
 from alrpc.config.own_code import import_function
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from alrpc.data.dataset import Dataset
 
 
-def load_data(name: str, **fields) -> Dataset:
+def load_data(name: str, **fields: Any) -> Dataset:
     """Load a data set by name, or by `package.module:function`, a function that is called without arguments.
 
     Args:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ class Split:
     values, also (N,) if the width is 1.
     """
 
-    inputs: Tensor | Sequence
+    inputs: Any
     labels: Tensor
 
     def __len__(self) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from alrpc.config import Model
+from alrpc.config import PYTHON, Model
 from alrpc.config.own_code import did_you_mean, find_function, parameters
 from alrpc.errors import UsageError
 
@@ -46,6 +46,11 @@ def check_model(model: Model) -> None:
 
 def check_name(name: str) -> None:
     """Refuse, with a UsageError, a name that is neither that of a model of this package nor `package.module:function`."""
+    if name == PYTHON:
+        raise UsageError(
+            f"model.name: {PYTHON} is the network that alrpc.train was given, which only your own code can build; resume with "
+            "alrpc.train(network, dataset, resume=DIR), load with alrpc.load_run(DIR, network=network)"
+        )
     if ":" not in name and name not in MODELS:
         raise UsageError(
             f"model.name: unknown model {name!r}{did_you_mean(name, MODELS)}; "

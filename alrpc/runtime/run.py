@@ -12,12 +12,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
-
-import torch
 
 from alrpc import rundir
 from alrpc.analysis.timeline import draw_run
@@ -26,20 +24,20 @@ from alrpc.checkpoint.commit import Committer
 from alrpc.checkpoint.files import Saver, load_trainers
 from alrpc.checkpoint.manifest import describe_run
 from alrpc.checkpoint.resume import ResumePoint, check_same_data, load_resume_point, reopen, resume_hint
-from alrpc.config import Config, Data, Train, parse_section, save_config
+from alrpc.config import Config, save_config
 from alrpc.data import read_data
 from alrpc.data.dataset import Dataset
 from alrpc.data.loader import epoch_size
 from alrpc.errors import Interrupted, NonFinite, StageFailed, Stopped
-from alrpc.events import Chosen, Coordinator, Evaluation, Event, Job, Ready, Start, ToldToEnd, Unwritten, Written, to_json
+from alrpc.events import Chosen, Coordinator, Event, Job, Ready, Start, ToldToEnd, Unwritten, Written
 from alrpc.network import Network, build_network, resolve
 from alrpc.pipeline.feeder import FeedStatus
 from alrpc.pipeline.process import coordinate, prune_on_every_host
 from alrpc.planning.partition import choose_split
 from alrpc.runtime.signals import terminate_twice
-from alrpc.system import local_device, use_deterministic_kernels
+from alrpc.system import local_device, own_arithmetic
 from alrpc.telemetry.progress import Progress
-from alrpc.telemetry.recorder import recorder, write_summary
+from alrpc.telemetry.recorder import ignore, recorder, write_summary
 from alrpc.timing import Timing
 from alrpc.training.optimizer import make_recipe
 from alrpc.training.packet import Packet
@@ -65,6 +63,8 @@ class Run:
     """The checkpoint to resume from; None for a new run."""
     stopping: threading.Event = field(default_factory=threading.Event)
     """Set when the run must take a checkpoint and end."""
+    tell: Emit = ignore
+    """Called with each event after it has been recorded, from any thread."""
 
     @property
     def start(self) -> int:
@@ -115,7 +115,12 @@ def lifetime(run: Run, engine: str, stages: int, stdout: TextIO | None = None) -
         ) as (progress, record),
         ThreadPoolExecutor(1, "commit") as disk,  # so that a slow disk delays neither training nor the coordinator
     ):
-        committer = Committer(run.directory, stages, run.config.checkpoint.keep, lambda: described, record, committed)
+
+        def tell(event: Event) -> None:
+            record(event)
+            run.tell(event)
+
+        committer = Committer(run.directory, stages, run.config.checkpoint.keep, lambda: described, tell, committed)
 
         def emit(event: Event) -> None:
             if isinstance(event, (Written, Unwritten)):
@@ -125,7 +130,7 @@ def lifetime(run: Run, engine: str, stages: int, stdout: TextIO | None = None) -
             else:
                 if isinstance(event, Coordinator):  # the last event, after which the stages are dismissed
                     leaving.set()
-                record(event)
+                tell(event)
 
         yield emit, take_data, progress
 
@@ -202,47 +207,63 @@ def train_in_directory(run: Run, dataset: Dataset, network: Network, chosen: dic
         Stopped: when the run was stopped early.
         UserError: for a loss that is not finite, or trained parameters that cannot be written.
     """
-    config = run.config
-    device = local_device(config.device)
-    torch.set_num_threads(config.threads)
-    use_deterministic_kernels(device)
-    size = epoch_size(dataset, config.data.batch_size, config.train.seed)
-    numbers = list(range(1, run.components + 1))
     try:
-        with lifetime(run, "sequential", 1) as (emit, take_data, progress), own_generators(device):
+        with lifetime(run, "sequential", 1) as (emit, take_data, progress):
             take_data(dataset)
-            emit(Job(size.samples, size.micro_batches, run.start))
-            emit(Ready(1, numbers, str(device), socket.gethostname()))
             if chosen:
                 emit(Chosen(chosen))
-            emit(Start())
-            saver = Saver(run.directory, 1, emit)
-            stage = Stage(
-                1,
-                network,
-                numbers,
-                make_recipe(config, size.micro_batches),
-                device,
-                log_every=config.train.log_every,
-                send=None,
-                emit=emit,
-                save=saver.save,
-                timing=Timing(),
-            )
-            if run.resume is not None:
-                load_trainers(run.resume.directory, stage.trainers, run.resume.files)
-                stage.step = run.start
-            run_stream(stage, program(config, dataset, stage.recipe, run.start, run.stopping.is_set))
-            saver.wait()
-            stage.finish()
+            run_engine(run.config, dataset, network, emit, run.directory, run.resume, run.stopping.is_set)
         return conclude(run, progress)
     except (NonFinite, StageFailed) as error:
         raise type(error)(f"{error}; {resume_hint(run.directory)}") from error
 
 
-def own_generators(device: torch.device) -> AbstractContextManager:
-    """Restore the caller's random generators at the end of the context."""
-    return torch.random.fork_rng(devices=[device.index] if device.type == "cuda" else [])
+def run_engine(
+    config: Config,
+    dataset: Dataset,
+    network: Network,
+    emit: Emit,
+    directory: Path | None = None,
+    resume: ResumePoint | None = None,
+    stopping: Callable[[], bool] = lambda: False,
+) -> None:
+    """The sequential engine: train a network in this process, in place. Settings of torch are the caller's again at the end.
+
+    Args:
+        directory: the run's directory, for checkpoints; None for none.
+        stopping: returns whether to take a checkpoint and end.
+
+    Raises:
+        UserError: for a device that is missing, or a loss that is not finite.
+    """
+    device = local_device(config.device)
+    size = epoch_size(dataset, config.data.batch_size, config.train.seed, config.train.epochs)
+    numbers = [component.number for component in network.components]
+    start = resume.step if resume is not None else 0
+    with own_arithmetic(device, config.threads):
+        emit(Job(size.samples, size.micro_batches, start))
+        emit(Ready(1, numbers, str(device), socket.gethostname()))
+        emit(Start())
+        saver = Saver(directory, 1, emit) if directory is not None else None
+        stage = Stage(
+            1,
+            network,
+            numbers,
+            make_recipe(config, size.micro_batches),
+            device,
+            log_every=config.train.log_every,
+            send=None,
+            emit=emit,
+            save=saver.save if saver is not None else lambda step, trainers: None,
+            timing=Timing(),
+        )
+        if resume is not None:
+            load_trainers(resume.directory, stage.trainers, resume.files)
+            stage.step = start
+        run_stream(stage, program(config, dataset, stage.recipe, start, stopping))
+        if saver is not None:
+            saver.wait()
+        stage.finish()
 
 
 # ---- the pipeline's coordinator
@@ -274,61 +295,3 @@ def run_coordinator(run: Run, stdout: TextIO) -> dict:
 
         coordinate(config, run.components, load, stream, run.directory, emit, run.resume, feed)
     return conclude(run, progress)
-
-
-# ---- from Python
-
-
-def train(
-    network: Network,
-    dataset: Dataset,
-    *,
-    batch_size: int = 64,
-    device: str = "auto",
-    report: Callable[[dict], None] | None = None,
-    **fields,
-) -> list[float]:
-    """Train a network in this process, in place.
-
-    Args:
-        batch_size: number of samples in a micro-batch.
-        device: auto, cpu or cuda.
-        report: called with every event (losses, evaluations, timings) as a dict; see `alrpc.events.to_json`.
-        fields: fields of the configuration's section `train`: epochs, lr, optimizer, seed, …; see `alrpc.config.Train`.
-
-    Returns:
-        The score of each exit in the last evaluation: accuracy, or mean squared error for a regression.
-
-    Raises:
-        UserError: for an unknown field or a value that is not allowed, or a loss that is not finite.
-    """
-    config = Config(train=parse_section(Train, "train", fields), data=parse_section(Data, "data", {"batch_size": batch_size}))
-    where = local_device(device)
-    exits: list[float] = []
-
-    def emit(event: Event) -> None:
-        if isinstance(event, Evaluation):
-            exits[:] = event.exits
-        if report is not None:
-            report(to_json(event))
-
-    size = epoch_size(dataset, batch_size, config.train.seed, config.train.epochs)
-    recipe = make_recipe(config, size.micro_batches)
-    numbers = [component.number for component in network.components]
-    use_deterministic_kernels(where)
-    with own_generators(where):
-        stage = Stage(
-            1,
-            network,
-            numbers,
-            recipe,
-            where,
-            log_every=config.train.log_every,
-            send=None,
-            emit=emit,
-            save=lambda step, trainers: None,  # the caller has the trained network
-            timing=Timing(),
-        )
-        run_stream(stage, program(config, dataset, recipe))
-        stage.emit_spans(last=True)
-    return exits

@@ -1,10 +1,16 @@
 """The sequential engine from Python, on real data."""
 
+import threading
+
 import pytest
 import torch
+from conftest import read_summary
 from torch import nn
 
 import alrpc
+from alrpc import events
+from alrpc.network import build_network, resolve
+from alrpc.runtime.run import run_sequentially
 
 
 def digits_network(dataset: alrpc.Dataset) -> alrpc.Network:
@@ -51,3 +57,88 @@ def test_an_unknown_field_is_named():
     dataset = alrpc.load_data("digits")
     with pytest.raises(alrpc.UserError, match=r"train\.epoch: unknown field; did you mean train\.epochs\?"):
         alrpc.train(digits_network(dataset), dataset, epoch=1)
+
+
+def test_a_function_given_alone_as_callbacks_is_refused():
+    dataset = alrpc.load_data("digits")
+    with pytest.raises(alrpc.UserError, match="callbacks: got a function; give a list of functions"):
+        alrpc.train(digits_network(dataset), dataset, callbacks=print)
+
+
+# ---- as the command `alrpc train` does it
+
+CONFIG = ["train.epochs=2", "train.log_every=10"]
+
+
+@pytest.mark.parametrize(("precision", "threads"), [("fp32", 1), ("bf16", 2)])
+def test_a_call_with_a_directory_writes_what_the_command_writes(tmp_path, precision, threads):
+    config, _ = resolve(alrpc.load_config(None, [*CONFIG, f"precision={precision}", f"threads={threads}"]))
+    commands, _ = run_sequentially(config, "digits", tmp_path / "command", quiet=True)
+    dataset = alrpc.load_data("digits")
+    network = build_network(config, dataset.sample, dataset.target)
+    fields = {**config.train.model_dump(), "batch_size": config.data.batch_size}
+    exits = alrpc.train(network, dataset, out=tmp_path / "call", precision=precision, threads=threads, **fields)
+    calls = read_summary(tmp_path / "call")
+    assert calls["parameters_sha256"] == commands["parameters_sha256"] == network.digest() and calls["exits"] == exits
+    files = [{path.relative_to(run) for path in run.rglob("*")} for run in (tmp_path / "call", tmp_path / "command")]
+    assert files[0] == files[1] and calls.keys() == commands.keys()
+
+
+@pytest.mark.parametrize(("given", "threads"), [({}, 1), ({"threads": 3}, 3)])
+def test_a_call_has_as_many_threads_as_the_command_and_gives_the_caller_his_back(given, threads):
+    dataset = alrpc.load_data("digits")
+    torch.set_num_threads(2)
+    seen = set()
+    alrpc.train(digits_network(dataset), dataset, epochs=1, callbacks=[lambda _: seen.add(torch.get_num_threads())], **given)
+    assert seen == {threads} and torch.get_num_threads() == 2
+
+
+def test_callbacks_are_told_every_event_in_the_callers_thread(tmp_path):
+    dataset = alrpc.load_data("digits")
+    told, threads = [], set()
+    callbacks = [told.append, lambda _: threads.add(threading.current_thread())]
+    exits = alrpc.train(digits_network(dataset), dataset, epochs=2, out=tmp_path / "run", callbacks=callbacks)
+    assert threads == {threading.current_thread()}
+    assert [event.exits for event in told if isinstance(event, events.Evaluation)][-1] == exits
+    assert [event.step for event in told if isinstance(event, events.Checkpoint)] == [23, 46]
+    assert {type(event) for event in told} >= {events.Job, events.Ready, events.Start, events.Losses, events.Finished}
+
+
+class Enough(Exception):
+    pass
+
+
+def test_a_run_that_a_callback_ended_goes_on_to_the_same_bits(tmp_path):
+    dataset = alrpc.load_data("digits")
+    fields = {"epochs": 3, "lr": 2e-3}
+    whole = digits_network(dataset)
+    alrpc.train(whole, dataset, **fields)
+
+    def stop(event: events.Event) -> None:
+        if isinstance(event, events.Checkpoint):
+            raise Enough
+
+    with pytest.raises(Enough):
+        alrpc.train(digits_network(dataset), dataset, out=tmp_path / "run", callbacks=[stop], **fields)
+    resumed = digits_network(dataset)
+    before = resumed.digest()
+    with pytest.raises(alrpc.UserError, match=r"train\.lr was 0\.002 and cannot become 1\.0"):
+        alrpc.train(resumed, dataset, resume=tmp_path / "run", lr=1.0)
+    assert resumed.digest() == before
+    alrpc.train(resumed, dataset, resume=tmp_path / "run")
+    assert resumed.digest() == whole.digest() and read_summary(tmp_path / "run")["resumed_at_step"] > 0
+    assert alrpc.load_run(tmp_path / "run", network=digits_network(dataset)).digest() == whole.digest()
+    with pytest.raises(alrpc.UserError, match=r"load with alrpc\.load_run\(DIR, network=network\)"):
+        alrpc.load_run(tmp_path / "run")
+
+
+def test_a_checkpoint_of_another_network_is_refused_and_leaves_the_network_alone(tmp_path):
+    dataset = alrpc.load_data("digits")
+    alrpc.train(digits_network(dataset), dataset, epochs=1, out=tmp_path / "run")
+    blocks = [nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.ReLU()), nn.Sequential(nn.Linear(128, 64), nn.ReLU())]
+    for some, fault in ((blocks, "component-002.safetensors: does not fit"), (blocks[:1], "of a network of 2 components")):
+        network = alrpc.associate(some, dataset.sample, dataset.target)
+        before = network.digest()
+        with pytest.raises(alrpc.UserError, match=fault):
+            alrpc.train(network, dataset, resume=tmp_path / "run", epochs=2)
+        assert network.digest() == before
