@@ -139,6 +139,22 @@ def is_locked(run: Path) -> bool:
     return False
 
 
+def last_run(option: str, *marks: str) -> Path:
+    """The directory below ./runs in which a run was begun or resumed last.
+
+    Args:
+        option: the option or argument that was left out, for the message.
+        marks: the directory has one of these files, which is written as a run begins.
+
+    Raises:
+        UsageError: when there is none.
+    """
+    times = {file.parent: file.stat().st_mtime for mark in marks for file in Path("runs").glob(f"*/{mark}")}
+    if not times:
+        raise UsageError(f"{option}: got no directory, and there is no run below {Path('runs').absolute()}; give that of a run")
+    return max(times, key=times.__getitem__)
+
+
 def log_path(run: Path, process: str) -> Path:
     """The path of a process' log; the process is `coordinator`, `stage-1` or `process-1`, for example."""
     return run / "logs" / f"{process}.log"

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import click
 
+from alrpc.cli.options import out_option, quiet_option, source_options, step_option
 from alrpc.pipeline.failures import hard_exit
 from alrpc.runtime.process import begin_process
 
@@ -17,14 +18,13 @@ GIVEN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", 
 
 
 @click.command()
-@click.option("--config", "source", metavar="FILE", help="YAML file, or the name of a configuration that ships with alrpc.")
-@click.option("--set", "overrides", metavar="SECTION.FIELD=VALUE", multiple=True, help="Override a field; repeatable.")
-@click.option("--out", type=click.Path(path_type=Path), help="Directory of the run.  [default: runs/<config>-<time>]")
-@click.option("--quiet", is_flag=True, help="Show nothing but the last line.")
-@click.option("--resume", metavar="DIR", type=click.Path(path_type=Path), help="Go on with this run from its last checkpoint.")
-@click.option("--step", type=click.IntRange(min=1), help="Go on from the checkpoint of this step instead of the last.")
+@source_options
+@out_option("runs/<model>-<data>-<time>")
+@quiet_option
+@click.option("--resume", metavar="DIR", type=click.Path(path_type=Path), help="Continue this run from its last checkpoint.")
+@step_option
 def main(**options) -> None:
-    """One process of a pipeline, to be started by torchrun:
+    """Run one process of a pipeline. torchrun starts it:
 
     \b
         torchrun --nproc-per-node 5 -m alrpc.worker --config FILE

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -10,15 +11,17 @@ from pathlib import Path
 
 import click
 
-from alrpc.cli.options import heavy_imports, plain_endings, read_config, set_option, stages_option, with_stages
+from alrpc.cli.options import heavy_imports, out_option, plain_endings, read_config, set_option, stages_option, with_stages
 from alrpc.errors import UsageError
+
+STANDARD_OUTPUT = "-"
 
 
 @click.group()
 def bench() -> None:
-    """Measure the engine: against its ceiling, alone, and over the number of stages.
+    """Measure the speed of the engine: against its ceiling, alone, and over the number of stages.
 
-    Measure on a machine that does nothing else.
+    The machine should do nothing else meanwhile.
     """
 
 
@@ -28,16 +31,21 @@ def measurement(name: str) -> Callable:
     def decorate(command: Callable) -> Callable:
         for option in (
             click.option(
-                "--json", "json_path", metavar="FILE", type=click.Path(path_type=Path), help="Write all figures here."
+                "--json",
+                "json_path",
+                metavar="[FILE]",
+                is_flag=False,
+                flag_value=STANDARD_OUTPUT,
+                type=click.Path(path_type=Path, allow_dash=True),
+                help="Write all figures as JSON into this file. Without FILE: on standard output, instead of the tables.",
             ),
+            out_option(f"runs/bench-{name}-<time>"),
             click.option(
-                "--out",
-                metavar="DIR",
-                type=click.Path(path_type=Path),
-                help=f"Directory for logs and raw figures.  [default: runs/bench-{name}-<time>]",
-            ),
-            click.option(
-                "--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Of which the median is told."
+                "--rounds",
+                type=click.IntRange(min=1),
+                default=5,
+                show_default=True,
+                help="The number of rounds, of which the median is shown.",
             ),
         ):
             command = option(command)
@@ -50,16 +58,20 @@ def speed_options(command: Callable) -> Callable:
     """Add the options for the configuration to train and for the number of steps to measure."""
     for option in (
         click.option(
-            "--steps", type=click.IntRange(min=1), default=10, show_default=True, help="Micro-batches counted in a round."
+            "--steps",
+            type=click.IntRange(min=1),
+            default=10,
+            show_default=True,
+            help="The number of micro-batches that count in a round.",
         ),
-        set_option,
+        set_option(),
         click.option(
             "--config",
             "source",
             metavar="FILE",
             default="transformer-8",
             show_default=True,
-            help="YAML file, or the name of one that ships with alrpc. The default is an 8-layer Transformer on generated tokens.",
+            help="A YAML file, or the name of a configuration that ships with alrpc: see `alrpc list`.",
         ),
     ):
         command = option(command)
@@ -79,11 +91,11 @@ def ceiling(
     out: Path | None,
     json_path: Path | None,
 ) -> None:
-    """The pipeline against its ceiling.
+    """Measure a pipeline against its ceiling.
 
-    The ceiling is what the same stage processes do, at the same time, on the same machine, when each already has its input in
-    its own memory and sends nothing. Rounds of both kinds take turns in one set of processes; what is told is the
-    ratio within each pair. The steps while the pipeline fills or drains do not count.
+    The ceiling is what the same processes do at the same time on the same machine when each already has its input in its own memory
+    and sends nothing. Rounds of both kinds take turns in one set of processes, and the result is the ratio within each pair of
+    rounds. The steps in which the pipeline fills or drains do not count.
 
     \b
     Examples:
@@ -98,20 +110,33 @@ def ceiling(
             from alrpc.experiments.bench import show
             from alrpc.experiments.bench.ceiling import ceiling as measure
 
-        console = Console()
-        result = measure(config, rounds, steps, directory, partial(show.watch, console))
+        result = measure(config, rounds, steps, directory, partial(show.watch, Console(stderr=True)))
         finish(result, show.stage_table(result["stages"]), show.ceiling_lines(result))
 
 
 @bench.command()
-@click.option("--stages", type=click.IntRange(min=2), default=8, show_default=True, help="Processes that sleep.")
+@click.option("--stages", type=click.IntRange(min=2), default=8, show_default=True, help="The number of processes that sleep.")
 @click.option(
-    "--stage-ms", type=click.FloatRange(min=0.1), default=20.0, show_default=True, help="Sleep of a step in each stage."
+    "--stage-ms",
+    type=click.FloatRange(min=0.1),
+    default=20.0,
+    show_default=True,
+    help="Milliseconds that a stage sleeps in each step.",
 )
 @click.option(
-    "--message-mb", type=click.FloatRange(min=0.001), default=1.0, show_default=True, help="Size of a packet, 2²⁰ bytes."
+    "--message-mb",
+    type=click.FloatRange(min=0.001),
+    default=1.0,
+    show_default=True,
+    help="The size of a packet in units of 2²⁰ bytes.",
 )
-@click.option("--peer", "peers", type=click.Choice(["gpipe", "1f1b"]), multiple=True, help="Measure torch's too; repeatable.")
+@click.option(
+    "--peer",
+    "peers",
+    type=click.Choice(["gpipe", "1f1b"]),
+    multiple=True,
+    help="A schedule of torch to measure as well. The option can be given again.",
+)
 @measurement("hops")
 def hops(
     stages: int,
@@ -122,13 +147,13 @@ def hops(
     out: Path | None,
     json_path: Path | None,
 ) -> None:
-    """The engine alone, its stages simulated.
+    """Measure the engine alone, with simulated stages.
 
-    Stages are SIMULATED by a sleep, everything else is real: processes, packets, markers, metrics. A step sleeps a third of
-    its time as forward pass, hands its packet on, and sleeps the rest as backward pass. Efficiency is the share of the time, in
-    the steady state, that a stage is asked to sleep: what is missing from 1 is the engine's. A peer runs the same sleep a batch
-    in torch.distributed.pipelining, in 8 micro-batches; once as torch has it, and once in processes that keep their memory as
-    this engine's do.
+    The stages are SIMULATED by a sleep; everything else is real: processes, packets, markers, metrics. A step sleeps a third of its
+    time as its forward pass, sends its packet, and sleeps the rest as its backward pass. Efficiency is the share of the time, in
+    the steady state, that a stage is asked to sleep; what is missing from 1 is the cost of the engine. A peer runs the same sleep
+    for each batch in torch.distributed.pipelining, in 8 micro-batches: once as torch does it, and once in processes that keep
+    their memory, as those of this engine do.
 
     \b
     Examples:
@@ -142,7 +167,9 @@ def hops(
             from alrpc.experiments.bench import show
             from alrpc.experiments.bench.engine import hops as measure
 
-        result = measure(stages, stage_ms, message_mb, list(peers), rounds, directory, partial(show.watch, Console()))
+        result = measure(
+            stages, stage_ms, message_mb, list(peers), rounds, directory, partial(show.watch, Console(stderr=True))
+        )
         finish(result, show.stage_table(result["stages"]), show.hops_lines(result))
 
 
@@ -150,11 +177,11 @@ def hops(
 @speed_options
 @measurement("scaling")
 def scaling(source: str, overrides: tuple[str, ...], steps: int, rounds: int, out: Path | None, json_path: Path | None) -> None:
-    """How much faster N stages are than one process.
+    """Measure how much faster N stages are than one process.
 
-    The sequential engine, with one stage's threads, then pipelines of 1, 2, 4, … stages, as many as there are cores (or GPUs)
-    for; all of them in turn, round after round. Beside the ideal stands what the thesis measured for 12 layers with threads
-    in one process. The directory then holds scaling.png.
+    The sequential engine, with the threads of one stage, and pipelines of 1, 2, 4, … stages, up to the number of cores (or GPUs),
+    take turns, round after round. The directory then holds scaling.png, which also shows the ideal, and what the thesis
+    measured for 12 layers with threads in one process.
 
     \b
     Examples:
@@ -170,7 +197,7 @@ def scaling(source: str, overrides: tuple[str, ...], steps: int, rounds: int, ou
             from alrpc.experiments.bench.scaling import draw
             from alrpc.experiments.bench.scaling import scaling as measure
 
-        result = measure(config, rounds, steps, directory, partial(show.watch, Console()))
+        result = measure(config, rounds, steps, directory, partial(show.watch, Console(stderr=True)))
         draw(result, directory / "scaling.png")
         finish(result, show.scaling_table(result), [f"picture: {directory / 'scaling.png'}"])
 
@@ -183,8 +210,12 @@ def reported(name: str, out: Path | None, json_path: Path | None):
     def finish(result: dict, table, lines: list[str]) -> None:
         from rich.console import Console
 
-        for path in (directory / "result.json", *([json_path] if json_path else [])):
-            rundir.write_json(path, result)
+        rundir.write_json(directory / "result.json", result)
+        if printed:
+            click.echo(json.dumps(result, indent=2))
+            return
+        if json_path is not None:
+            rundir.write_json(json_path, result)
         console = Console()
         wide = console if console.is_terminal else Console(width=max(console.width, 130))
         wide.print(table)
@@ -192,8 +223,13 @@ def reported(name: str, out: Path | None, json_path: Path | None):
             console.print(line, soft_wrap=True, highlight=False)
         console.print(f"all figures: {directory / 'result.json'}", soft_wrap=True, highlight=False)
 
+    printed = str(json_path) == STANDARD_OUTPUT
     with plain_endings():
-        if json_path is not None and (json_path.is_dir() or not os.access(json_path.absolute().parent, os.W_OK)):
+        if (
+            json_path is not None
+            and not printed
+            and (json_path.is_dir() or not os.access(json_path.absolute().parent, os.W_OK))
+        ):
             raise UsageError(f"--json: cannot write {json_path}; give a file in a directory that exists and can be written to")
         from alrpc.runtime.forkserver import start_fork_server
 

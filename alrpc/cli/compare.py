@@ -2,32 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import json
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from alrpc.cli.options import exit_with, heavy_imports, parse_methods, plain_endings, read_config, run_options, stages_option
+from alrpc.cli.options import (
+    exit_with,
+    heavy_imports,
+    json_option,
+    parse_methods,
+    plain_endings,
+    read_config,
+    run_options,
+    show_config,
+    stages_option,
+    with_stages,
+)
 from alrpc.errors import FAILED
 from alrpc.experiments import METHODS
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 
 @click.command()
-@click.option("--methods", default=",".join(METHODS), show_default=True, metavar="NAMES", help="Comma-separated.")
-@stages_option
-@click.option("--repeat", type=click.IntRange(min=1), default=3, show_default=True, help="Rounds; each has another seed.")
 @click.option(
-    "--goal", type=float, metavar="SCORE", help="Time how long each method takes to reach it.  [default: what all reach]"
+    "--methods", default=",".join(METHODS), show_default=True, metavar="NAMES", help="The methods to run, separated by commas."
 )
-@run_options
+@stages_option
+@click.option(
+    "--repeat", type=click.IntRange(min=1), default=3, show_default=True, help="The number of rounds; each has another seed."
+)
+@click.option("--goal", type=float, metavar="SCORE", help="The score to which each method is timed.  [default: what all reach]")
+@json_option
+@run_options("runs/compare-<model>-<data>-<time>")
 def compare(
     methods: str,
     stages: int | None,
     repeat: int,
     goal: float | None,
+    as_json: bool,
     source: str | None,
     overrides: tuple[str, ...],
+    print_config: bool,
     out: Path | None,
     quiet: bool,
 ) -> None:
@@ -42,27 +62,30 @@ def compare(
     1f1b           back-propagation in N processes, by the schedule 1F1B of torch.distributed.pipelining
     ddp            back-propagation with the whole network in each of N processes (DistributedDataParallel)
 
-    Each run has processes of its own. The methods take turns, round after round, so that a machine that drifts does so
-    for all. Each tries on the spot how many threads make it fastest, gpipe and 1f1b also how many micro-batches;
-    a pipeline of associated learning has its share of the cores.
+    Each run has processes of its own. The methods take turns, round after round, so that a machine that becomes slower does so
+    for all of them. Each method tries first which number of threads makes it fastest, gpipe and 1f1b also which number of
+    micro-batches; each stage of a pipeline of associated learning has its share of the cores.
 
     \b
     Examples:
         alrpc compare --stages 2 --set train.epochs=5
         alrpc compare --config mnist-vgg-small --set data.root=DIR --methods al,bp,gpipe --stages 2 --repeat 5
+        alrpc compare --repeat 1 --json >comparison.json
 
-    The directory (--out, else runs/compare-<config>-<time>) then holds comparison.json, accuracy.png, throughput.png
-    and a directory for each run. Accuracy is the best of a run's epochs, as the thesis counts, and that of the last one: mean
-    and standard deviation over the rounds. What is timed is a median over the rounds; tests are not part of s/epoch and
-    samples/s. Idle is the share of their time that the processes wait. Memory is the largest peak of one process,
-    and the peaks of all of them added.
+    The directory then holds comparison.json, which --json prints, accuracy.png, throughput.png and a directory for each run.
+    Accuracy is that of a run's best epoch, as in the thesis, and that of its last one, each as mean and standard deviation over
+    the rounds. Times are medians over the rounds; evaluations are not part of s/epoch and samples/s. Idle is the share of their
+    time that the processes wait. Memory is the largest peak of one process, and the sum of the peaks of all processes.
     """
-    from alrpc.config import config_name
+    from alrpc.config import run_name
     from alrpc.runtime.forkserver import start_fork_server
 
     with plain_endings():
         names = parse_methods(methods, METHODS)
-        config = read_config(source, overrides)
+        config = read_config(source, with_stages(overrides, stages))
+        if print_config:
+            show_config(config)
+            return
         start_fork_server()
         with heavy_imports():
             from rich.console import Console
@@ -71,33 +94,42 @@ def compare(
             from alrpc.analysis.comparison import table
             from alrpc.experiments.comparison import compare as run
 
-        console = Console()
+        console = Console(stderr=as_json)  # then standard output has nothing but JSON
 
-        @contextmanager
-        def watch(label: str, directory: Path) -> Iterator[None]:
+        def watch(label: str, directory: Path) -> AbstractContextManager:
             if quiet or not console.is_terminal:
-                yield
-                return
-            with Live(
+                return nullcontext()
+            return Live(
                 console=console,
                 transient=True,
                 refresh_per_second=2,
                 get_renderable=lambda: table.under_way(label, directory, config.train.epochs),
-            ):
-                yield
+            )
 
         def report(result: dict | str) -> None:
             line = result if isinstance(result, str) else f"round {result['repeat']}/{repeat} {table.run_line(result)}"
             if not quiet:
                 console.print(line, soft_wrap=True, highlight=False, markup=False)
 
-        result, directory = run(config, names, stages, repeat, goal, out, config_name(source), watch, report)
-        console.print()
-        wide = Console(width=max(console.width, 130)) if not console.is_terminal else console
-        wide.print(table.table(result["table"], result["metric"], result["goal"]))
-        console.print()
-        for line in table.choices(result["table"]):
-            console.print(line, soft_wrap=True, highlight=False, markup=False)
-        console.print(f"comparison.json, accuracy.png, throughput.png: {directory}", soft_wrap=True, highlight=False)
+        result, directory = run(config, names, repeat, goal, out, run_name(config), watch, report)
+        if as_json:
+            click.echo(json.dumps(result, indent=2))
+        else:
+            show(console, result, directory)
         if result["failures"]:
             exit_with(f"{len(result['failures'])} of {repeat * len(names)} runs failed: {result['failures'][0]}", FAILED)
+
+
+def show(console: Console, result: dict, directory: Path) -> None:
+    """Print the table of a comparison, and what was chosen for each method."""
+    from rich.console import Console
+
+    from alrpc.analysis.comparison import table
+
+    console.print()
+    wide = Console(width=max(console.width, 130)) if not console.is_terminal else console
+    wide.print(table.table(result["table"], result["metric"], result["goal"]))
+    console.print()
+    for line in table.choices(result["table"]):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+    console.print(f"comparison.json, accuracy.png, throughput.png: {directory}", soft_wrap=True, highlight=False)

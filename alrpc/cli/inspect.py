@@ -2,68 +2,93 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from alrpc.cli.options import heavy_imports, plain_endings
+from alrpc.cli.options import choose_run, heavy_imports, json_option, plain_endings, set_option
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 
 @click.command()
-@click.argument("run", type=click.Path(path_type=Path))
-@click.option("--samples", type=click.IntRange(min=1), default=1000, show_default=True, help="Of the test split, at most.")
+@click.argument("run", type=click.Path(path_type=Path), required=False)
+@click.option(
+    "--samples",
+    type=click.IntRange(min=1),
+    default=1000,
+    show_default=True,
+    help="The largest number of samples to take of the test split.",
+)
 @click.option(
     "--projection",
     type=click.Choice(["pca", "tsne"]),
     default="pca",
     show_default=True,
-    help="To two dimensions; t-SNE takes seconds a component.",
+    help="How the activations are brought to two dimensions; t-SNE takes seconds for each component.",
 )
-@click.option("--model", metavar="MODULE:FUNCTION", help="The run's blocks, when they are your own code, to have it imported.")
-@click.option("--data", metavar="MODULE:FUNCTION", help="The run's data, when it is your own code, to have it imported.")
 @click.option(
-    "--set",
-    "overrides",
-    metavar="FIELD=VALUE",
-    multiple=True,
-    help="Where the data lies now: data.root, data.file or data.test_file; repeatable.",
+    "--model",
+    metavar="MODULE:FUNCTION",
+    help="The function that makes the run's blocks, if it is your own; only then is it imported.",
 )
-def inspect(run: Path, samples: int, projection: str, model: str | None, data: str | None, overrides: tuple[str, ...]) -> None:
-    """Show how good the network of a run is, depth by depth, on its test split.
+@click.option(
+    "--data",
+    metavar="MODULE:FUNCTION",
+    help="The function that loads the run's data, if it is your own; only then is it imported.",
+)
+@set_option("Where the data lies now: data.root, data.file or data.test_file. The option can be given again.")
+@json_option
+def inspect(
+    run: Path | None,
+    samples: int,
+    projection: str,
+    model: str | None,
+    data: str | None,
+    overrides: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Measure how good the network of a run is, depth by depth, on its test split.
 
-    RUN is a directory that `alrpc launch` or `alrpc train` has left; its last checkpoint is taken. For each component:
+    RUN is the directory of a run, of which the last checkpoint is taken; without it the last run below ./runs is taken. For each
+    component the command prints:
 
     \b
-    accuracy       of its exit (for a regression mse, and nothing else)
-    intra          mean distance of samples' activations to the mean of their class
-    inter          mean distance between the means of two classes
+    accuracy       that of its exit (for a regression mse, and nothing else)
+    intra          the mean distance of a sample's activations to the mean of its class
+    inter          the mean distance between the means of two classes
     inter / intra  how well the activations tell the classes apart: the larger the better
 
-    Each layer's activations are first scaled to a mean squared distance of 1 from their mean. Which classes the last exit
-    takes for which is in the confusion matrix: a row for each class, a column for each prediction.
+    The activations of each component are first scaled to a mean squared distance of 1 from their mean. The confusion matrix tells
+    which classes the last exit takes for which: it has a row for each class and a column for each prediction.
 
     \b
     Examples:
-        alrpc train --out runs/digits && alrpc inspect runs/digits
+        alrpc train && alrpc inspect
         alrpc inspect runs/mnist --samples 10000 --projection tsne --set data.root=DIR
 
-    RUN then holds quality.json with all numbers and quality.png with a picture of them.
+    RUN then holds quality.json with all numbers, which --json prints, and quality.png with a picture of them.
     """
+    from alrpc.rundir import CONFIG
+
     with plain_endings():
+        run = choose_run(run, "RUN", CONFIG)
         with heavy_imports():
             from rich.console import Console
 
             from alrpc.analysis.quality import inspect_run, write_quality
             from alrpc.analysis.quality_plots import FEW
 
-        console = Console()
+        console = Console(stderr=as_json)  # then standard output has nothing but JSON
         with console.status("inspecting"):
             result = inspect_run(run, samples, projection, model, data, overrides)
             write_quality(run, result)
+        if as_json:
+            click.echo(json.dumps(result, indent=2))
+            return
         wide = Console(width=max(console.width, 130)) if not console.is_terminal else console
         wide.print(_component_table(result))
         console.print()

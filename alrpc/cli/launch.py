@@ -6,7 +6,17 @@ from pathlib import Path
 
 import click
 
-from alrpc.cli.options import heavy_imports, plain_endings, read_config, resume_options, run_options, stages_option, with_stages
+from alrpc.cli.options import (
+    choose_run,
+    heavy_imports,
+    plain_endings,
+    read_config,
+    resume_options,
+    run_options,
+    show_config,
+    stages_option,
+    with_stages,
+)
 
 
 @click.command()
@@ -16,44 +26,52 @@ from alrpc.cli.options import heavy_imports, plain_endings, read_config, resume_
     type=click.IntRange(min=0),
     default=0,
     show_default=True,
-    help="How often a run whose process died goes on by itself from its last checkpoint.",
+    help="How often the run is continued from its last checkpoint after one of its processes has died.",
 )
 @resume_options
-@run_options
+@run_options("runs/<model>-<data>-<time>")
 def launch(
     stages: int | None,
     max_restarts: int,
     source: str | None,
     overrides: tuple[str, ...],
+    print_config: bool,
     out: Path | None,
     resume: Path | None,
     step: int | None,
     quiet: bool,
 ) -> None:
-    """Train in a pipeline on this machine: a coordinator and a process for each stage.
+    """Train in a pipeline on this machine, with a coordinator and a process for each stage.
 
-    The result is the same, bit for bit, as that of `alrpc train`, whatever the number of stages.
+    The trained parameters are the same, bit for bit, as those of `alrpc train`, whatever the number of stages.
 
     \b
-    Examples:
+    The handwritten digits, which need no download, and the same with fields of the configuration changed:
         alrpc launch --stages 4
         alrpc launch --stages 2 --set train.epochs=5 --set train.lr=1e-3
-        alrpc launch --config configs/mnist-mlp.yaml --set data.root=DIR --out runs/mnist
+    Another configuration:
+        alrpc launch --config mnist-mlp --set data.root=DIR --out runs/mnist
     A network of your own blocks, from a function that returns a list of modules:
         alrpc launch --stages 2 --set model.name=mypackage.mymodule:build
-    A run that was stopped goes on, here on two stages; one that has ended goes on for more epochs:
-        alrpc launch --resume runs/mnist --stages 2
+    The last run is continued on two stages; a run that has ended is continued for more epochs:
+        alrpc launch --resume --stages 2
         alrpc launch --resume runs/mnist --set train.epochs=40
 
-    The run's directory then holds config.yaml, metrics.jsonl, summary.json, the trained parameters under checkpoints/ and
-    a log for each process under logs/. Across machines, use torchrun -m alrpc.worker.
+    The names of configurations, models and data sets are listed by `alrpc list`, the fields of the configuration by
+    `alrpc config`. The run's directory then holds config.yaml, metrics.jsonl, summary.json, the trained parameters under
+    checkpoints/ and a log of each process under logs/. On several machines, use torchrun -m alrpc.worker.
     """
-    from alrpc.config import config_name
+    from alrpc.config import run_name
+    from alrpc.rundir import CONFIG
     from alrpc.runtime.forkserver import start_fork_server
 
     with plain_endings():
         overrides = with_stages(overrides, stages)
+        resume = choose_run(resume, "--resume", CONFIG) if resume is not None else None
         config = read_config(source, overrides, resume, out)
+        if print_config:
+            show_config(config)
+            return
         start_fork_server()  # it imports torch at the same time as this process
         with heavy_imports():
             from alrpc.runtime.restarts import launch_pipeline, resume_pipeline
@@ -61,4 +79,4 @@ def launch(
         if resume is not None:
             resume_pipeline(resume, overrides, step, quiet=quiet, max_restarts=max_restarts)
         else:
-            launch_pipeline(config, name=config_name(source), out=out, quiet=quiet, max_restarts=max_restarts)
+            launch_pipeline(config, name=run_name(config), out=out, quiet=quiet, max_restarts=max_restarts)

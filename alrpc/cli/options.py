@@ -17,31 +17,42 @@ from alrpc.errors import Interrupted, Stopped, UsageError, UserError, command_co
 if TYPE_CHECKING:
     from alrpc.config import Config
 
-set_option = click.option(
-    "--set",
-    "overrides",
-    metavar="SECTION.FIELD=VALUE",
-    multiple=True,
-    help="Override a field of the configuration; repeatable.",
-)
+LAST = "<last>"
+"""The value of --resume when no directory follows it."""
+Decorator = Callable[[Callable], Callable]
+
+
+def set_option(
+    help: str = "Set a field of the configuration, such as train.epochs=5. The option can be given again.",
+) -> Decorator:
+    """The option --set."""
+    return click.option("--set", "overrides", metavar="SECTION.FIELD=VALUE", multiple=True, help=help)
+
+
+def out_option(default: str) -> Decorator:
+    """The option --out."""
+    help = f"The directory to make; it must not exist, or be empty.  [default: {default}]"
+    return click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help=help)
+
+
 stages_option = click.option(
     "--stages",
     type=click.IntRange(min=1),
-    help="Processes that train, at most one a component.  [default: the configuration's]",
+    help="The number of processes that train; at most one for each component.  [default: that of the configuration]",
 )
-
-
-json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Print the figures as JSON on standard output instead of tables."
-)
+quiet_option = click.option("--quiet", is_flag=True, help="Print nothing but the last line.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output instead of tables.")
 
 
 def source_options(command: Callable) -> Callable:
     """Add the options --config and --set."""
     config = click.option(
-        "--config", "source", metavar="FILE", help="YAML file, or the name of one that ships with alrpc.  [default: digits-mlp]"
+        "--config",
+        "source",
+        metavar="FILE",
+        help="A YAML file, or the name of a configuration that ships with alrpc: see `alrpc list`.  [default: digits-mlp]",
     )
-    return config(set_option(command))
+    return config(set_option()(command))
 
 
 def with_stages(overrides: Sequence[str], stages: int | None) -> list[str]:
@@ -49,39 +60,51 @@ def with_stages(overrides: Sequence[str], stages: int | None) -> list[str]:
     return [*overrides, *([f"pipeline.stages={stages}"] if stages is not None else [])]
 
 
-def run_options(command: Callable) -> Callable:
-    """Add the options --config, --set, --out and --quiet."""
-    for option in (
-        click.option("--quiet", is_flag=True, help="Show nothing but the last line."),
-        click.option(
-            "--out",
-            metavar="DIR",
-            type=click.Path(path_type=Path),
-            help="Directory of the run.  [default: runs/<config>-<time>]",
-        ),
-        source_options,
-    ):
-        command = option(command)
-    return command
+def run_options(out: str) -> Decorator:
+    """Add the options --config, --set, --print-config, --out and --quiet.
+
+    Args:
+        out: the default directory, for the help.
+    """
+
+    def decorate(command: Callable) -> Callable:
+        shows = click.option(
+            "--print-config", is_flag=True, help="Print the whole configuration as YAML, defaults included, and run nothing."
+        )
+        return source_options(shows(out_option(out)(quiet_option(command))))
+
+    return decorate
+
+
+step_option = click.option(
+    "--step",
+    type=click.IntRange(min=1),
+    help="With --resume: continue from the checkpoint of this step instead of the last one.",
+)
 
 
 def resume_options(command: Callable) -> Callable:
     """Add the options --resume and --step."""
-    for option in (
-        click.option(
-            "--step",
-            type=click.IntRange(min=1),
-            help="With --resume: go on from the checkpoint of this step instead of the last.",
-        ),
-        click.option(
-            "--resume",
-            metavar="DIR",
-            type=click.Path(path_type=Path),
-            help="Go on with the run in this directory, of either engine, from its last checkpoint.",
-        ),
-    ):
-        command = option(command)
-    return command
+    resume = click.option(
+        "--resume",
+        metavar="[DIR]",
+        is_flag=False,
+        flag_value=LAST,
+        type=click.Path(path_type=Path),
+        help="Continue the run in this directory, of either engine, from its last checkpoint. Without DIR: the last run below ./runs.",
+    )
+    return resume(step_option(command))
+
+
+def choose_run(given: Path | None, option: str, *marks: str) -> Path:
+    """The directory that was given, or else that of the last run, which is told on standard error; see `alrpc.rundir.last_run`."""
+    from alrpc.rundir import last_run
+
+    if given is not None and str(given) != LAST:
+        return given
+    run = last_run(option, *marks)
+    click.echo(f"alrpc: the last run: {run}", err=True)
+    return run
 
 
 def parse_methods(text: str, known: Sequence[str]) -> list[str]:
@@ -95,6 +118,16 @@ def parse_methods(text: str, known: Sequence[str]) -> list[str]:
     if strange or not names or len(set(names)) < len(names):
         raise UsageError(f"--methods: got {(strange or [text])[0]!r}; give some of {','.join(known)}, each once")
     return names
+
+
+def show_config(config: Config) -> None:
+    """Print the resolved configuration as YAML."""
+    from alrpc.config import to_yaml
+
+    with heavy_imports():
+        from alrpc.network import resolve
+    config, _ = resolve(config)
+    click.echo(to_yaml(config), nl=False)
 
 
 def read_config(source: str | None, overrides: Sequence[str], resume: Path | None = None, out: Path | None = None) -> Config:

@@ -8,6 +8,7 @@ import click
 
 from alrpc.cli.options import (
     heavy_imports,
+    out_option,
     parse_methods,
     plain_endings,
     read_config,
@@ -24,32 +25,32 @@ METHODS = ("al", *BASELINES)
 @source_options
 @stages_option
 @click.option(
-    "--steps", type=click.IntRange(min=1), default=8, show_default=True, help="Training micro-batches to record, in mid-stream."
+    "--steps", type=click.IntRange(min=1), default=8, show_default=True, help="The number of training micro-batches to record."
 )
-@click.option("--methods", default="al", show_default=True, metavar="NAMES", help=f"Comma-separated, of {', '.join(METHODS)}.")
 @click.option(
-    "--out",
-    metavar="DIR",
-    type=click.Path(path_type=Path),
-    help="Directory to make.  [default: runs/profile-<config>-<time>]",
+    "--methods",
+    default="al",
+    show_default=True,
+    metavar="NAMES",
+    help=f"The methods to record, separated by commas: some of {', '.join(METHODS)}.",
 )
+@out_option("runs/profile-<model>-<data>-<time>")
 def profile(
     source: str | None, overrides: tuple[str, ...], stages: int | None, steps: int, methods: str, out: Path | None
 ) -> None:
-    """Record a few steps of every stage down to each operator, and merge them into one trace.
+    """Record a few steps of every stage, down to each operator, and merge the recordings into one trace.
 
-    Markers in the stream begin and end the recording, so all stages record the same micro-batches, after some that warm up and
-    before some that keep every stage at work. For each method, DIR/<method>/trace.json.gz is for https://ui.perfetto.dev or
-    chrome://tracing: a track for what each stage does with each packet, with arrows from a packet's sending to its use in
-    the next stage, the coordinator included, and tracks for operators and kernels. DIR/timeline.png shows all methods on one
-    time axis. Nothing trained here is kept.
+    All stages record the same micro-batches, from the middle of a training. For each method, DIR/<method>/trace.json.gz can be
+    opened at https://ui.perfetto.dev or chrome://tracing. It has a track with what each process does with each packet, arrows
+    from where a packet was sent to where it was used, and tracks of operators and kernels. DIR/timeline.png shows all
+    methods on one time axis. The parameters that are trained here are not kept.
 
     \b
     Examples:
         alrpc profile --stages 4
         alrpc profile --config transformer-8 --stages 2 --methods al,gpipe,1f1b
     """
-    from alrpc.config import config_name
+    from alrpc.config import run_name
     from alrpc.runtime.forkserver import start_fork_server
 
     with plain_endings():
@@ -65,9 +66,7 @@ def profile(
             from alrpc.experiments.profiling.profile import profile as run
 
         console = Console()
-        windows, directory = run(
-            config, names, steps, out, config_name(source), lambda name: console.status(f"recording {name}")
-        )
+        windows, directory = run(config, names, steps, out, run_name(config), lambda name: console.status(f"recording {name}"))
         for name, window in windows.items():
             console.print(share_table(name, window))
             console.print(describe(window), soft_wrap=True, highlight=False)

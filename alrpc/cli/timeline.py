@@ -6,29 +6,34 @@ from pathlib import Path
 
 import click
 
-from alrpc.cli.options import heavy_imports, plain_endings
+from alrpc.cli.options import choose_run, heavy_imports, plain_endings
 
 
 @click.command()
-@click.argument("runs", metavar="RUN [RUN ...]", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.argument("runs", metavar="[RUN ...]", type=click.Path(path_type=Path), nargs=-1)
 @click.option("--step", type=click.IntRange(min=0), help="The micro-batch to begin with.  [default: one in mid-training]")
-@click.option("--steps", type=click.IntRange(min=1), help="Training micro-batches to show.  [default: 6]")
+@click.option("--steps", type=click.IntRange(min=1), help="The number of training micro-batches to show.  [default: 6]")
 def timeline(runs: tuple[Path, ...], step: int | None, steps: int | None) -> None:
     """Draw what each process of a run did over time: forward, backward, update, waits, checkpoints.
 
-    Writes timeline.png and timeline.svg into the run's directory, and prints what each stage's time went into, the bubble (the
-    share of the stages' time in which they do not work) and the bottleneck. Several runs are drawn on one time axis.
+    RUN is the directory of a run; without it the last run below ./runs is taken. Several runs are drawn on one time axis. The command
+    writes timeline.png and timeline.svg into the first directory, and prints how each stage spent its time, the bubble (the share
+    of the stages' time in which they do not work) and the bottleneck.
 
-    Every run keeps the moments of its packets in blocks of 64: of the first block, those whose number is a power of two, and the
-    last two.
+    A run keeps the times of some of its packets only, in blocks of 64: the first block, those whose number is a power of two, and
+    the last two. --step chooses among them.
 
     \b
     Examples:
+        alrpc timeline
         alrpc timeline runs/mnist
         alrpc timeline runs/mnist --step 20 --steps 3
         alrpc timeline runs/compare/al-1 runs/compare/1f1b-1
     """
+    from alrpc.rundir import CONFIG
+
     with plain_endings():
+        runs = runs or (choose_run(None, "RUN", CONFIG),)
         with heavy_imports():
             from rich.console import Console
 

@@ -249,9 +249,9 @@ def parse_section(section: type[S], name: str, fields: dict[str, Any]) -> S:
         raise UsageError(_one_line(error, [name])) from error
 
 
-def config_name(source: str | Path | None) -> str:
-    """The name of a configuration, after which a run's directory is named."""
-    return Path(source).stem if source else DEFAULT
+def run_name(config: Config) -> str:
+    """The name of a run's directory where none is given: its model and its data, as a name that every file system takes."""
+    return re.sub(r"[^\w.-]+", "-", f"{config.model.name}-{config.data.name}")
 
 
 def find_config(source: str | Path | None) -> Path:
@@ -277,8 +277,13 @@ def shipped_configs() -> dict[str, Path]:
 
 def save_config(config: Config, path: Path) -> None:
     """Write the resolved configuration in a form that --config accepts."""
+    rundir.write_atomically(path, to_yaml(config))
+
+
+def to_yaml(config: Config) -> str:
+    """A configuration as YAML that --config accepts."""
     unknown = {"objective"} if config.model.name == PYTHON else None
-    rundir.write_atomically(path, yaml.safe_dump(config.model_dump(mode="json", exclude=unknown), sort_keys=False))
+    return yaml.safe_dump(config.model_dump(mode="json", exclude=unknown), sort_keys=False)
 
 
 def check_config(config: Config) -> None:

@@ -21,7 +21,6 @@ from alrpc.network import resolve
 from alrpc.pipeline.placement import check_pipeline
 from alrpc.planning.partition import choose_split
 from alrpc.runtime.local import Launch, listening_socket, process_role, run_processes
-from alrpc.runtime.restarts import with_stages
 from alrpc.runtime.run import new_run_directory
 from alrpc.runtime.worker import Options, run_rank
 from alrpc.system import cores, local_device
@@ -36,7 +35,6 @@ Report = Callable[[dict | str], None]
 def compare(
     config: Config,
     methods: list[str],
-    stages: int | None,
     repeat: int,
     goal: float | None,
     out: Path | None,
@@ -48,7 +46,6 @@ def compare(
 
     Args:
         methods: of `alrpc.experiments.METHODS`.
-        stages: number of processes of the methods that have several; None for the configuration's.
         goal: the score whose reaching is timed; None for the worst of all runs' best, which all of them reach.
         out: directory to make; None for runs/compare-<name>-<time>.
         watch: shows each run while it is under way.
@@ -60,7 +57,7 @@ def compare(
     Raises:
         UserError: for what the user can put right; nothing is left then.
     """
-    config = resolve_shared_config(config, methods, stages, report)
+    config = resolve_shared_config(config, methods, report)
     with rundir.new_directory(out, f"compare-{name}") as directory:
         runs, failures = run_rounds(config, methods, repeat, directory, watch, report)
         if not runs:
@@ -73,12 +70,12 @@ def compare(
         return result, directory
 
 
-def resolve_shared_config(config: Config, methods: list[str], stages: int | None, report: Report) -> Config:
+def resolve_shared_config(config: Config, methods: list[str], report: Report) -> Config:
     """The configuration that all methods are run with; raises UserError when a method cannot be.
 
     A split that is chosen by measuring is measured once, since all methods train the same blocks.
     """
-    config, components = resolve(with_stages(config, stages))
+    config, components = resolve(config)
     if not set(methods) <= {*ALONE, "ddp"}:
         check_pipeline(config, components)
     local_device(config.device)

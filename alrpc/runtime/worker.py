@@ -15,7 +15,7 @@ from pathlib import Path
 from alrpc import rundir
 from alrpc.checkpoint.changes import check_resume_options, resuming
 from alrpc.checkpoint.resume import last_whole_step, load_resume_point, note_restart, resume_hint
-from alrpc.config import config_name, load_config
+from alrpc.config import load_config, run_name
 from alrpc.errors import FAILED, FAILED_FOR_GOOD, REFUSED, STOPPED, Stopped, UsageError, UserError, error_line, exit_code
 from alrpc.network import resolve
 from alrpc.pipeline.failures import (
@@ -131,7 +131,7 @@ def open_run(process: Process, options: Options, launched: bool) -> Iterator[Run
     else:
         config, components = resolve(load_config(options.source, [*options.overrides, stages]))
         check_pipeline(config, components)
-        with new_run_directory(options.out, config_name(options.source), config) as directory:
+        with new_run_directory(options.out, run_name(config), config) as directory:
             try:
                 yield Run(config, components, directory, process.started, options.quiet)
             except UserError as error:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import alrpc
-from alrpc.data import text, text_cache
+from alrpc.data import catalog, text, text_cache
 from alrpc.data.loader import load_micro_batches, requests
 
 pytest.importorskip("tokenizers")
@@ -238,7 +238,7 @@ def test_fields_are_checked_before_anything_is_read(tmp_path, monkeypatch):
     assert "data.word_vectors: no file" in refusal(path, word_vectors=tmp_path / "absent.txt")
     with pytest.raises(alrpc.UserError, match=r"data\.file: got .*, but imdb reads no file"):
         alrpc.load_data("imdb", file=path)
-    monkeypatch.setattr(text, "find_spec", lambda package: None)
+    monkeypatch.setattr(catalog, "find_spec", lambda package: None)
     assert "needs the extra: pip install 'alrpc[text]'" in refusal(path)
 
 
