@@ -56,6 +56,11 @@ def test_type_checkers_and_programs_see_the_same_names_at_the_same_places():
         assert getattr(alrpc, name) is not None
 
 
+def test_the_reference_has_every_public_name():
+    text = (HERE.parent / "docs" / "reference.md").read_text()
+    assert {f"::: alrpc.{name}" for name in alrpc._HOME} <= set(text.splitlines())
+
+
 def public_functions():
     for name in alrpc._HOME:
         home = getattr(alrpc, name)
