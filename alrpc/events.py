@@ -194,7 +194,7 @@ class Clock(Event):
 
 @dataclass(frozen=True)
 class Slow(Event):
-    """A stage has been computing on one packet for unusually long, but still answers calls."""
+    """A stage has been computing on one packet for unusually long, but lives."""
 
     kind = "slow"
     stage: Few
@@ -203,6 +203,8 @@ class Slow(Event):
     at: Count
     """The stage's step."""
     packet: Name
+    locked: bool = False
+    """Whether it answers no calls, since some code in it keeps Python's interpreter lock; then the packet is the last known one."""
 
 
 @dataclass(frozen=True)

@@ -176,7 +176,7 @@ class Checkpoint(Section):
 class Health(Section):
     timeout: float = Field(30.0, ge=5)
     """Seconds within which a frozen process, a hung data loader or a lost network is detected and the run is ended. A stage that
-    computes for longer than this is reported as slow, but the run waits for it."""
+    computes for longer than this, or whose interpreter lock some code keeps, is reported as slow, but the run waits for it."""
 
 
 class Observe(Section):

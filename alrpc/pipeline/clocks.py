@@ -38,7 +38,7 @@ class Clocks:
         self._answers: dict[int, list[tuple[float, float]]] = {stage: [] for stage in range(1, stages + 1)}
         self._due = dict.fromkeys(self._answers, 0.0)
 
-    def poll(self, timeout: float) -> list[Clock]:
+    def poll(self) -> list[Clock]:
         """Call the stages that are due, read the answers, and return an event for each complete estimate.
 
         A stage that does not answer is not called again; the monitor's own calls detect its loss.
@@ -62,7 +62,7 @@ class Clocks:
                 self._due[stage] = self._now() + EVERY
             if self._now() >= self._due[stage]:
                 try:
-                    self._calls[stage] = self._now(), self._call(stage, endpoint.read_clock, timeout=timeout)
+                    self._calls[stage] = self._now(), self._call(stage, endpoint.read_clock)
                 except StageLost:
                     self._due[stage] = float("inf")
         return events

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import threading
 import time
@@ -19,12 +20,15 @@ from alrpc.events import Event, Status, ToldToEnd
 from alrpc.objectives.base import Target
 from alrpc.pipeline.failures import (
     HEARTBEAT_CHECK,
+    SILENT,
+    TERMINAL,
     hard_exit,
     kill_process,
     log_line,
     silence_limit,
     write_error_file,
 )
+from alrpc.pipeline.liveness import Watch
 from alrpc.pipeline.placement import Placement
 from alrpc.pipeline.wire import CPU
 from alrpc.system import peak_memory
@@ -51,9 +55,17 @@ class StageSpec:
     transport: str
     run: Path
     """The run's directory, in which the stage writes its checkpoints on its own host."""
-    coordinator: tuple[str, int]
-    """The coordinator's host and process id."""
     resume: ResumePoint | None = None
+
+
+@dataclass(frozen=True)
+class Greeting:
+    """The coordinator's first call."""
+
+    host: str
+    pid: int
+    timeout: float
+    """The configuration's health.timeout, which holds from now on."""
 
 
 class Endpoint:
@@ -67,18 +79,14 @@ class Endpoint:
         self.told_to_end = False
         self.left = False
         """Whether this process no longer waits for calls."""
-        self.last_call = time.monotonic()
+        self.greeting: Greeting | None = None
+        self._watch = Watch([0], silence_limit(Health().timeout))
         self._specs: queue.SimpleQueue[StageSpec] = queue.SimpleQueue()
         self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
 
     @property
     def number(self) -> int:
         return self.placement.stage
-
-    @property
-    def silence_limit(self) -> float:
-        """Seconds without a call from the coordinator after which it counts as lost."""
-        return silence_limit((self.spec.config.health if self.spec else Health()).timeout)
 
     def emit(self, event: Event) -> None:
         """Queue an event for the coordinator."""
@@ -105,7 +113,7 @@ class Endpoint:
 
     def poll(self, timeout: float) -> list[Event]:
         """See the function `poll` of this module."""
-        self.last_call = time.monotonic()
+        self._watch.heard(0)
         events: list[Event] = []
         with contextlib.suppress(queue.Empty):
             events.append(self._events.get(timeout=timeout))
@@ -113,33 +121,53 @@ class Endpoint:
                 events.append(self._events.get_nowait())
         return [*events, self.status()]
 
+    def greet(self, greeting: Greeting) -> Placement:
+        self.greeting = greeting
+        self._watch.limit = silence_limit(greeting.timeout)
+        self._watch.heard(0)
+        return self.placement
+
     def set_up(self, spec: StageSpec) -> None:
         self._specs.put(spec)
 
     def watch_coordinator(self) -> None:
         """End this process when the coordinator has not called for too long, because it is frozen, or its host or network is lost."""
-        threading.Thread(target=self._watch, name="watch-coordinator", daemon=True).start()
+        threading.Thread(target=self._watch_coordinator, name="watch-coordinator", daemon=True).start()
 
-    def _watch(self) -> None:
-        self.last_call = asleep = time.monotonic()
-        while (now := time.monotonic()) - self.last_call < self.silence_limit:
-            if now - asleep > 2 * HEARTBEAT_CHECK:  # this process itself was frozen
-                self.last_call = now
-            asleep = now
+    def _watch_coordinator(self) -> None:
+        watch, told = self._watch, False
+        watch.heard(0)
+        while not watch.is_lost(0):
+            if watch.is_stuck(0) and not told:
+                self._tell_stuck()
+                told = True
             time.sleep(HEARTBEAT_CHECK)
             if self.left:
                 return
-        host = f", host {self.spec.coordinator[0]}" if self.spec else ""
+            watch.look()
         message = (
-            f"the coordinator (rank 0{host}) has not been heard of for {self.silence_limit:.0f} s: it is frozen, or its host or "
-            f"the network is lost; last packet of stage {self.number}: {describe_packet(self.status().packet)}; "
-            f"log: {self.placement.log}"
+            f"{self._coordinator()} has not been heard of for {watch.limit:.0f} s: {SILENT}; "
+            f"last packet of stage {self.number}: {describe_packet(self.status().packet)}; log: {self.placement.log}"
         )
         log_line(message)
         write_error_file(message, 1)
-        if self.spec:
-            kill_process(self.spec.coordinator[1])
+        if self.greeting:
+            kill_process(self.greeting.pid)
         hard_exit(1)
+
+    def _coordinator(self) -> str:
+        host = f", host {self.greeting.host}" if self.greeting else ""
+        return f"the coordinator (rank 0{host})"
+
+    def _tell_stuck(self) -> None:
+        """Say once that the coordinator's interpreter lock is kept, which it cannot say itself."""
+        message = (
+            f"{self._coordinator()} has not called for {self._watch.silence(0):.0f} s, but its process runs: some code in it keeps "
+            "Python's interpreter lock; it is waited for"
+        )
+        log_line(message)
+        if self.number == 1:
+            os.write(TERMINAL, f"alrpc: {message}\n".encode())
 
 
 endpoint = Endpoint()
@@ -149,8 +177,9 @@ endpoint = Endpoint()
 # ---- called by the coordinator
 
 
-def describe() -> Placement:
-    return endpoint.placement
+def greet(greeting: Greeting) -> Placement:
+    """Receive the coordinator's first call; returns the stage's placement."""
+    return endpoint.greet(greeting)
 
 
 def set_up(spec: StageSpec) -> None:

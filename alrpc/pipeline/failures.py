@@ -6,13 +6,17 @@ a stage raises                    the stage                it emits Failure and 
 a process is killed               the launcher's agent     it ends the others at once and names that one; so does torchrun
 a process and its host are lost   a broken connection      the coordinator waits BLAME_DELAY, so that a process that knows the
                                                            cause reports first, and then names the stage that was lost first
-a stage is frozen or isolated     the coordinator          its call times out after silence_limit; named after FAILURE_WINDOW
-the coordinator is frozen         each stage               after silence_limit without a call: it writes the cause to the error
-                                                           file and kills the coordinator
+a stage is frozen or isolated     the coordinator          after silence_limit without an answer to a call or a ping; named
+                                                           after FAILURE_WINDOW
+the coordinator is frozen         each stage               after silence_limit without a call or an answer to a ping: it writes
+                                                           the cause to the error file and kills the coordinator
 the data loader hangs             the coordinator          after silence_limit without a micro-batch: it ends the run
 a link loses packets              the coordinator          after a stage has waited silence_limit for a sent packet: it ends the
                                                            run
-a stage computes for long         the coordinator          it reports the stage as slow, and waits for it
+a stage computes for long         the coordinator          it reports the stage as slow, and waits for it; also when only pings
+                                                           are answered, since code keeps the stage's interpreter lock
+code keeps the coordinator's lock each stage               it waits for it; stage 1 says so
+all processes are suspended       nobody                   the run goes on, since only time awake counts as silence
 a neighbour is lost               a stage                  it waits NEIGHBOUR_EXIT_DELAY to be ended, then ends by itself
 the launcher is killed            each process             it ends within PARENT_CHECK; the coordinator prints the reason
 the coordinator itself raises     the coordinator          it writes the cause to the error file for the launcher, and ends
@@ -45,8 +49,9 @@ NEIGHBOUR_EXIT_DELAY = 6.0  # for which a stage that lost its neighbour waits to
 SHUTDOWN_TIMEOUT = 5  # between the agent's SIGTERM to the processes of a failed run and its SIGKILL
 AGENT_INTERVAL = 0.1  # between two checks of the processes by the agent
 PARENT_CHECK = 0.5  # between two checks whether the launcher still runs
-HEARTBEAT_CHECK = 1.0  # between two checks of the time of the coordinator's last call
+HEARTBEAT_CHECK = 1.0  # between two checks of the time of the coordinator's last call; without a sign of life between two pings
 JOIN_TIMEOUT = 180.0  # for which a process waits for the others to start
+LEAVE_TIMEOUT = 50.0  # for which a process waits for the others when all have finished
 PRUNE_TIMEOUT = 60.0  # that a stage may take to remove files
 P2P_TIMEOUT = 7 * 86_400.0  # of a send or receive: long, since a neighbour may be slow; the control plane detects a dead one
 SILENCE_SHARE = 0.8  # share of health.timeout after which a silent process counts as lost; the rest is for ending the run
@@ -57,6 +62,9 @@ TERMINAL = os.dup(2)  # the original standard error, which is later redirected t
 def silence_limit(timeout: float) -> float:
     """Seconds without an answer or call after which a process counts as lost, so that the run ends within health.timeout."""
     return SILENCE_SHARE * timeout
+
+
+SILENT = "it is frozen, or its host or the network is lost"
 
 
 class PeerLost(Exception):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
+import itertools
 import socket
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -35,23 +34,20 @@ class FeedStatus:
     """The status of the feeding thread, which writes it; the monitor reads it."""
 
     def __init__(self):
-        self.reading_since: float | None = None
-        """Time since which the thread has been waiting for the loader; None if it is not waiting."""
-        self.read = 0
-        """Number of micro-batches that were read from the loader."""
+        self.reading: int | None = None
+        """The number of micro-batches that were read before the one that the thread waits for; None if it is not waiting."""
         self.sent = 0
         """Number of packets that were sent to stage 1."""
         self.timing = Timing()
 
     def watch(self, micro_batches: Iterator[T]) -> Iterator[T]:
         """Pass micro-batches through, and record when the thread waits for the loader."""
-        while True:
-            self.reading_since = time.monotonic()
+        for read in itertools.count():
+            self.reading = read
             micro_batch = next(micro_batches, None)
-            self.reading_since = None
+            self.reading = None
             if micro_batch is None:
                 return
-            self.read += 1
             yield micro_batch
 
 
@@ -121,10 +117,9 @@ def set_up_stages(
             device=device,
             transport=transport,
             run=directory,
-            coordinator=(socket.gethostname(), os.getpid()),
             resume=resume,
         )
-        rpc.call(placement.stage, endpoint.set_up, spec)
+        rpc.Call(placement.stage, endpoint.set_up, spec).result()
     return transport, dataset
 
 

@@ -1,16 +1,18 @@
 """The coordinator's main thread: polls the stages, detects failed, hung and slow ones, and decides which one to name.
 
 A dead process is detected by the launcher or by its broken connection. A frozen, isolated or hung process only stops
-answering. `alrpc.pipeline.failures` describes who reports first, and after what time.
+answering, which `alrpc.pipeline.liveness` tells from one whose interpreter lock is kept. `alrpc.pipeline.failures` describes who
+reports first, and after what time.
 """
 
 from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from alrpc.errors import StageFailed
 from alrpc.events import Event, Failure, Finished, Slow, Status
@@ -21,18 +23,19 @@ from alrpc.pipeline.failures import (
     FAILURE_WINDOW,
     POLL_PAUSE,
     POLL_TIMEOUT,
+    SILENT,
     PeerLost,
     StageLost,
     describe_failure,
-    silence_limit,
 )
 from alrpc.pipeline.feeder import FeedStatus
+from alrpc.pipeline.liveness import Watch
 from alrpc.pipeline.placement import Placement
 from alrpc.timing import WAITING
 from alrpc.training.packet import describe_packet
 
 Call = Callable[..., rpc.Call]
-"""(stage, function, *arguments, timeout=…) -> an outstanding call."""
+"""(stage, function, *arguments) -> an outstanding call."""
 
 
 def monitor(
@@ -59,40 +62,67 @@ def monitor(
     polls: dict[int, rpc.Call] = {}
     clocks = Clocks(len(stages), call, now)
     while len(finished) < len(stages):
+        health.watch.look()
         for stage in stages:  # also finished stages, which would otherwise take the coordinator for lost
-            for event in poll_stage(stage, polls, evidence, health.limit, call):
+            for event in poll_stage(stage, polls, evidence, health.watch, call):
                 if isinstance(event, Failure):
                     evidence.failed[stage] = now(), event
                     continue
                 if isinstance(event, Status):
-                    health.receive(event, now())
+                    health.receive(event)
                     event = replace(event, in_flight=max(0, health.sent_to(stage) - event.received))
                 elif isinstance(event, Finished):
                     finished.add(stage)
                 emit(event)
-        for event in clocks.poll(health.limit):
+        for event in clocks.poll():
             emit(event)
         if feeding.done() and (error := feeding.exception()) is not None:
             evidence.add_feeding_error(error, now())
         if guilty := blame(evidence, now()):
             raise failure_of(health, *guilty)
         if evidence.is_empty:
-            check_progress(health, emit, now())
+            check_progress(health, emit)
         pause(POLL_PAUSE)
 
 
-def poll_stage(stage: int, polls: dict[int, rpc.Call], evidence: Evidence, limit: float, call: Call) -> list[Event]:
+def poll_stage(stage: int, polls: dict[int, rpc.Call], evidence: Evidence, watch: Watch, call: Call) -> list[Event]:
     """The events of a stage's outstanding poll, if it has been answered; starts a poll if none is outstanding."""
     if stage in evidence.lost:
         return []
     try:
         if stage not in polls:
-            polls[stage] = call(stage, endpoint.poll, POLL_TIMEOUT, timeout=limit)
-        return polls.pop(stage).result() if polls[stage].ended is not None else []
+            polls[stage] = call(stage, endpoint.poll, POLL_TIMEOUT)
+        if polls[stage].ended is None:
+            check_silence(stage, watch)
+            return []
+        events = polls.pop(stage).result()
     except StageLost as error:
         polls.pop(stage, None)
         evidence.lost[stage] = error
         return []
+    watch.heard(stage)
+    return events
+
+
+def check_silence(stage: int, watch: Watch) -> None:
+    """Raise StageLost if a stage has shown no sign of life for too long."""
+    if watch.is_lost(stage):
+        raise StageLost(stage, f"has not answered for {watch.limit:.0f} s: {SILENT}", silent=True)
+
+
+def await_answers(calls: Sequence[rpc.Call], watch: Watch) -> list[Any]:
+    """Wait for the results of calls, as long as the stages live.
+
+    Raises:
+        StageLost: when a stage is lost.
+    """
+    for call in calls:
+        while call.ended is None:
+            watch.look()
+            check_silence(call.stage, watch)
+            time.sleep(POLL_PAUSE)
+        watch.heard(call.stage)
+    return [call.result() for call in calls]
 
 
 @dataclass
@@ -147,22 +177,24 @@ def failure_of(health: Health, stage: int, cause: str, retryable: bool = True) -
     return StageFailed(message, retryable)
 
 
-def check_progress(health: Health, emit: Callable[[Event], None], now: float) -> None:
+def check_progress(health: Health, emit: Callable[[Event], None]) -> None:
     """Emit events for slow stages; raises StageFailed when the loader or a link has stalled."""
     for event in health.slow_stages():
         emit(event)
-    if trouble := health.stalled_loader(now):
+    if trouble := health.stalled_loader():
         raise StageFailed(f"the coordinator (rank 0, host {socket.gethostname()}) hangs: {trouble}")
     if broken := health.stalled_link():
         raise failure_of(health, *broken)
 
 
 class Health:
-    """The health of the run, judged from the statuses of all stages."""
+    """The health of the run, judged from the statuses of all stages. Its times are those of the watch, in which a process that was
+    suspended does not age."""
 
-    def __init__(self, placements: list[Placement], feed: FeedStatus, timeout: float):
+    def __init__(self, placements: list[Placement], feed: FeedStatus, watch: Watch):
         self.feed = feed
-        self.limit = silence_limit(timeout)
+        self.watch = watch
+        self.limit = watch.limit
         self.placements = placements
         self.statuses: dict[int, Status] = {}
         """The last status of each stage."""
@@ -170,10 +202,12 @@ class Health:
         """For each waiting stage: packets received, since when it has waited for a sent packet, and when its last status came."""
         self.reported: dict[int, int] = {}
         """For each stage: packets received when it was last reported as slow."""
+        self.reading: tuple[int | None, float] = (None, 0.0)
+        """The number of the micro-batch that the feeding thread waits for, and since when; None if it is not waiting."""
 
-    def receive(self, status: Status, now: float) -> None:
+    def receive(self, status: Status) -> None:
         """Receive the status of a stage."""
-        stage = status.stage
+        stage, now = status.stage, self.watch.awake
         self.statuses[stage] = status
         if status.state != "waiting_to_receive" or self.sent_to(stage) <= status.received:
             self.stalled.pop(stage, None)
@@ -191,12 +225,15 @@ class Health:
         """The last packet of a stage, by its last status."""
         return describe_packet(self.statuses[stage].packet if stage in self.statuses else None)
 
-    def stalled_loader(self, now: float) -> str | None:
-        """The message for a stalled data loader; None if it is not stalled."""
-        since = self.feed.reading_since
-        if since is None or now - since <= self.limit:
+    def stalled_loader(self) -> str | None:
+        """The message for a stalled data loader; None if it is not stalled. Call this regularly."""
+        reading, now = self.feed.reading, self.watch.awake
+        if self.reading[0] != reading:
+            self.reading = reading, now
+        waited = now - self.reading[1]
+        if reading is None or waited <= self.limit:
             return None
-        return f"the loader of data has given nothing for {now - since:.0f} s, after {self.feed.read} micro-batches"
+        return f"the loader of data has given nothing for {waited:.0f} s, after {reading} micro-batches"
 
     def stalled_link(self) -> tuple[int, str] | None:
         """The stage whose input link has stalled, and the message; a frozen stage is found by the timeout of its call instead."""
@@ -211,10 +248,12 @@ class Health:
         return None
 
     def slow_stages(self) -> Iterator[Slow]:
-        """An event for each stage that has newly exceeded the time limit in one state of computing."""
+        """An event for each stage that has newly exceeded the time limit in one state of computing, or in silence."""
         for stage, status in self.statuses.items():
-            is_long = status.state not in (None, *WAITING) and status.in_state > self.limit
+            locked = self.watch.is_stuck(stage)
+            seconds = self.watch.silence(stage) if locked else status.in_state
+            is_long = locked or (status.state not in (None, *WAITING) and seconds > self.limit)
             if is_long and self.reported.get(stage) != status.received:
                 self.reported[stage] = status.received
                 host, packet = self.placements[stage - 1].host, describe_packet(status.packet)
-                yield Slow(stage, host, round(status.in_state, 1), status.step, packet)
+                yield Slow(stage, host, round(seconds, 1), status.step, packet, locked)

@@ -7,6 +7,7 @@ stage         joins ─ waits for its spec ─ builds ─ processes the stream �
 from __future__ import annotations
 
 import os
+import socket
 import time
 import traceback
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from alrpc.errors import StageFailed, UserError, error_line
 from alrpc.events import Coordinator, Event, Failure, Ready
 from alrpc.network import Network, build_network
 from alrpc.pipeline import endpoint, rpc
-from alrpc.pipeline.endpoint import StageSpec
+from alrpc.pipeline.endpoint import Greeting, StageSpec
 from alrpc.pipeline.failures import (
     BLAME_DELAY,
     EXIT_DELAY,
@@ -34,11 +35,13 @@ from alrpc.pipeline.failures import (
     PeerLost,
     StageLost,
     log_line,
+    silence_limit,
 )
 from alrpc.pipeline.feeder import FeedStatus, Load, Stream, feed
 from alrpc.pipeline.groups import close_data_plane, open_data_plane
 from alrpc.pipeline.link import Link, Receiver, Sender
-from alrpc.pipeline.monitor import Health, failure_of, monitor
+from alrpc.pipeline.liveness import Watch
+from alrpc.pipeline.monitor import Health, await_answers, failure_of, monitor
 from alrpc.pipeline.placement import Placement, choose_cores, set_device
 from alrpc.pipeline.wire import CPU
 from alrpc.system import peak_memory
@@ -78,7 +81,7 @@ def run_stage(
         own.left = (
             True  # what follows has a limit of its own, and then the coordinator has the checkpoint and the summary to write
         )
-        rpc.leave(own.silence_limit)
+        rpc.leave()
     except (PeerLost, Disconnected) as error:
         log_line(f"stage {placement.stage}: {error}")
         if not own.told_to_end:
@@ -158,8 +161,11 @@ def coordinate(
     """
     stages, status = config.pipeline.stages, status or FeedStatus()
     rpc.join(0, stages + 1)
-    placements = [rpc.call(stage, endpoint.describe) for stage in range(1, stages + 1)]
-    health = Health(placements, status, config.health.timeout)
+    numbers = range(1, stages + 1)
+    watch = Watch(numbers, silence_limit(config.health.timeout))
+    greeting = Greeting(socket.gethostname(), os.getpid(), config.health.timeout)
+    placements = await_answers([rpc.Call(stage, endpoint.greet, greeting) for stage in numbers], watch)
+    health = Health(placements, status, watch)
     feeding = ThreadPoolExecutor(1, "feed").submit(
         feed, config, components, placements, load, stream, directory, resume, status, emit
     )
@@ -170,13 +176,12 @@ def coordinate(
         raise
     emit(Coordinator(peak_memory(CPU)))
     try:
-        for placement in placements:
-            rpc.call(placement.stage, endpoint.dismiss, timeout=health.limit)
+        await_answers([rpc.Call(stage, endpoint.dismiss) for stage in numbers], watch)
     except StageLost as error:
         time.sleep(BLAME_DELAY)  # the launcher may know the cause; then it ends this process first
         raise failure_of(health, error.stage, str(error)) from error
     close_data_plane()
-    rpc.leave(health.limit)
+    rpc.leave()
 
 
 def prune_on_every_host(stages: int, step: int, kept: list[int]) -> None:

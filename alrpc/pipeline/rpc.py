@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import torch
 from torch.distributed import rpc
 
-from alrpc.pipeline.failures import JOIN_TIMEOUT, Disconnected, StageLost
+from alrpc.pipeline.failures import JOIN_TIMEOUT, LEAVE_TIMEOUT, Disconnected, StageLost
 from alrpc.pipeline.groups import INIT_METHOD
+
+NOTHING = torch.zeros(1)
 
 
 def join(rank: int, world_size: int) -> None:
@@ -23,8 +27,10 @@ def join(rank: int, world_size: int) -> None:
         Disconnected: when another rank does not join in time.
     """
     # TensorPipe's shared-memory transport is not used, since it polls without a pause and so occupies a core.
+    # Each outstanding answer to a process whose interpreter lock is kept occupies a thread, and a ping needs one more.
+    threads = 4 if rank else 4 * world_size
     options = rpc.TensorPipeRpcBackendOptions(
-        num_worker_threads=4, rpc_timeout=JOIN_TIMEOUT, init_method=INIT_METHOD, _transports=["uv"], _channels=["basic"]
+        num_worker_threads=threads, rpc_timeout=JOIN_TIMEOUT, init_method=INIT_METHOD, _transports=["uv"], _channels=["basic"]
     )
     try:
         rpc.init_rpc(_name(rank), rank=rank, world_size=world_size, rpc_backend_options=options)
@@ -32,39 +38,41 @@ def join(rank: int, world_size: int) -> None:
         raise Disconnected(f"the processes did not all meet: {_reason(error)}") from error
 
 
-def leave(timeout: float) -> None:
-    """Leave the control plane when every rank does; waits up to `timeout` seconds for the others.
+def leave() -> None:
+    """Leave the control plane when every rank does; waits up to LEAVE_TIMEOUT for the others.
 
     Raises:
         Disconnected: when another rank is lost.
     """
+    leaving = ThreadPoolExecutor(1, "leave").submit(rpc.shutdown, timeout=LEAVE_TIMEOUT)  # not all that it waits for is limited
     try:
-        rpc.shutdown(timeout=timeout)
+        leaving.result(LEAVE_TIMEOUT)
+    except TimeoutError as error:
+        raise Disconnected("a process was silent at the end") from error
     except RuntimeError as error:
         raise Disconnected(f"a process was gone before the end: {_reason(error)}") from error
 
 
-def call(stage: int, function: Callable, *args, timeout: float = JOIN_TIMEOUT) -> Any:
-    """Call a module's function on a stage and return its result.
-
-    Raises:
-        StageLost: when there is no answer within `timeout` seconds.
-    """
-    return Call(stage, function, *args, timeout=timeout).result()
+def ping(rank: int) -> Call:
+    """Call a process for a sign of life. It needs no interpreter lock to answer, since native threads compute what torch has built in."""
+    return Call(rank, torch.neg, NOTHING)
 
 
 class Call:
-    """An asynchronous call, whose end can be checked without waiting."""
+    """An asynchronous call to a module's function of a stage, whose end can be checked without waiting.
 
-    def __init__(self, stage: int, function: Callable, *args, timeout: float):
+    It waits as long as the connection holds, since time in which this process was suspended must not count: `Watch` tells
+    whether the stage lives.
+    """
+
+    def __init__(self, stage: int, function: Callable, *args, timeout: float = 0):
         self.stage = stage
-        self.timeout = timeout
         self.ended: float | None = None
         """When the call was answered or failed, on the monotonic clock, which on Linux is that of time.perf_counter too."""
         try:
             self._future = rpc.rpc_async(_name(stage), function, args=args, timeout=timeout)
         except RuntimeError as error:
-            raise StageLost(stage, *_lost(error, timeout)) from error
+            raise StageLost(stage, f"is gone: connection lost ({_reason(error)})") from error
         self._future.add_done_callback(self._end)
 
     def _end(self, _future) -> None:
@@ -74,24 +82,16 @@ class Call:
         """The result of the call, waiting for it if necessary.
 
         Raises:
-            StageLost: when there is no answer.
+            StageLost: when the connection is lost.
         """
         try:
             return self._future.wait()
         except RuntimeError as error:
-            raise StageLost(self.stage, *_lost(error, self.timeout), self.ended) from error
+            raise StageLost(self.stage, f"is gone: connection lost ({_reason(error)})", when=self.ended) from error
 
 
 def _name(rank: int) -> str:
     return f"stage-{rank}" if rank else "coordinator"
-
-
-def _lost(error: RuntimeError, timeout: float) -> tuple[str, bool]:
-    """The rest of a message that begins with the name of a stage; and whether the stage did not answer in time."""
-    reason = _reason(error)
-    if "set timeout" in reason:
-        return f"has not answered for {timeout:.0f} s: it is frozen, or its host or the network is lost", True
-    return f"is gone: connection lost ({reason})", False
 
 
 def _reason(error: RuntimeError) -> str:

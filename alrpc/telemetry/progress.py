@@ -170,8 +170,11 @@ class Progress:
                 self._note_step()
             case Slow():
                 who = f"stage {event.stage} (rank {event.stage}, host {event.host})"
-                what = f"has computed for {event.seconds:.0f} s on its {event.packet}; the others wait for it"
-                self.slow[event.stage] = f"{who} {what}"
+                what = f"has computed for {event.seconds:.0f} s on its {event.packet}"
+                if event.locked:
+                    lock = "its process runs, but some code in it keeps Python's interpreter lock"
+                    what = f"has not answered for {event.seconds:.0f} s: {lock}; its last known packet: {event.packet}"
+                self.slow[event.stage] = f"{who} {what}; the others wait for it"
             case Losses():
                 losses = {name: math.nan if loss is None else loss for name, loss in event.losses.items()}
                 self.losses.setdefault(event.epoch, {})[event.component] = losses

@@ -1,5 +1,6 @@
 """Blocks and data of a user's own, named in configurations as own_blocks:<function>."""
 
+import ctypes
 import itertools
 import os
 import sys
@@ -114,6 +115,38 @@ def build_heavy(heavy: int = 2, times: float = 4, seconds: float = 0.006):
     for number, block in enumerate(blocks, 1):
         block.append(Drag(seconds * (times if number == heavy else 1)))
     return blocks
+
+
+def keep_the_lock(seconds: float) -> None:
+    """Keep the interpreter's lock, as one long call into an extension does."""
+    ctypes.PyDLL(None).usleep(int(seconds * 1e6))
+
+
+class Locking(nn.Module):
+    """Passes its input on, and keeps the interpreter's lock for so many seconds at a training step."""
+
+    def __init__(self, step: int, seconds: float):
+        super().__init__()
+        self.left, self.seconds = step, seconds
+
+    def forward(self, x):
+        if self.training:
+            self.left -= 1
+            if self.left == 0:
+                keep_the_lock(self.seconds)
+        return x
+
+
+def build_locking(step: int = 5, seconds: float = 8.0):
+    blocks = build()
+    blocks[2].append(Locking(step, seconds))
+    return blocks
+
+
+def locking_data():
+    """Digits, read while the interpreter's lock is kept."""
+    keep_the_lock(8)
+    return alrpc.load_data("digits")
 
 
 class Hanging(alrpc.Split):

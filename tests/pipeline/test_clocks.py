@@ -20,7 +20,7 @@ def test_of_several_answers_the_fastest_counts_and_the_next_estimate_comes_later
     now, delays = itertools.count(0.0, 1000.0), iter([0.5, 0.5, 0.125, *[0.5] * 100])
 
     class Answered:
-        def __init__(self, stage, function, *, timeout):
+        def __init__(self, stage, function):
             self.asked = moment
             self.ended = self.asked + next(delays)
 
@@ -30,21 +30,21 @@ def test_of_several_answers_the_fastest_counts_and_the_next_estimate_comes_later
     clocks, told = Clocks(1, Answered, lambda: moment), []
     for _ in range(SAMPLES + 1):
         moment = next(now)
-        told += clocks.poll(5)
+        told += clocks.poll()
     (event,) = told
     assert event.stage == 1 and event.uncertainty == 0.0625 and event.offset == pytest.approx(40 - 0.0625)
-    assert clocks.poll(5) == []  # nothing is asked before EVERY seconds are over
+    assert clocks.poll() == []  # nothing is asked before EVERY seconds are over
 
 
 def test_a_stage_that_is_gone_is_left_to_others():
     class Lost:
         ended = 1.0
 
-        def __init__(self, stage, function, *, timeout):
+        def __init__(self, stage, function):
             pass
 
         def result(self):
             raise StageLost(1, "is gone")
 
     clocks = Clocks(1, Lost)
-    assert [clocks.poll(5) for _ in range(3)] == [[], [], []]
+    assert [clocks.poll() for _ in range(3)] == [[], [], []]

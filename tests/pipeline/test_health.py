@@ -1,12 +1,11 @@
 """What is made of what stages say of themselves: who is slow, who is cut off, and when the loader hangs."""
 
-import itertools
-
 import pytest
 
 from alrpc.events import Status
-from alrpc.pipeline import feeder
+from alrpc.pipeline.failures import silence_limit
 from alrpc.pipeline.feeder import FeedStatus
+from alrpc.pipeline.liveness import Watch
 from alrpc.pipeline.monitor import Health
 from alrpc.pipeline.placement import Placement
 
@@ -23,7 +22,16 @@ def feeding():
 @pytest.fixture
 def run(feeding):
     places = [Placement(n, f"host-{n}", 1, 0, 1, 0, f"stage-{n}.log") for n in (1, 2, 3)]
-    return Health(places, feeding, TIMEOUT)
+    return Health(places, feeding, Watch((1, 2, 3), silence_limit(TIMEOUT)))
+
+
+def at(run, awake, *statuses):
+    """The statuses arrive, and all stages answer, when the coordinator has been awake for so long."""
+    run.watch.awake = awake
+    for stage in (1, 2, 3):
+        run.watch.heard(stage)
+    for each in statuses:
+        run.receive(each)
 
 
 def status(stage, received, sent, state="forward", in_state=0.1):
@@ -33,65 +41,79 @@ def status(stage, received, sent, state="forward", in_state=0.1):
 def test_a_stage_that_still_waits_for_what_was_sent_long_ago_is_cut_off(run):
     for now in (0, 4, 7, 9):
         assert run.stalled_link() is None
-        run.receive(status(1, 5, 4), now)
-        run.receive(status(2, 3, 2, "waiting_to_receive"), now)
+        at(run, now, status(1, 5, 4), status(2, 3, 2, "waiting_to_receive"))
     stage, cause = run.stalled_link()
     assert stage == 2 and "waited 9 s for packet 4, which stage 1 (host host-1) has sent" in cause
 
 
 def test_the_first_stage_can_be_cut_off_from_the_coordinator(run):
-    run.receive(status(1, 4, 4, "waiting_to_receive"), 0)
-    run.receive(status(1, 4, 4, "waiting_to_receive"), 9)
+    at(run, 0, status(1, 4, 4, "waiting_to_receive"))
+    at(run, 9, status(1, 4, 4, "waiting_to_receive"))
     stage, cause = run.stalled_link()
     assert stage == 1 and "which the coordinator has sent" in cause
 
 
 def test_a_stage_that_waits_for_a_slow_one_is_not_cut_off(run):
     for now in (0, 4, 9, 20):
-        run.receive(status(1, 5, 4, in_state=now), now)
-        run.receive(status(2, 4, 4, "waiting_to_receive", now), now)
+        at(run, now, status(1, 5, 4, in_state=now), status(2, 4, 4, "waiting_to_receive", now))
     assert run.stalled_link() is None
 
 
 def test_a_stage_that_no_longer_says_that_it_waits_is_not_cut_off(run):
     """It may be frozen; then its silence is what counts."""
-    run.receive(status(1, 3, 3, "waiting_to_receive"), 0)
+    at(run, 0, status(1, 3, 3, "waiting_to_receive"))
     for now in (4, 9, 20):
-        run.receive(status(2, 3, 3, "waiting_to_receive"), now)
+        at(run, now, status(2, 3, 3, "waiting_to_receive"))
         assert run.stalled_link() is None
 
 
 def test_packets_that_come_late_start_the_clock_anew(run):
-    run.receive(status(1, 5, 5), 0)
-    run.receive(status(2, 3, 3, "waiting_to_receive"), 0)
+    at(run, 0, status(1, 5, 5), status(2, 3, 3, "waiting_to_receive"))
     for now in (6, 12):
-        run.receive(status(2, 4, 4, "waiting_to_receive"), now)
+        at(run, now, status(2, 4, 4, "waiting_to_receive"))
     assert run.stalled_link() is None
-    run.receive(status(2, 4, 4, "waiting_to_receive"), 15)
+    at(run, 15, status(2, 4, 4, "waiting_to_receive"))
     assert run.stalled_link() is not None
 
 
 def test_a_slow_stage_is_named_once_for_each_packet(run):
     for in_state in (1, 7, 9, 12):
-        run.receive(status(2, 7, 6, in_state=in_state), in_state)
+        at(run, in_state, status(2, 7, 6, in_state=in_state))
         named = list(run.slow_stages())
         assert len(named) == (in_state == 9)
-    run.receive(status(2, 8, 7, in_state=9), 30)
+    at(run, 30, status(2, 8, 7, in_state=9))
     (event,) = run.slow_stages()
     assert (event.stage, event.host, event.packet) == (2, "host-2", "train packet of step 7, epoch 1")
 
 
-def test_waiting_is_never_slow(run):
-    run.receive(status(3, 7, 6, "waiting_to_send", in_state=100), 100)
+def test_a_stage_whose_lock_is_kept_is_slow_too(run):
+    """It says nothing meanwhile, so that its silence is what can be told."""
+    at(run, 0, status(2, 7, 6, "waiting_to_receive"))
+    run.watch.awake = 8
+    assert list(run.slow_stages()) == []
+    run.watch.awake = 9
+    run.watch._seen[2] = 8.5  # a ping was answered
+    (event,) = run.slow_stages()
+    assert (event.stage, event.seconds, event.packet, event.locked) == (2, 9, "train packet of step 6, epoch 1", True)
     assert list(run.slow_stages()) == []
 
 
-def test_a_loader_that_gives_nothing_for_long_is_told_from_one_that_is_not_asked(run, feeding, monkeypatch):
-    clock = itertools.count(0, 5)
-    monkeypatch.setattr(feeder.time, "monotonic", lambda: next(clock))
-    micro_batches = feeding.watch(iter("ab"))
+def test_waiting_is_never_slow(run):
+    at(run, 100, status(3, 7, 6, "waiting_to_send", in_state=100))
+    assert list(run.slow_stages()) == []
+
+
+def test_a_loader_that_gives_nothing_for_long_is_told_from_one_that_is_not_asked(run, feeding):
+    told = []
+
+    def loader():
+        yield from "ab"
+        for run.watch.awake in (1000, 1007, 1009):
+            told.append(run.stalled_loader())
+
+    micro_batches = feeding.watch(loader())
     assert [next(micro_batches), next(micro_batches)] == ["a", "b"]
-    assert run.stalled_loader(1000) is None  # a full window, not the loader
-    feeding.reading_since = 100.0
-    assert run.stalled_loader(107) is None
-    assert "has given nothing for 9 s, after 2 micro-batches" in run.stalled_loader(109)
+    for run.watch.awake in (500, 1000):
+        assert run.stalled_loader() is None  # a full window, not the loader
+    assert next(micro_batches, None) is None
+    assert told == [None, None, "the loader of data has given nothing for 9 s, after 2 micro-batches"]

@@ -11,6 +11,7 @@ from alrpc.events import Failure, Finished
 from alrpc.pipeline import endpoint
 from alrpc.pipeline.failures import BLAME_DELAY, FAILURE_WINDOW, PeerLost, StageLost
 from alrpc.pipeline.feeder import FeedStatus
+from alrpc.pipeline.liveness import Watch
 from alrpc.pipeline.monitor import Evidence, Health, blame, monitor
 from alrpc.pipeline.placement import Placement
 
@@ -25,7 +26,7 @@ def watch(*scripts, feeding=None) -> list[int]:
     polled = []
 
     class ScriptedCall:
-        def __init__(self, stage, function, *arguments, timeout):
+        def __init__(self, stage, function, *arguments):
             self.ended, self.answer = 0.0, 0.0
             if function is not endpoint.read_clock:
                 polled.append(stage)
@@ -38,7 +39,7 @@ def watch(*scripts, feeding=None) -> list[int]:
 
     placements = [placement(n) for n in range(1, len(scripts) + 1)]
     clock = itertools.count(0.0, 0.01)  # moves on a little at each look
-    health = Health(placements, FeedStatus(), 30)
+    health = Health(placements, FeedStatus(), Watch(range(1, len(scripts) + 1), 30, now=lambda: next(clock)))
     monitor(feeding or Future(), health, lambda event: None, ScriptedCall, lambda: next(clock), lambda seconds: None)
     return polled
 
