@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from alrpc.config import Config
 from alrpc.data.dataset import WordVectors
-from alrpc.models import build_parts
+from alrpc.models.build import build_parts
 from alrpc.models.pooling import Pooled, choose_pool
 from alrpc.network import load_word_vectors
 from alrpc.objectives.base import Target, Tensors, as_tensors, call, gives
