@@ -57,6 +57,10 @@ class Run(Event):
     """The engine: pipeline, sequential, or a baseline's name."""
     stages: Few
     """Number of processes that train."""
+    command: list[str] = field(default_factory=list)
+    """The command that was given, and its arguments."""
+    commit: str | None = None
+    """The commit of the working directory, if it is in a git repository."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,8 @@ class Job(Event):
     """Number of steps that were done before the run was started or resumed."""
     packets: str | None = None
     """How packets travel between stages on GPUs, and the reason."""
+    test_samples: int | None = None
+    """Number of samples in the test split."""
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
+import json
 import os
 import resource
 import sys
@@ -33,6 +34,24 @@ def keep_memory() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+def command_line() -> list[str]:
+    """The command of this process, or of the launcher that started it, and its arguments."""
+    if "ALRPC_COMMAND" in os.environ:
+        return json.loads(os.environ["ALRPC_COMMAND"])
+    return [Path(sys.argv[0]).name, *sys.argv[1:]]
+
+
+def working_commit() -> str | None:
+    """The commit that is checked out in the working directory; None where there is no git repository, or no git."""
+    import subprocess
+
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=5)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def peak_memory(device: torch.device) -> int:

@@ -103,7 +103,8 @@ def set_up_stages(
     dataset, sizes = load()
     size = epoch_size(dataset, config.data.batch_size, config.train.seed)
     start = resume.step if resume is not None else 0
-    emit(Job(size.samples, size.micro_batches, start, describe_transport(placements, devices, transport)))
+    packets = describe_transport(placements, devices, transport)
+    emit(Job(size.samples, size.micro_batches, start, packets, len(dataset.test)))
     split = split_components(components, len(placements), sizes)
     for placement, numbers, device in zip(placements, split, devices, strict=True):
         spec = StageSpec(

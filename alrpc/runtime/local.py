@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import multiprocessing.util
 import os
@@ -36,6 +37,7 @@ from alrpc.rundir import STOP, clear_directory, log_path, read_reached
 from alrpc.runtime.forkserver import environment, launch_environment, start_fork_server, startable
 from alrpc.runtime.process import begin_process
 from alrpc.runtime.signals import restored_signals, terminate_twice
+from alrpc.system import command_line
 
 
 class ErrorFile(TypedDict):
@@ -214,6 +216,7 @@ def run_environment(launch: Launch) -> dict[str, str]:
         "NCCL_SOCKET_IFNAME": "lo",
         "ALRPC_STARTED": str(time.time()),
         "ALRPC_LAUNCHER": str(os.getpid()),
+        "ALRPC_COMMAND": json.dumps(command_line()),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
         **launch_environment(),
         **(launch.variables or {}),

@@ -147,7 +147,7 @@ def conclude(run: Run, progress: Progress) -> dict:
     if progress.epochs not in progress.evaluations:
         hint = resume_hint(run.directory)
         raise Stopped(f"ended by SIGTERM after step {progress.step} of {progress.steps}; {hint}")
-    return write_summary(run.directory, progress, time.time() - run.started)
+    return write_summary(run.directory, progress, run.started)
 
 
 @contextmanager
@@ -241,7 +241,7 @@ def run_engine(
     numbers = [component.number for component in network.components]
     start = resume.step if resume is not None else 0
     with own_arithmetic(device, config.threads):
-        emit(Job(size.samples, size.micro_batches, start))
+        emit(Job(size.samples, size.micro_batches, start, test_samples=len(dataset.test)))
         emit(Ready(1, numbers, str(device), socket.gethostname()))
         emit(Start())
         saver = Saver(directory, 1, emit) if directory is not None else None

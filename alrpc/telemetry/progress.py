@@ -17,6 +17,7 @@ from alrpc.events import (
     Job,
     Losses,
     Ready,
+    Run,
     Slow,
     StageTimes,
     Start,
@@ -59,6 +60,12 @@ class Progress:
     """Number of micro-batches in an epoch; 0 until the data is there."""
     samples: int = 0
     """Number of samples in an epoch."""
+    test_samples: int | None = None
+    """Number of samples in the test split."""
+    command: list[str] = field(default_factory=list)
+    """The command that started or resumed the run."""
+    commit: str | None = None
+    """The commit of the working directory, if it is in a git repository."""
     packets: str | None = None
     """How packets travel between stages on GPUs, and why."""
     losses: dict[int, dict[int, dict[str, float]]] = field(default_factory=dict)
@@ -150,8 +157,10 @@ class Progress:
     def apply(self, event: Event) -> None:
         """Update the state with an event."""
         match event:
+            case Run():
+                self.command, self.commit = event.command, event.commit
             case Job():
-                self.micro_batches, self.samples = event.micro_batches, event.samples
+                self.micro_batches, self.samples, self.test_samples = event.micro_batches, event.samples, event.test_samples
                 self.packets, self.start = event.packets, event.start
                 self.checkpoint = event.start or None  # what a run resumes from
                 for stage in self.stages.values():

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import platform
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
 
@@ -19,6 +21,7 @@ from alrpc.config import Config
 from alrpc.errors import UserError
 from alrpc.events import Event, Run, Start, Status
 from alrpc.network import combine_digests
+from alrpc.system import command_line, working_commit
 from alrpc.telemetry import loggers
 from alrpc.telemetry.progress import Progress, StageProgress
 from alrpc.telemetry.terminal import show
@@ -69,7 +72,7 @@ def recorder(
                 log(event)
                 refresh(event)
 
-        record(Run(title, engine, stages))
+        record(Run(title, engine, stages, command_line(), working_commit()))
         yield progress, record
 
 
@@ -123,8 +126,12 @@ def reached(progress: Progress) -> dict:
     return {"step": progress.step, "packets": packets}
 
 
-def write_summary(directory: Path, progress: Progress, wall_seconds: float) -> dict:
-    """Write summary.json, the last file of a run: only a finished run has it."""
+def write_summary(directory: Path, progress: Progress, started: float) -> dict:
+    """Write summary.json, the last file of a run: only a finished run has it.
+
+    Args:
+        started: when the command that has finished the run was started, on the system's clock.
+    """
     restarts, failures = [], progress.failures
     try:
         restarts = rundir.read_restarts(directory)
@@ -134,11 +141,16 @@ def write_summary(directory: Path, progress: Progress, wall_seconds: float) -> d
     summary = {
         "alrpc": __version__,
         "torch": torch.__version__,
+        "python": platform.python_version(),
+        "date": datetime.fromtimestamp(started, UTC).isoformat(timespec="seconds"),
+        "command": progress.command,
+        "commit": progress.commit,
         "engine": progress.engine,
         "stages": len(progress.stages),
         "epochs": progress.epochs,
         "steps": progress.steps,
         "samples": progress.samples,
+        "test_samples": progress.test_samples,
         f"test_{progress.metric}": progress.evaluations[progress.epochs][-1],
         "exits": progress.evaluations[progress.epochs],
         "parameters_sha256": combine_digests(digests),
@@ -151,7 +163,7 @@ def write_summary(directory: Path, progress: Progress, wall_seconds: float) -> d
         "restarts": restarts,
         "checkpoint_failures": failures,
         "skipped_updates": progress.skipped,
-        "wall_seconds": wall_seconds,
+        "wall_seconds": time.time() - started,
         "coordinator_peak_memory_bytes": progress.coordinator_memory,
         "chosen": progress.chosen,
         "per_stage": [

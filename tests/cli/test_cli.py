@@ -1,10 +1,16 @@
 """What the command line says, and what it leaves untouched when it refuses."""
 
+import platform
 import subprocess
 import sys
+from datetime import UTC, datetime
 
 import pytest
+import torch
 from conftest import read_summary
+
+import alrpc
+from alrpc.system import working_commit
 
 
 @pytest.mark.parametrize(
@@ -52,3 +58,31 @@ def test_train_shows_a_line_an_epoch_and_ends_with_result_and_directory(commands
     assert last.startswith(f"test accuracy {summary['test_accuracy']:.4f} after 2 epochs in ")
     assert last.endswith(f"runs/{run.name}") and run.name.startswith("mlp-digits-")
     assert trained.stderr == ""
+
+
+@pytest.mark.timeout(200)
+def test_the_summary_tells_what_made_it_in_either_engine(commands):
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]
+    for arguments in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "first"]):
+        assert commands.run(*git, *arguments).returncode == 0
+    commit = commands.run("git", "rev-parse", "HEAD").stdout.strip()
+    before = datetime.now(UTC).replace(microsecond=0)
+    for command in (["train"], ["launch", "--stages", "2"]):
+        arguments = [*command, "--set", "train.epochs=1", "--quiet", "--out", command[0]]
+        done = commands.alrpc(*arguments)
+        assert done.returncode == 0, done.stderr
+        summary = read_summary(commands.folder / command[0])
+        assert summary["command"] == ["alrpc", *arguments]
+        assert before <= datetime.fromisoformat(summary["date"]) <= datetime.now(UTC)
+        assert summary["commit"] == commit and len(commit) == 40
+        assert (summary["alrpc"], summary["torch"]) == (alrpc.__version__, torch.__version__)
+        assert summary["python"] == platform.python_version()
+        assert (summary["samples"], summary["test_samples"]) == (1437, 360)
+
+
+def test_without_a_repository_or_without_git_there_is_no_commit(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert working_commit() is None
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert working_commit() is None

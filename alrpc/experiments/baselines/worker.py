@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import time
 import traceback
 from dataclasses import replace
 from functools import partial
@@ -130,12 +129,12 @@ def run_baseline(method: str, config: Config, directory: Path, started: float, r
         train(lambda event: None)
     else:
         with recorder(config, directory, method, world, quiet=True, draw_timeline=draw_run) as (progress, emit):
-            emit(Job(size.samples, size.micro_batches))
+            emit(Job(size.samples, size.micro_batches, test_samples=test_samples))
             for number, place in enumerate(places, 1):
                 emit(replace(place, stage=number))
             train(emit)
         if recorded_steps is None:
-            write_summary(directory, progress, time.time() - started)
+            write_summary(directory, progress, started)
     if world > 1:
         distributed.barrier()
         distributed.destroy_process_group()
