@@ -15,6 +15,7 @@ from alrpc.cli.options import (
     run_options,
     show_config,
     stages_option,
+    verbose_option,
     with_stages,
 )
 
@@ -29,6 +30,7 @@ from alrpc.cli.options import (
     help="How often the run is continued from its last checkpoint after one of its processes has died.",
 )
 @resume_options
+@verbose_option
 @run_options("runs/<model>-<data>-<time>")
 def launch(
     stages: int | None,
@@ -40,6 +42,7 @@ def launch(
     resume: Path | None,
     step: int | None,
     quiet: bool,
+    verbose: bool,
 ) -> None:
     """Train in a pipeline on this machine, with a coordinator and a process for each stage.
 
@@ -77,6 +80,6 @@ def launch(
             from alrpc.runtime.restarts import launch_pipeline, resume_pipeline
 
         if resume is not None:
-            resume_pipeline(resume, overrides, step, quiet=quiet, max_restarts=max_restarts)
+            resume_pipeline(resume, overrides, step, quiet=quiet, verbose=verbose, max_restarts=max_restarts)
         else:
-            launch_pipeline(config, name=run_name(config), out=out, quiet=quiet, max_restarts=max_restarts)
+            launch_pipeline(config, name=run_name(config), out=out, quiet=quiet, verbose=verbose, max_restarts=max_restarts)

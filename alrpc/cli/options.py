@@ -41,6 +41,12 @@ stages_option = click.option(
     help="The number of processes that train; at most one for each component.  [default: that of the configuration]",
 )
 quiet_option = click.option("--quiet", is_flag=True, help="Print nothing but the last line.")
+verbose_option = click.option(
+    "-v",
+    "--verbose",
+    is_flag=True,
+    help="Print a line for all losses and checkpoints, and the lines that the processes write into their logs.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output instead of tables.")
 
 

@@ -6,11 +6,21 @@ from pathlib import Path
 
 import click
 
-from alrpc.cli.options import choose_run, heavy_imports, plain_endings, read_config, resume_options, run_options, show_config
+from alrpc.cli.options import (
+    choose_run,
+    heavy_imports,
+    plain_endings,
+    read_config,
+    resume_options,
+    run_options,
+    show_config,
+    verbose_option,
+)
 
 
 @click.command()
 @resume_options
+@verbose_option
 @run_options("runs/<model>-<data>-<time>")
 def train(
     source: str | None,
@@ -20,6 +30,7 @@ def train(
     resume: Path | None,
     step: int | None,
     quiet: bool,
+    verbose: bool,
 ) -> None:
     """Train in this process, one component after the other.
 
@@ -51,7 +62,7 @@ def train(
             from alrpc.telemetry.recorder import last_line
 
         if resume is not None:
-            summary, directory = resume_sequentially(resume, overrides, step, quiet)
+            summary, directory = resume_sequentially(resume, overrides, step, quiet, verbose)
         else:
-            summary, directory = run_sequentially(config, run_name(config), out, quiet)
+            summary, directory = run_sequentially(config, run_name(config), out, quiet, verbose)
     print(last_line(summary, directory))

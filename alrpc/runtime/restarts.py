@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 from alrpc import rundir
@@ -16,6 +18,7 @@ from alrpc.errors import Interrupted, PermanentFailure, RunFailed, StartupError
 from alrpc.network import resolve
 from alrpc.pipeline.placement import check_pipeline
 from alrpc.reading.documents import read_json
+from alrpc.runtime.follow import followed
 from alrpc.runtime.local import Launch, listening_socket, run_processes
 from alrpc.runtime.run import new_run_directory
 from alrpc.runtime.worker import Options, run_rank
@@ -29,6 +32,7 @@ def launch_pipeline(
     name: str = "run",
     out: Path | str | None = None,
     quiet: bool = True,
+    verbose: bool = False,
     max_restarts: int = 0,
 ) -> tuple[dict, Path]:
     """Run a pipeline on this machine, with one process for each stage, and wait for its end.
@@ -39,6 +43,7 @@ def launch_pipeline(
         name: name for the run's directory if `out` is None.
         out: the run's directory; it must not exist, or be empty.
         quiet: show nothing but the last line.
+        verbose: print a line for all losses and checkpoints, and the lines of the processes' logs.
         max_restarts: how often a failed run is resumed from its last checkpoint, before the failure is raised.
 
     Returns:
@@ -58,12 +63,20 @@ def launch_pipeline(
         new_run_directory(Path(out) if out is not None else None, name, config) as directory,
     ):
         overrides = [f"{field}={value}" for field, value in user_code_fields(config).items()]
-        run_with_restarts(Options(prepared=directory, quiet=quiet), overrides, config, directory, listener, max_restarts)
+        run_with_restarts(
+            Options(prepared=directory, quiet=quiet, verbose=verbose), overrides, config, directory, listener, max_restarts
+        )
         return read_summary(directory), directory
 
 
 def resume_pipeline(
-    directory: Path | str, overrides: Sequence[str] = (), step: int | None = None, *, quiet: bool = True, max_restarts: int = 0
+    directory: Path | str,
+    overrides: Sequence[str] = (),
+    step: int | None = None,
+    *,
+    quiet: bool = True,
+    verbose: bool = False,
+    max_restarts: int = 0,
 ) -> tuple[dict, Path]:
     """Resume a run of either engine from its last checkpoint, on any number of stages.
 
@@ -81,7 +94,7 @@ def resume_pipeline(
         check_pipeline(config, components)
         local_device(config.device)
         with listening_socket(config.pipeline.port) as listener:
-            options = Options(resume=directory, step=point.step, overrides=tuple(overrides), quiet=quiet)
+            options = Options(resume=directory, step=point.step, overrides=tuple(overrides), quiet=quiet, verbose=verbose)
             run_with_restarts(options, overrides, config, directory, listener, max_restarts, keep=True)
         return read_summary(directory), directory
 
@@ -121,7 +134,8 @@ def run_with_restarts(
         (directory / leftover).unlink(missing_ok=True)
     for attempt in range(1, max_restarts + 2):
         try:
-            run_processes(Launch(run_rank, (options,), processes, grace=grace), directory, listener, keep or attempt > 1)
+            with followed(directory / "logs") if options.verbose else nullcontext():
+                run_processes(Launch(run_rank, (options,), processes, grace=grace), directory, listener, keep or attempt > 1)
             return
         except StartupError:
             raise
@@ -135,6 +149,6 @@ def run_with_restarts(
             origin = f"step {step}" if step else "the beginning"
             print(f"alrpc: {error}; restart {attempt} of {max_restarts}, from {origin}", file=sys.stderr, flush=True)
             if step:
-                options = Options(resume=directory, step=step, overrides=tuple(overrides), quiet=options.quiet)
+                options = replace(options, prepared=None, resume=directory, step=step, overrides=tuple(overrides))
             listener.close()
             listener = listening_socket(config.pipeline.port)

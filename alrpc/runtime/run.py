@@ -59,6 +59,9 @@ class Run:
     started: float
     """When the command was started, on the system's clock."""
     quiet: bool = False
+    """Whether to show nothing of the run."""
+    verbose: bool = False
+    """Whether to print a line for each event, in place of a live view."""
     resume: ResumePoint | None = None
     """The checkpoint to resume from; None for a new run."""
     stopping: threading.Event = field(default_factory=threading.Event)
@@ -110,6 +113,7 @@ def lifetime(run: Run, engine: str, stages: int, stdout: TextIO | None = None) -
             stages,
             run.quiet,
             stdout,
+            run.verbose,
             appending=run.resume is not None,
             draw_timeline=draw_run,
         ) as (progress, record),
@@ -161,7 +165,9 @@ def new_run_directory(out: Path | None, name: str, config: Config) -> Iterator[P
 # ---- the sequential engine
 
 
-def run_sequentially(config: Config, name: str, out: Path | None = None, quiet: bool = False) -> tuple[dict, Path]:
+def run_sequentially(
+    config: Config, name: str, out: Path | None = None, quiet: bool = False, verbose: bool = False
+) -> tuple[dict, Path]:
     """`alrpc train`: run the sequential engine in this process.
 
     Returns:
@@ -177,10 +183,12 @@ def run_sequentially(config: Config, name: str, out: Path | None = None, quiet: 
     dataset = read_data(config.data)
     network = build_network(config, dataset.sample, dataset.target, dataset.word_vectors)
     with new_run_directory(out, name, config) as directory:
-        return train_until_sigterm(Run(config, components, directory, started, quiet), dataset, network), directory
+        return train_until_sigterm(Run(config, components, directory, started, quiet, verbose), dataset, network), directory
 
 
-def resume_sequentially(directory: Path, overrides: Sequence[str], step: int | None, quiet: bool = False) -> tuple[dict, Path]:
+def resume_sequentially(
+    directory: Path, overrides: Sequence[str], step: int | None, quiet: bool = False, verbose: bool = False
+) -> tuple[dict, Path]:
     """`alrpc train --resume`: resume a run of either engine in this process; returns and raises like `run_sequentially`."""
     started = time.time()
     with resuming(directory):
@@ -188,7 +196,9 @@ def resume_sequentially(directory: Path, overrides: Sequence[str], step: int | N
         local_device(config.device)
         dataset = read_data(config.data)
         network = build_network(config, dataset.sample, dataset.target)
-        return train_until_sigterm(Run(config, components, directory, started, quiet, resume), dataset, network), directory
+        return train_until_sigterm(
+            Run(config, components, directory, started, quiet, verbose, resume), dataset, network
+        ), directory
 
 
 def train_until_sigterm(run: Run, dataset: Dataset, network: Network) -> dict:

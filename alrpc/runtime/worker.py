@@ -47,6 +47,7 @@ class Options:
     overrides: tuple[str, ...] = ()
     out: Path | None = None
     quiet: bool = False
+    verbose: bool = False
     resume: Path | None = None
     step: int | None = None
     prepared: Path | None = None
@@ -124,16 +125,16 @@ def open_run(process: Process, options: Options, launched: bool) -> Iterator[Run
         with nullcontext() if launched else resuming(options.resume):
             config, components, point = load_resume_point(options.resume, [*options.overrides, stages], options.step)
             check_pipeline(config, components)
-            yield Run(config, components, options.resume, process.started, options.quiet, point)
+            yield Run(config, components, options.resume, process.started, options.quiet, options.verbose, point)
     elif options.prepared is not None:
         config, components = resolve(load_config(options.prepared / rundir.CONFIG))
-        yield Run(config, components, options.prepared, process.started, options.quiet)
+        yield Run(config, components, options.prepared, process.started, options.quiet, options.verbose)
     else:
         config, components = resolve(load_config(options.source, [*options.overrides, stages]))
         check_pipeline(config, components)
         with new_run_directory(options.out, run_name(config), config) as directory:
             try:
-                yield Run(config, components, directory, process.started, options.quiet)
+                yield Run(config, components, directory, process.started, options.quiet, options.verbose)
             except UserError as error:
                 if exit_code(error) == REFUSED:
                     rundir.clear_directory(directory)

@@ -39,6 +39,7 @@ def recorder(
     stages: int,
     quiet: bool,
     stdout: TextIO | None = None,
+    verbose: bool = False,
     appending: bool = False,
     *,
     draw_timeline: loggers.DrawTimeline,
@@ -48,6 +49,7 @@ def recorder(
     Args:
         engine: pipeline, sequential, or the name of a baseline.
         stages: number of training processes.
+        verbose: print a line for each event in place of a live view.
         appending: append to the metrics.jsonl of a run that is resumed; its times count from now.
         draw_timeline: draws the timeline that TensorBoard shows.
     """
@@ -58,7 +60,7 @@ def recorder(
     lock = threading.Lock()  # the threads that feed and that commit checkpoints emit events too
     with (
         Files(directory, appending, notes_place=engine == "pipeline") as files,
-        show(progress, quiet, Console(file=stdout or sys.stdout)) as refresh,
+        show(progress, quiet, Console(file=stdout or sys.stdout), verbose) as refresh,
         loggers.tensorboard(directory, progress, draw_timeline) if config.observe.tensorboard else nullcontext(ignore) as log,
     ):
 

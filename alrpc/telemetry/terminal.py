@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from alrpc.events import Event, Slow, Unwritten
+from alrpc.events import Checkpoint, Event, Losses, Slow, Unwritten
 from alrpc.telemetry.bottleneck import find_bottleneck, share
 from alrpc.telemetry.progress import Progress, StageProgress
 from alrpc.timing import STATES, WORKING
@@ -39,15 +39,15 @@ LOOKS = {  # each state's mark, which differs without its colours
 
 
 @contextmanager
-def show(progress: Progress, quiet: bool, console: Console) -> Iterator[Callable[[Event], None]]:
+def show(progress: Progress, quiet: bool, console: Console, verbose: bool = False) -> Iterator[Callable[[Event], None]]:
     """Show a run's progress; yields the function to call after each event."""
     if quiet:
         yield lambda event: None
-    elif console.is_terminal:
+    elif console.is_terminal and not verbose:
         with _live(progress, console) as refresh:
             yield refresh
     else:
-        yield _plain(progress, console)
+        yield _plain(progress, verbose, console)
 
 
 @contextmanager
@@ -67,12 +67,14 @@ def _live(progress: Progress, console: Console) -> Iterator[Callable[[Event], No
             live.update(_view(progress, console.width), refresh=True)
 
 
-def _plain(progress: Progress, console: Console) -> Callable[[Event], None]:
-    """Print a line for the job, then one for each epoch that is complete."""
+def _plain(progress: Progress, verbose: bool, console: Console) -> Callable[[Event], None]:
+    """Print a line for the job, then one for each epoch that is complete; if verbose, also for all losses and checkpoints."""
     shown = -1
 
     def say(event: Event) -> None:
         nonlocal shown
+        if verbose and isinstance(event, (Losses, Checkpoint)):
+            console.print(_describe(event), soft_wrap=True, highlight=False)
         if isinstance(event, (Unwritten, Slow)):
             line = progress.failures[-1] if isinstance(event, Unwritten) else progress.slow[event.stage]
             console.print(line, soft_wrap=True, highlight=False)
@@ -94,6 +96,13 @@ def _plain(progress: Progress, console: Console) -> Callable[[Event], None]:
                 console.print(about, soft_wrap=True, highlight=False)
 
     return say
+
+
+def _describe(event: Losses | Checkpoint) -> str:
+    if isinstance(event, Checkpoint):
+        return f"step {event.step}  checkpoint complete"
+    losses = "  ".join(f"{name} loss {'not finite' if loss is None else f'{loss:.4g}'}" for name, loss in event.losses.items())
+    return f"step {event.step}  component {event.component}  {losses}"
 
 
 def _first_losses(of_components: dict[int, dict[str, float]]) -> tuple[str, str]:

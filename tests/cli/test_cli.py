@@ -86,3 +86,24 @@ def test_without_a_repository_or_without_git_there_is_no_commit(tmp_path, monkey
     assert working_commit() is None
     monkeypatch.setenv("PATH", str(tmp_path))
     assert working_commit() is None
+
+
+@pytest.mark.timeout(200)
+def test_verbose_prints_all_losses_and_checkpoints_and_what_the_processes_log(commands):
+    (commands.folder / "loud.py").write_text(
+        "from torch import nn\n"
+        "def build():\n"
+        "    print('builds its blocks')\n"
+        "    return [nn.Sequential(nn.Flatten(), nn.Linear(64, 8)), nn.Linear(8, 8)]\n"
+    )
+    options = ["-v", "--set", "model.name=loud:build", "--set", "train.epochs=1", "--set", "train.log_every=10"]
+    for command in (["train"], ["launch", "--stages", "2"]):
+        done = commands.alrpc(*command, *options, "--out", command[0])
+        assert done.returncode == 0, done.stderr
+        lines = done.stdout.splitlines()
+        for step in (10, 20, 23):
+            for component in (1, 2):
+                assert sum(line.startswith(f"step {step}  component {component}  associated loss ") for line in lines) == 1
+        assert lines.count("step 23  checkpoint complete") == 1
+    for stage in (1, 2):
+        assert f"stage-{stage}: builds its blocks" in done.stderr.splitlines()
