@@ -17,7 +17,7 @@ from alrpc.errors import UsageError
 STANDARD_OUTPUT = "-"
 
 
-@click.group()
+@click.group(short_help="Measure the speed of the engine.")
 def bench() -> None:
     """Measure the speed of the engine: against its ceiling, alone, and over the number of stages.
 

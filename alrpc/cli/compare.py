@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-@click.command()
+@click.command(short_help="Compare methods on the same blocks and the same data.")
 @click.option(
     "--methods", default=",".join(METHODS), show_default=True, metavar="NAMES", help="The methods to run, separated by commas."
 )

@@ -15,7 +15,7 @@ from alrpc.errors import UsageError
 WIDTH = 110
 
 
-@click.command()
+@click.command(short_help="Explain the fields of the configuration.")
 @click.argument("section", required=False)
 @json_option
 def config(section: str | None, as_json: bool) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-@click.command()
+@click.command(short_help="Measure how good the network of a run is, depth by depth.")
 @click.argument("run", type=click.Path(path_type=Path), required=False)
 @click.option(
     "--samples",

@@ -20,7 +20,7 @@ from alrpc.cli.options import (
 )
 
 
-@click.command()
+@click.command(short_help="Train in a pipeline of processes on this machine.")
 @stages_option
 @click.option(
     "--max-restarts",

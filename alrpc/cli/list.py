@@ -10,7 +10,7 @@ import click
 from alrpc.cli.options import json_option, plain_endings
 
 
-@click.command("list")
+@click.command("list", short_help="List configurations, models, data sets, objectives, methods.")
 @json_option
 def list_names(as_json: bool) -> None:
     """List the names that the configuration and the options accept: each with what it is.

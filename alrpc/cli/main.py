@@ -25,18 +25,24 @@ def main() -> None:
     """Train a network with every block in its own process, by associated learning.
 
     \b
-    Learn handwritten digits on four processes (no download, seconds):
+    Learn handwritten digits on four processes, which takes seconds and no download:
         alrpc launch --stages 4
-    The same in this process, with the same bits as result:
+    Learn the same in this process, which ends with the same parameters, bit for bit:
         alrpc train
-    Both beside back-propagation on the same blocks:
+    Compare both with back-propagation on the same blocks:
         alrpc compare --stages 2
-    How good the network of a run is, depth by depth:
-        alrpc inspect RUN
-    All that a run tells, as one page for a browser:
-        alrpc report RUN
-    Another configuration, with fields of it changed:
-        alrpc launch --config configs/mnist-mlp.yaml --set train.epochs=2 --set data.root=DIR
+    Look at the last run: how good its network is at each depth, and a page with all about it:
+        alrpc inspect
+        alrpc report
+    Find the names and the fields of the configuration, and change some of them:
+        alrpc list
+        alrpc config train
+        alrpc launch --config mnist-mlp --set train.epochs=2 --set data.root=DIR
+    Continue the last run if it was stopped:
+        alrpc launch --resume
+
+    The exit code is 0 if all went well, 2 for a mistake in the words of the command or in the configuration, 1 for any other
+    failure, 75 if SIGTERM has ended a run that --resume can continue, and 128 + n if signal n has ended the command.
     """
     keep_memory()  # `train`, `plan` and `inspect` compute in this process
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 MIB = 1 << 20
 
 
-@click.command()
+@click.command(short_help="Find the best split of the components over the stages.")
 @source_options
 @stages_option
 @click.option(

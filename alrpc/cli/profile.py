@@ -21,7 +21,7 @@ from alrpc.experiments.baselines import METHODS as BASELINES
 METHODS = ("al", *BASELINES)
 
 
-@click.command()
+@click.command(short_help="Record a few steps of every stage, down to each operator.")
 @source_options
 @stages_option
 @click.option(

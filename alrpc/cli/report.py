@@ -9,7 +9,7 @@ import click
 from alrpc.cli.options import choose_run, heavy_imports, plain_endings
 
 
-@click.command()
+@click.command(short_help="Write a report on runs, as one HTML page.")
 @click.argument("runs", metavar="[RUN ...]", type=click.Path(path_type=Path), nargs=-1)
 @click.option(
     "--out",

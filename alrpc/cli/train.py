@@ -18,7 +18,7 @@ from alrpc.cli.options import (
 )
 
 
-@click.command()
+@click.command(short_help="Train in this process, one component after the other.")
 @resume_options
 @verbose_option
 @run_options("runs/<model>-<data>-<time>")
