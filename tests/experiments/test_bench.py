@@ -44,10 +44,11 @@ def test_hops_sleep_what_they_are_told_and_a_peer_beside_them(commands):
 
 
 def test_scaling_from_one_process_to_as_many_stages_as_there_are_cores(commands):
-    options = ("--config", "digits-mlp", "--steps", "4", "--rounds", "1", "--json", "scaling.json", "--out", "out")
+    options = ("--config", "digits-mlp", "--steps", "4", "--rounds", "1", "--out", "out", "--json")
     done = commands.alrpc("bench", "scaling", *options)
     assert done.returncode == 0, done.stderr
-    result = json.loads((commands.folder / "scaling.json").read_text())
+    result = json.loads(done.stdout)  # and nothing else
+    assert result == json.loads((commands.folder / "out" / "result.json").read_text())
     cores = len(os.sched_getaffinity(0))
     assert next(iter(result["stages"])) == "1" and max(map(int, result["stages"])) == min(cores, result["components"])
     for stage in result["stages"].values():

@@ -50,11 +50,13 @@ def test_pipelines_take_texts_of_varying_length_with_mask_and_state_in_bfloat16(
     fields += ["data.batch_size=16", "train.epochs=3", "train.lr=1e-2", "precision=bf16"]
     options = [part for field in fields for part in ("--set", field)]
     done = commands.alrpc(
-        *("compare", "--methods", "bp,1f1b,ddp", "--stages", "3", "--repeat", "1", "--out", "out", *options),
+        *("compare", "--methods", "bp,1f1b,ddp", "--stages", "3", "--repeat", "1", "--out", "out", "--json", *options),
         XDG_CACHE_HOME=str(commands.folder / "cache"),
     )
     assert done.returncode == 0, done.stderr
-    runs = json.loads((commands.folder / "out" / "comparison.json").read_text())["runs"]
+    result = json.loads(done.stdout)  # and nothing else
+    assert result == json.loads((commands.folder / "out" / "comparison.json").read_text()) and "round 1/1 bp: " in done.stderr
+    runs = result["runs"]
     assert [run["method"] for run in runs] == ["bp", "1f1b", "ddp"] and all(run["best"] > 0.7 for run in runs)
 
 

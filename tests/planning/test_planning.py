@@ -1,6 +1,7 @@
 """The best split of components over stages: by brute force the same, within a memory limit, and used by a launch."""
 
 import itertools
+import json
 import random
 
 import pytest
@@ -84,6 +85,15 @@ def test_the_plan_finds_a_slow_component_and_a_launch_uses_it(commands):
     trained = commands.alrpc("train", *fields, "--out", "alone")
     assert trained.returncode == 0, trained.stderr
     assert read_summary(commands.folder / "alone")["parameters_sha256"] == summary["parameters_sha256"]
+
+
+def test_the_plan_is_printed_as_json(commands):
+    planned = commands.alrpc("plan", "--stages", "2", "--json")
+    assert planned.returncode == 0, planned.stderr
+    plan = json.loads(planned.stdout)
+    assert [component["number"] for component in plan["components"]] == [1, 2, 3, 4]
+    assert plan["even"]["split"] == [2, 2] and plan["best"]["step_seconds"] <= plan["even"]["step_seconds"]
+    assert plan["best"]["step_seconds"] == max(plan["best"]["stage_seconds"])
 
 
 def test_a_limit_that_no_split_keeps_is_refused(commands):
