@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from alrpc.analysis.drawable import limits, plain
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Colormap
@@ -29,7 +31,7 @@ def draw(result: dict, path: Path) -> None:
 
     components = result["components"]
     numbers = [component["component"] for component in components]
-    title = f"{result['run']}, step {result['step']:,}: {result['samples']:,} of {result['test_samples']:,} test samples"
+    title = f"{plain(result['run'])}, step {result['step']:,}: {result['samples']:,} of {result['test_samples']:,} test samples"
     if "confusion" not in result:
         figure = Figure(figsize=(6, TOP), layout="constrained")
         _draw_exits(figure.subplots(), numbers, components, result["metric"])
@@ -52,9 +54,7 @@ def _draw_exits(axes: Axes, numbers: list[int], components: list[dict], metric: 
     scores = [component[metric] for component in components]
     axes.plot(numbers, scores, color=SCORE, marker="o")
     _mark(axes, numbers, scores, "{:.4f}")
-    low, high = min(scores), max(scores)
-    room = max(0.18 * (high - low), 0.01 * high)  # so that one sample does not look like a cliff
-    axes.set(title=f"{metric} by exit", xlabel="exit", ylabel=f"test {metric}", ylim=(low - room, high + room))
+    axes.set(title=f"{metric} by exit", xlabel="exit", ylabel=f"test {metric}", ylim=limits(scores, 0.18))
     _count(axes, numbers)
 
 
@@ -119,7 +119,7 @@ def _draw_projections(figure: SubFigure, result: dict, rows: int) -> None:
     figure.suptitle({"pca": "activations by PCA", "tsne": "activations by t-SNE"}[result["projection"]])
     if few:
         handles = [Line2D([], [], marker="o", linestyle="", color=colours(label)) for label in range(classes)]
-        figure.legend(handles, result["classes"], title="class", loc="outside right center", frameon=False)
+        figure.legend(handles, [*map(plain, result["classes"])], title="class", loc="outside right center", frameon=False)
     else:
         figure.colorbar(points, ax=panels.tolist(), label="class", fraction=0.02).solids.set_alpha(1)
 

@@ -14,6 +14,7 @@ from itertools import groupby, pairwise
 from pathlib import Path
 
 from alrpc.analysis.aligned import Block, Span, Timings, align_timings, step_seconds
+from alrpc.analysis.drawable import plain
 from alrpc.errors import UsageError, UserError
 from alrpc.telemetry.bottleneck import find_bottleneck
 from alrpc.timing import STATES, WORKING
@@ -195,7 +196,8 @@ def draw(windows: list[Window], paths: list[Path]) -> None:
         draw_lanes(window, axes, scale, longest)
         axes.set_xlabel(describe(window), fontsize=8, loc="left")
         engine = ENGINES.get(window.timings.engine, window.timings.engine)
-        axes.set_title(" · ".join(filter(None, (window.timings.title, engine, numbers_mean(window)))), fontsize=10, loc="left")
+        title = " · ".join(filter(None, (window.timings.title, engine, numbers_mean(window))))
+        axes.set_title(plain(title), fontsize=10, loc="left")
     every[-1].xaxis.set_major_formatter(f"{{x:g}} {unit}")
     patches = [Patch(facecolor=colour, label=label) for colour, label in legend(windows)]
     figure.legend(handles=patches, loc="outside lower center", ncols=len(patches), frameon=False, fontsize=8)

@@ -12,20 +12,29 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, NotRequired
+
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import from_json
+from typing_extensions import TypedDict
 
 from alrpc import events, rundir
 from alrpc.analysis.aligned import Block, PacketSpan, Span, Timings, align_timings
 from alrpc.analysis.metrics import read_timings
 from alrpc.errors import UserError
+from alrpc.reading.documents import Value, describe
+from alrpc.reading.regular import open_regular
 from alrpc.spans import COMPUTING
 from alrpc.telemetry.profiler import ALIGN
 
 TRACE = "trace.json.gz"
 PACKETS, GPU, THREADS = 1, 2, 10  # track numbers within a process
 ROUNDING = 0.01  # µs
+LARGEST = 1 << 30  # bytes of the largest trace of a process
 KINDS = (
     "cpu_op",
     "user_annotation",
@@ -158,10 +167,14 @@ def _operators(path: Path, process: int, annotation: str, moment: float, begin: 
     Args:
         annotation: name of the annotation whose middle was at `moment`.
         moment, begin, end: seconds on the trace's clock.
+
+    Raises:
+        UserError: when the file is damaged.
     """
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        recorded = [event for event in json.load(file)["traceEvents"] if event.get("ph") == "X" and event.get("cat") in KINDS]
-    align = next(event for event in recorded if event["name"] == annotation)
+    recorded = _read_operators(path)
+    align = next((event for event in recorded if event["name"] == annotation), None)
+    if align is None:
+        raise UserError(f"{path}: has no event {annotation}; profile the run again")
     shift = moment * 1e6 - (align["ts"] + align["dur"] / 2)
     tracks: dict[tuple, int] = {}
     open_until: dict[int, list[float]] = {}
@@ -184,3 +197,33 @@ def _operators(path: Path, process: int, annotation: str, moment: float, begin: 
         outer.append(start + length)
         kept = {"ph": "X", "cat": event["cat"], "name": event["name"], "pid": process, "tid": tracks[source]}
         yield {**kept, "ts": start, "dur": length, "args": event.get("args", {})}
+
+
+class Operator(TypedDict):
+    """An event of torch.profiler's trace, in µs; of other events no more than the first two are read."""
+
+    ph: str
+    cat: str
+    name: str
+    ts: Value
+    dur: Value
+    tid: int | str
+    args: NotRequired[dict[str, Any]]
+
+
+OPERATOR = TypeAdapter(Operator)
+
+
+def _read_operators(path: Path) -> list[Operator]:
+    try:
+        with open_regular(path) as compressed, gzip.open(compressed) as file:
+            text = file.read(LARGEST + 1)
+        if len(text) > LARGEST:
+            raise UserError(f"{path}: has more than {LARGEST:,} bytes when unpacked; profile fewer steps")
+        every = from_json(text)["traceEvents"]
+        found = [event for event in every if event.get("ph") == "X" and event.get("cat") in KINDS]
+        return [OPERATOR.validate_python(event) for event in found]
+    except ValidationError as error:
+        raise UserError(f"{path}: {describe(error)}") from error
+    except (OSError, EOFError, zlib.error, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{path}: is no trace of torch.profiler: {' '.join(str(error).split())}") from error

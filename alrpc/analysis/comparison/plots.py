@@ -5,6 +5,8 @@ from __future__ import annotations
 import statistics
 from pathlib import Path
 
+from alrpc.analysis.drawable import plain
+
 WIDTH, HEIGHT, DOTS = 8, 4.5, 130  # inches, inches, pixels an inch
 LOOKS = {  # colour-blind safe, the same in every plot
     "al": ("#0072b2", "o"),
@@ -26,7 +28,7 @@ def draw(runs: list[dict], methods: list[str], title: str, directory: Path) -> N
 
     of_method = {method: [run for run in runs if run["method"] == method] for method in methods}
     of_method = {method: found for method, found in of_method.items() if found}
-    metric = runs[0]["metric"]
+    metric, title = runs[0]["metric"], plain(title)
 
     figure, axes = pyplot.subplots(figsize=(WIDTH, HEIGHT), layout="constrained")
     for method, found in of_method.items():

@@ -9,6 +9,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from alrpc.analysis.drawable import plain
 from alrpc.analysis.report.svg import ACCENT, INK
 
 SMALL, MIDDLE, WIDE = 400, 780, 1160  # widths of figures: one, two or three columns of the page
@@ -48,7 +49,7 @@ def frame_axes(axes: Axes, across: str) -> None:
 
 def name_rows(axes: Axes, names: Sequence[str], pointed_out: Sequence[bool]) -> None:
     """Format the axes of horizontal bars, one row per name; those pointed out have the accent colour."""
-    axes.set_yticks(range(len(names)), names)
+    axes.set_yticks(range(len(names)), [*map(plain, names)])
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.grid(axis="x")
     axes.tick_params(length=0)

@@ -9,6 +9,7 @@ from itertools import zip_longest
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
 
+from alrpc.analysis.drawable import limits, plain
 from alrpc.analysis.quality_plots import FEW, class_colours
 from alrpc.analysis.report.chart import HEIGHT, SMALL, WIDE, PageFigure, frame_axes, thinned
 from alrpc.analysis.report.svg import FONT, INK, LINE, SOFT, css, draw_svg
@@ -50,9 +51,7 @@ def _by_depth(name: str, title: str, across: str, numbers: list[int], lines: dic
         if len(lines) > 1:
             axes.set_ylim(0, None)
         else:
-            values = next(iter(lines.values()))
-            room = max(0.15 * (max(values) - min(values)), 0.01 * max(values))  # so that one sample does not look like a cliff
-            axes.set_ylim(min(values) - room, max(values) + room)
+            axes.set_ylim(*limits(next(iter(lines.values())), 0.15))
         frame_axes(axes, across)
 
     legend = [(css(colour), line) for (colour, _), line in zip(looks, lines, strict=False) if line]
@@ -77,8 +76,9 @@ def _confusion(name: str, result: dict) -> PageFigure:
         axes.tick_params(length=0)
         if classes > FEW:
             return
-        axes.set_xticks(range(classes), result["classes"], fontsize=size)
-        axes.set_yticks(range(classes), result["classes"], fontsize=size)
+        names = [*map(plain, result["classes"])]
+        axes.set_xticks(range(classes), names, fontsize=size)
+        axes.set_yticks(range(classes), names, fontsize=size)
         for y, row in enumerate(result["confusion"]):
             for x, count in enumerate(row):
                 if count:
