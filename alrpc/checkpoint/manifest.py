@@ -15,7 +15,7 @@ from typing_extensions import TypedDict
 from alrpc.checkpoint.files import checkpoint_directory, component_file
 from alrpc.errors import UserError
 from alrpc.objectives.base import Classes, Target, Values
-from alrpc.reading.documents import Count, Name, Whole, read_json
+from alrpc.reading.documents import Count, Whole, read_json, shown
 from alrpc.reading.regular import MIB
 
 FORMAT = 2
@@ -40,6 +40,7 @@ def _check_shape(shape: list[int]) -> list[int]:
 
 
 Shape = Annotated[list[Annotated[int, Field(ge=0, le=LARGEST)]], Field(max_length=16), AfterValidator(_check_shape)]
+TensorName = Annotated[str, Field(pattern=r"^[^\p{C}]{1,200}$")]
 Size = Annotated[int, Field(ge=1, le=LARGEST)]
 
 
@@ -65,7 +66,7 @@ class Manifest(Head):
     components: Annotated[int, Field(ge=1, le=10_000)]
     micro_batches: Annotated[Count, Field(ge=1)]
     """Number of micro-batches in an epoch."""
-    sample: Annotated[dict[Name, tuple[Annotated[str, AfterValidator(_check_dtype)], Shape]], Field(min_length=1)]
+    sample: Annotated[dict[TensorName, tuple[Annotated[str, AfterValidator(_check_dtype)], Shape]], Field(min_length=1)]
     """Type and shape of each tensor of a sample."""
     target: Annotated[dict[Literal["classes", "values"], dict[str, Size]], Field(min_length=1, max_length=1)]
     """The kind of target and its fields."""
@@ -118,4 +119,4 @@ def target_of(manifest: Manifest) -> Target:
     try:
         return TARGETS[kind](**fields)
     except TypeError as error:
-        raise ValueError(f"target: got {fields}; it must have the fields of {kind}") from error
+        raise ValueError(f"target: got {shown(fields)}; it must have the fields of {kind}") from error

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from alrpc.checkpoint.files import check_size, load_component
 from alrpc.checkpoint.manifest import MANIFEST, Manifest, empty_sample, target_of
 from alrpc.config import Config
-from alrpc.errors import UserError
+from alrpc.errors import UserError, error_line
 from alrpc.network import Network, build_network
 from alrpc.reading.regular import MIB
 
@@ -43,28 +43,23 @@ def build_described(config: Config, directory: Path, manifest: Manifest) -> Netw
     """Build the network that a configuration and a checkpoint's manifest describe; raises like `load_network`."""
     largest = max(described["bytes"] for described in manifest["files"].values())
     try:
-        with _BoundedTensors(directory / MANIFEST, max(ROOM * largest, 256 * MIB)):
+        with _BoundedTensors(max(ROOM * largest, 256 * MIB)):
             return build_network(config, empty_sample(manifest), target_of(manifest))
-    except UserError:
-        raise
     except Exception as error:  # whatever one's own modules or torch's raise for a sample or target that is not theirs
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"{directory / MANIFEST}: does not fit this configuration: {reason}") from error
+        raise UserError(f"{directory / MANIFEST}: does not fit this configuration: {error_line(error)}") from error
 
 
 class _BoundedTensors(TorchDispatchMode):
     """Refuses to make a tensor of more bytes: a parameter cannot be larger than the file that it is then loaded from."""
 
-    def __init__(self, manifest: Path, most: int):
+    def __init__(self, most: int):
         super().__init__()
-        self._manifest, self._most = manifest, most
+        self._most = most
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         if args and isinstance(args[0], (list, tuple)) and all(isinstance(size, int) for size in args[0]):
             size = math.prod(args[0]) * (kwargs.get("dtype") or torch.float32).itemsize
             if size > self._most:
-                raise UserError(
-                    f"{self._manifest}: its sample or target would need a tensor of {size:,} bytes; no file is as large as that"
-                )
+                raise UserError(f"a tensor of {size:,} bytes would be needed; no file of the checkpoint is as large as that")
         return function(*args, **kwargs)

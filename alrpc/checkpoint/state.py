@@ -8,7 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from alrpc.objectives.base import Component
-from alrpc.reading.documents import shown
+from alrpc.reading.documents import field_name
 from alrpc.training.step import Trainer
 
 State = dict[str, Tensor]
@@ -64,9 +64,9 @@ def check_state(component: Component, optimizer: str, state: State) -> None:
             raise ValueError(f"it has {min(present)}, but no {min(of_parameter.keys() - present)}")
     if missing := own.keys() - state.keys():
         raise ValueError(f"it has no {min(missing)}")
-    for name, tensor in state.items():
+    for name, tensor in sorted(state.items(), key=lambda item: item[0] not in own):
         if known.get(name) != _describe(tensor):
-            raise ValueError(f"{shown(name)}: got {_describe(tensor)}; it must be {known.get(name, 'left out')}")
+            raise ValueError(f"{field_name([name])}: got {_describe(tensor)}; it must be {known.get(name, 'left out')}")
         if name.endswith(".step") and name not in own and not tensor >= 1:
             raise ValueError(f"{name}: got {tensor.item()}; an optimizer has taken 1 step or more")
 

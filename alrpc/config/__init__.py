@@ -337,7 +337,7 @@ def _one_line(error: ValidationError, within: list[str]) -> str:
     """The first error, and how many more there are."""
     first, *others = error.errors()
     place = within + [str(part) for part in first["loc"]]
-    name = ".".join(place)
+    name = documents.field_name(place)
     more = f" (and {len(others)} more)" if others else ""
     if first["type"] == "extra_forbidden":
         known = _fields(place[:-1])

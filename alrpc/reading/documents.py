@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -31,9 +31,17 @@ Amount = Annotated[float, Field(ge=0, lt=1e12, allow_inf_nan=False)]
 """Seconds, or so many a second."""
 Moment = Annotated[float, Field(gt=-1e12, lt=1e12, allow_inf_nan=False)]
 """A time in seconds on a process' clock; or the difference of two."""
-Value = Annotated[float, Field(gt=-1e39, lt=1e39, allow_inf_nan=False)]
-"""A number that float32 can hold."""
-Score = Annotated[float, AfterValidator(lambda value: value if abs(value) < 1e39 else math.nan)]
+FLOAT32 = 3.5e38  # more than the largest number of float32
+
+
+def _check_value(value: float) -> float:
+    if not abs(value) < FLOAT32:
+        raise ValueError("it should be a finite number of float32")
+    return value
+
+
+Value = Annotated[float, AfterValidator(_check_value)]
+Score = Annotated[float, AfterValidator(lambda value: value if abs(value) < FLOAT32 else math.nan)]
 """The score of an exit or a distance; NaN when it is not finite."""
 SECONDS = TypeAdapter(Amount)
 Name = Annotated[str, Field(max_length=1000)]
@@ -79,11 +87,17 @@ def describe(error: ValidationError) -> str:
     first, *others = error.errors(include_url=False, include_context=False)
     if first["type"] == "json_invalid":
         return f"is damaged: {first['msg'][0].lower()}{first['msg'][1:]}"
-    name = ".".join(str(part) for part in first["loc"])
+    name = field_name(first["loc"])
     more = f" (and {len(others)} more)" if others else ""
     if not name and first["type"] == "value_error":  # of the whole: what is wrong in it is all that is of interest
         return first["msg"].removeprefix("Value error, ")
     return f"{name}: {complaint(first)}{more}" if name else f"{complaint(first)}{more}"
+
+
+def field_name(place: Iterable[int | str]) -> str:
+    """The name of a field for a message, such as `per_stage.0.host`."""
+    parts = map(str, place)
+    return ".".join(part if part.isprintable() and len(part) < 100 else shown(part) for part in parts)
 
 
 def complaint(error: ErrorDetails) -> str:
