@@ -9,6 +9,7 @@ logs/coordinator.log, stage-N.log, launcher.log
 logs/reached               the last packet of each stage, for the message when the run dies
 logs/restarts.jsonl        cause and step of each restart
 logs/stop                  exists while the launcher requests a checkpoint and the end of the run
+logs/agent/                files of the launcher's agent while it runs
 logs/torchrun              the torchrun that started the run's processes: its process id and when it was started
 """
 
@@ -33,7 +34,9 @@ from alrpc.reading.regular import MIB, Absent
 
 CONFIG, METRICS, TIMINGS, SUMMARY = "config.yaml", "metrics.jsonl", "timings.jsonl", "summary.json"
 COMPARISON, QUALITY = "comparison.json", "quality.json"
-STOP, RESTARTS, REACHED, BEGUN_BY = (Path("logs") / name for name in ("stop", "restarts.jsonl", "reached", "torchrun"))
+STOP, RESTARTS, REACHED, BEGUN_BY, AGENT = (
+    Path("logs") / name for name in ("stop", "restarts.jsonl", "reached", "torchrun", "agent")
+)
 
 
 @contextmanager

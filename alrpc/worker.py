@@ -11,6 +11,7 @@ import click
 
 from alrpc.cli.options import out_option, quiet_option, source_options, step_option
 from alrpc.pipeline.failures import hard_exit
+from alrpc.posix.streams import begin_streams
 from alrpc.runtime.process import begin_process
 
 GIVEN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -32,6 +33,7 @@ def main(**options) -> None:
     Rank 0 is the coordinator, rank n is stage n, so --nproc-per-node is the number of stages plus one. The number of
     stages is taken from there. Only the coordinator reads the configuration; it tells the stages what they need.
     """
+    begin_streams()
     missing = [name for name in GIVEN if name not in os.environ]
     if missing:
         print(f"alrpc: {missing[0]} is not set; start this with torchrun, or use alrpc launch", file=sys.stderr)

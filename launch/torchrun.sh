@@ -48,6 +48,13 @@ if [[ -n $interface ]]; then
 fi
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
+# nohup, or a shell in the background, ignores some signals; torchrun would end the run by them nevertheless.
+signals=SIGTERM
+for signal in SIGINT SIGHUP SIGQUIT; do
+    [[ -n $(trap -p "$signal") ]] || signals+=,$signal
+done
+export PET_SIGNALS_TO_HANDLE=${PET_SIGNALS_TO_HANDLE:-$signals} # its option --signals-to-handle
+
 exec torchrun --nnodes "$nodes" --node-rank "$node_rank" --nproc-per-node "$processes" \
     --max-restarts "${RESTARTS:-0}" --master-addr "${MASTER:-127.0.0.1}" --master-port "${PORT:-29500}" \
     -m alrpc.worker "$@"

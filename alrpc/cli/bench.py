@@ -224,7 +224,7 @@ def reported(name: str, out: Path | None, json_path: Path | None):
         console.print(f"all figures: {directory / 'result.json'}", soft_wrap=True, highlight=False)
 
     printed = str(json_path) == STANDARD_OUTPUT
-    with plain_endings():
+    with plain_endings(outlives_terminal=True):
         if (
             json_path is not None
             and not printed

@@ -80,7 +80,7 @@ def compare(
     from alrpc.config import run_name
     from alrpc.runtime.forkserver import start_fork_server
 
-    with plain_endings():
+    with plain_endings(outlives_terminal=True):
         names = parse_methods(methods, METHODS)
         config = read_config(source, with_stages(overrides, stages))
         if print_config:

@@ -68,7 +68,7 @@ def launch(
     from alrpc.rundir import CONFIG
     from alrpc.runtime.forkserver import start_fork_server
 
-    with plain_endings():
+    with plain_endings(outlives_terminal=True):
         overrides = with_stages(overrides, stages)
         resume = choose_run(resume, "--resume", CONFIG) if resume is not None else None
         config = read_config(source, overrides, resume, out)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import signal
+import sys
+
 import click
 
 from alrpc import __version__
@@ -11,15 +15,32 @@ from alrpc.cli.config import config
 from alrpc.cli.inspect import inspect
 from alrpc.cli.launch import launch
 from alrpc.cli.list import list_names
+from alrpc.cli.options import exit_with
 from alrpc.cli.plan import plan
 from alrpc.cli.profile import profile
 from alrpc.cli.report import report
 from alrpc.cli.timeline import timeline
 from alrpc.cli.train import train
+from alrpc.errors import FAILED
+from alrpc.posix.streams import begin_streams, unwritten
 from alrpc.system import keep_memory
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class Program(click.Group):
+    """The commands, as a program of which a failure to print is told, except where the command trains."""
+
+    def __call__(self, *arguments, **settings):
+        begin_streams()
+        try:
+            return super().__call__(*arguments, **settings)
+        finally:
+            if lost := unwritten():
+                if lost.errno == errno.EPIPE:
+                    sys.exit(128 + signal.SIGPIPE)
+                exit_with(f"standard output cannot be written to: {lost.strerror}", FAILED)
+
+
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="alrpc")
 def main() -> None:
     """Train a network with every block in its own process, by associated learning.

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from alrpc.errors import Interrupted, Stopped, UsageError, UserError, command_code
+from alrpc.posix.streams import outlive_terminal
 
 if TYPE_CHECKING:
     from alrpc.config import Config
@@ -180,8 +181,14 @@ def heavy_imports() -> Iterator[None]:
 
 
 @contextmanager
-def plain_endings() -> Iterator[None]:
-    """End the command with a one-line message for an exception that is meant for the user, and with its exit code."""
+def plain_endings(outlives_terminal: bool = False) -> Iterator[None]:
+    """End the command with a one-line message for an exception that is meant for the user, and with its exit code.
+
+    Args:
+        outlives_terminal: whether the command trains, so that it goes on and ends well even if nobody sees what it prints.
+    """
+    if outlives_terminal:
+        outlive_terminal()
     try:
         yield
     except (UserError, Stopped, Interrupted) as error:

@@ -53,7 +53,7 @@ def profile(
     from alrpc.config import run_name
     from alrpc.runtime.forkserver import start_fork_server
 
-    with plain_endings():
+    with plain_endings(outlives_terminal=True):
         names = parse_methods(methods, METHODS)
         config = read_config(source, with_stages(overrides, stages))
         start_fork_server()

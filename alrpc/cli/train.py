@@ -51,7 +51,7 @@ def train(
     from alrpc.config import run_name
     from alrpc.rundir import CONFIG
 
-    with plain_endings():
+    with plain_endings(outlives_terminal=True):
         resume = choose_run(resume, "--resume", CONFIG) if resume is not None else None
         config = read_config(source, overrides, resume, out)
         if print_config:

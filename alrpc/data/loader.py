@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import torch
+from numpy import ndarray
 from torch import Tensor
 from torch.utils import data
 
@@ -15,6 +16,8 @@ from alrpc.data.checks import check_batch
 from alrpc.data.dataset import Dataset, Split
 from alrpc.errors import UserError
 from alrpc.objectives.base import Tensors, canonical
+from alrpc.posix.forks import ensure_server
+from alrpc.posix.parent import Parent
 
 AHEAD = 4  # micro-batches that each worker reads ahead
 SplitName = Literal["train", "test"]
@@ -130,17 +133,19 @@ class _Readable(data.Dataset):
         self.dataset = dataset
         self.seed = seed
 
-    def __getitem__(self, request: Request) -> Loaded | UserError:
+    def __getitem__(self, request: tuple[SplitName, int, ndarray]) -> Loaded | UserError:
+        split, epoch, indices = request
         try:
-            return read(self.dataset, self.seed, request)
+            return read(self.dataset, self.seed, Request(split, epoch, torch.from_numpy(indices)))
         except UserError as error:  # if a worker raised it, torch would put a traceback into its message
             return error
 
 
-def _ignore_sigterm(worker: int) -> None:
-    """Ignore SIGTERM in a worker. A scheduler may send it to all processes, but the run must first take a checkpoint, after which
-    torch ends its workers."""
+def _begin_worker(worker: int) -> None:
+    """Let a worker process end with the run's, and not before. A scheduler may send SIGTERM to all processes, but the run must first
+    take a checkpoint, after which torch ends its workers."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    Parent().watch()  # torch's own watch would take the fork server for the parent
 
 
 def load_micro_batches(dataset: Dataset, wanted: Iterable[Request], seed: int, workers: int = 0) -> Iterator[Loaded]:
@@ -156,14 +161,16 @@ def load_micro_batches(dataset: Dataset, wanted: Iterable[Request], seed: int, w
         for request in wanted:
             yield read(dataset, seed, request)
         return
+    ensure_server()
     loader = data.DataLoader(
         _Readable(dataset, seed),
-        sampler=wanted,
+        # Not as tensors, for which this process would make a socket, in a directory that would be left if it is killed.
+        sampler=((request.split, request.epoch, request.indices.numpy()) for request in wanted),
         batch_size=None,
         num_workers=workers,
         prefetch_factor=AHEAD,
         multiprocessing_context="forkserver",  # a process with threads and a GPU must not be forked
-        worker_init_fn=_ignore_sigterm,
+        worker_init_fn=_begin_worker,
     )
     for micro_batch in loader:
         if isinstance(micro_batch, UserError):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import queue
 import threading
 import time
@@ -21,7 +20,6 @@ from alrpc.objectives.base import Target
 from alrpc.pipeline.failures import (
     HEARTBEAT_CHECK,
     SILENT,
-    TERMINAL,
     hard_exit,
     kill_process,
     log_line,
@@ -31,6 +29,7 @@ from alrpc.pipeline.failures import (
 from alrpc.pipeline.liveness import Watch
 from alrpc.pipeline.placement import Placement
 from alrpc.pipeline.wire import CPU
+from alrpc.posix.streams import tell
 from alrpc.system import peak_memory
 from alrpc.timing import STATES
 from alrpc.training.packet import describe_packet
@@ -167,7 +166,7 @@ class Endpoint:
         )
         log_line(message)
         if self.number == 1:
-            os.write(TERMINAL, f"alrpc: {message}\n".encode())
+            tell(f"alrpc: {message}")
 
 
 endpoint = Endpoint()

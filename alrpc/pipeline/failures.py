@@ -38,6 +38,8 @@ import time
 from pathlib import Path
 from typing import NoReturn
 
+from alrpc.posix.streams import tell
+
 # ---- timers, in seconds
 
 POLL_TIMEOUT = 0.5  # long-poll timeout; one call to each stage is always outstanding, so a broken connection surfaces at once
@@ -48,15 +50,12 @@ EXIT_DELAY = 5.0  # for which a failed stage stays alive, so that the coordinato
 NEIGHBOUR_EXIT_DELAY = 6.0  # for which a stage that lost its neighbour waits to be ended, before it ends by itself
 SHUTDOWN_TIMEOUT = 5  # between the agent's SIGTERM to the processes of a failed run and its SIGKILL
 AGENT_INTERVAL = 0.1  # between two checks of the processes by the agent
-PARENT_CHECK = 0.5  # between two checks whether the launcher still runs
 HEARTBEAT_CHECK = 1.0  # between two checks of the time of the coordinator's last call; without a sign of life between two pings
 JOIN_TIMEOUT = 180.0  # for which a process waits for the others to start
 LEAVE_TIMEOUT = 50.0  # for which a process waits for the others when all have finished
 PRUNE_TIMEOUT = 60.0  # that a stage may take to remove files
 P2P_TIMEOUT = 7 * 86_400.0  # of a send or receive: long, since a neighbour may be slow; the control plane detects a dead one
 SILENCE_SHARE = 0.8  # share of health.timeout after which a silent process counts as lost; the rest is for ending the run
-
-TERMINAL = os.dup(2)  # the original standard error, which is later redirected to the log
 
 
 def silence_limit(timeout: float) -> float:
@@ -95,18 +94,21 @@ def describe_failure(stage: int, host: str, cause: str, packet: str, log: str) -
 
 
 def write_error_file(message: str, code: int) -> None:
-    """Write the cause of a failure and the exit code to the file where torch's elastic agent and the launcher look for it.
+    """Write the cause of a failure and the exit code where the launcher looks for it: in a file that it holds in memory, or in
+    the file of torchrun's agent.
 
     If the file cannot be written, the cause is printed to the terminal.
     """
-    if path := os.environ.get("TORCHELASTIC_ERROR_FILE"):
+    in_memory = os.environ.get("ALRPC_CAUSES")  # of all processes of the run, so each appends a line
+    if path := in_memory or os.environ.get("TORCHELASTIC_ERROR_FILE"):
         tree = {"message": message, "timestamp": int(time.time()), "code": code}
         try:
-            Path(path).write_text(json.dumps(tree), encoding="utf-8")
+            with open(path, "a" if in_memory else "w", encoding="utf-8") as file:
+                file.write(json.dumps(tree) + "\n")
         except OSError:
             with contextlib.suppress(OSError):
                 Path(path).unlink()  # it may be incomplete
-            os.write(TERMINAL, f"alrpc: {message}\n".encode())
+            tell(f"alrpc: {message}")
 
 
 def log_line(text: str) -> None:

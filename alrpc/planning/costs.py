@@ -19,6 +19,8 @@ from alrpc.data.dataset import Dataset
 from alrpc.data.loader import epoch_size, load_micro_batches, requests
 from alrpc.network import build_network
 from alrpc.objectives.base import Microbatch, Target
+from alrpc.posix.forks import ensure_server
+from alrpc.posix.parent import Parent
 from alrpc.system import cores, keep_memory, synchronize
 from alrpc.training.optimizer import make_recipe
 from alrpc.training.step import Trainer, forward, make_trainers, update
@@ -60,6 +62,7 @@ def neighbours(config: Config, dataset: Dataset, count: int) -> Iterator[None]:
     """Run `count` processes that train the network's components until the end of the context."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
+    ensure_server()
     first = torch.arange(min(config.data.batch_size, len(dataset.train)))
     ready = context.Queue()
     arguments = (config, dataset.sample, dataset.target, *dataset.train.batch(first), ready)
@@ -82,12 +85,11 @@ def keep_busy(
     """Train on one micro-batch until killed; puts an item into `ready` after the first step."""
     keep_memory()
     torch.set_num_threads(config.threads)
-    parent, network = multiprocessing.parent_process(), build_network(config, sample, target)
+    Parent().watch()
+    network = build_network(config, sample, target)
     trainers = make_trainers(network.components, make_recipe(config, 1), torch.device("cpu"))
     batch = Microbatch(tensors, network.objective.begin(labels))
     for step in itertools.count():
-        if not parent.is_alive():
-            return
         train_once(trainers, batch)
         if step == 0:
             ready.put(step)

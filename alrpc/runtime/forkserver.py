@@ -5,19 +5,16 @@ alrpc launch ──exec──► fork server ──fork──► rank 0, rank 1,
 
 from __future__ import annotations
 
-import atexit
 import multiprocessing
 import os
-import signal
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from multiprocessing import forkserver
+from contextlib import contextmanager
 from pathlib import Path
 
+from alrpc.posix.forks import ensure_server
+
 PRELOAD = "alrpc.runtime.preload"
-LONGEST_TEMPDIR = 60  # characters
 
 
 def start_fork_server() -> None:
@@ -33,46 +30,8 @@ def start_fork_server() -> None:
         "TORCH_CPP_LOG_LEVEL": os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR"),  # torch's own warnings are not about the run
         "TORCH_NCCL_ASYNC_ERROR_HANDLING": os.environ.get("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0"),
     }
-    before = _server._forkserver_pid
-    with environment(settings), short_tempdir():
-        forkserver.ensure_running()
-    if _server._forkserver_pid != before:
-        atexit.register(stop_fork_server, _server._forkserver_pid)
-
-
-def stop_fork_server(pid: int) -> None:
-    """End a fork server, once no process that it forked is needed, and wait for it, so that no process outlives a command.
-
-    It is killed, since it may still be importing, or be about to fork what nobody waits for any more. One that somebody else
-    has started for processes of their own has another pid, and stays.
-    """
-    if _server._forkserver_pid == pid:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-        _server._stop()
-
-
-def _forget_server() -> None:
-    """In a forked process: the parent's fork server is not its child, so it needs one of its own."""
-    if _server._forkserver_alive_fd is not None:
-        os.close(_server._forkserver_alive_fd)
-    _server._forkserver_pid = _server._forkserver_alive_fd = _server._forkserver_address = None
-
-
-_server = forkserver._forkserver  # multiprocessing has no public function to stop it
-os.register_at_fork(after_in_child=_forget_server)
-
-
-@contextmanager
-def short_tempdir() -> Iterator[None]:
-    """Keep the fork server's socket below a short directory: the system allows about a hundred characters for its path."""
-    before = tempfile.tempdir
-    if len(tempfile.gettempdir()) > LONGEST_TEMPDIR:
-        tempfile.tempdir = "/tmp"
-    try:
-        yield
-    finally:
-        tempfile.tempdir = before
+    with environment(settings):
+        ensure_server()
 
 
 def launch_environment() -> dict[str, str]:

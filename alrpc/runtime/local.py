@@ -6,17 +6,17 @@ import json
 import logging
 import multiprocessing.util
 import os
+import shutil
 import signal
 import socket
 import sys
-import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch's own warnings are not about the run
 
@@ -29,14 +29,12 @@ from torch.distributed.elastic.rendezvous import rendezvous_handler_registry as 
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from typing_extensions import TypedDict
 
-from alrpc.errors import OF_EXIT_CODE, Interrupted, RunFailed, StartupError, UsageError, UserError
+from alrpc.errors import OF_EXIT_CODE, Interrupted, RunFailed, StartupError, UsageError
 from alrpc.pipeline.failures import AGENT_INTERVAL, SHUTDOWN_TIMEOUT, hard_exit
-from alrpc.reading.documents import read_json
-from alrpc.reading.regular import MIB
-from alrpc.rundir import STOP, clear_directory, log_path, read_reached
+from alrpc.rundir import AGENT, STOP, clear_directory, log_path, read_reached
 from alrpc.runtime.forkserver import environment, launch_environment, start_fork_server, startable
 from alrpc.runtime.process import begin_process
-from alrpc.runtime.signals import restored_signals, terminate_twice
+from alrpc.runtime.signals import heeded, restored_signals, terminate_twice
 from alrpc.system import command_line
 
 
@@ -159,12 +157,9 @@ def run_processes(launch: Launch, directory: Path, listener: socket.socket, keep
     """
     logs = directory / "logs"
     logs.mkdir(exist_ok=True)
-    with (
-        logging_to(logs / "launcher.log"),
-        tempfile.TemporaryDirectory(prefix="alrpc-", ignore_cleanup_errors=True) as scratch,
-    ):
+    with logging_to(logs / "launcher.log"), scratch_directory(directory / AGENT) as scratch:
         try:
-            start_processes(launch, directory, listener, Path(scratch))
+            start_processes(launch, directory, listener, scratch)
         except StartupError:
             if not keep:
                 clear_directory(directory)
@@ -187,20 +182,25 @@ def start_processes(launch: Launch, directory: Path, listener: socket.socket, sc
         start_method="forkserver" if forks else "spawn",
         local_addr=LOOPBACK,
         logs_specs=DefaultLogsSpecs(log_dir=str(scratch), redirects=Std.OUT if launch.silent else Std.NONE),
-        signals_to_handle=",".join(each.name for each in (ENDING if launch.grace else (*ENDING, signal.SIGTERM))),
+        signals_to_handle=",".join(each.name for each in heeded(ENDING if launch.grace else (*ENDING, signal.SIGTERM))),
         **({"shutdown_timeout": SHUTDOWN_TIMEOUT} if "shutdown_timeout" in LaunchConfig.__dataclass_fields__ else {}),
     )
-    variables = run_environment(launch)
     kills = kills_for_want_of_memory()
     if forks:
         start_fork_server()
-    with environment(variables), startable(), restored_signals(), asking_to_end(directory / STOP, launch.grace):
+    with (
+        os.fdopen(os.memfd_create("causes"), "r", encoding="utf-8") as causes,
+        environment(run_environment(launch, causes.fileno())),
+        startable(),
+        restored_signals(),
+        asking_to_end(directory / STOP, launch.grace),
+    ):
         try:
             path = [each or str(Path.cwd()) for each in sys.path]
             elastic_launch(settings, enter_rank)(dict(os.environ), path, forks, launch.function, launch.arguments)
         except ChildFailedError as error:
             show_cursor()
-            message, code = read_error_files(scratch)
+            message, code = read_cause(causes)
             message = message or describe_exit(error.failures, directory, launch.role, kills_for_want_of_memory() > kills)
             raise OF_EXIT_CODE.get(code, RunFailed)(message) from error
         except SignalException as error:
@@ -208,8 +208,20 @@ def start_processes(launch: Launch, directory: Path, listener: socket.socket, sc
             raise Interrupted(error.sigval) from error
 
 
-def run_environment(launch: Launch) -> dict[str, str]:
-    """Environment variables for the processes of a run: loopback for both planes, and the launcher's process id."""
+@contextmanager
+def scratch_directory(path: Path) -> Iterator[Path]:
+    """A directory that is removed at the end. It lies in the run's, so a launcher that is killed leaves nothing elsewhere."""
+    shutil.rmtree(path, ignore_errors=True)  # it is there if the launcher of this run was killed before
+    path.mkdir()
+    try:
+        yield path
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def run_environment(launch: Launch, causes: int) -> dict[str, str]:
+    """Environment variables for the processes of a run: loopback for both planes, the launcher's process id, and the file of this
+    process with that descriptor for the causes of failures."""
     return {
         "GLOO_SOCKET_IFNAME": "lo",
         "TP_SOCKET_IFNAME": "lo",
@@ -217,6 +229,7 @@ def run_environment(launch: Launch) -> dict[str, str]:
         "ALRPC_STARTED": str(time.time()),
         "ALRPC_LAUNCHER": str(os.getpid()),
         "ALRPC_COMMAND": json.dumps(command_line()),
+        "ALRPC_CAUSES": f"/proc/{os.getpid()}/fd/{causes}",
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
         **launch_environment(),
         **(launch.variables or {}),
@@ -276,8 +289,9 @@ def asking_to_end(request: Path, grace: float):
 
 def show_cursor() -> None:
     """Show the cursor again, which the live view of a killed coordinator may have left hidden."""
-    if sys.stdout.isatty():
-        print("\x1b[?25h", end="", flush=True)
+    with suppress(OSError):
+        if sys.stdout is not None and sys.stdout.isatty():
+            print("\x1b[?25h", end="", flush=True)
 
 
 def kills_for_want_of_memory() -> int:
@@ -289,11 +303,10 @@ def kills_for_want_of_memory() -> int:
     return 0
 
 
-def read_error_files(scratch: Path) -> tuple[str | None, int | None]:
-    """The message and exit code in the earliest error file, whose process knew the cause, even if others ended before it."""
-    files = sorted(scratch.rglob("error.json"), key=lambda path: path.stat().st_mtime_ns)
-    with suppress(UserError, IndexError):  # a full disk may have cut it; or there is none
-        cause = read_json(files[0], CAUSE, MIB)
+def read_cause(causes: TextIO) -> tuple[str | None, int | None]:
+    """The message and exit code of the process that was the first to write a cause, even if others ended before it."""
+    with suppress(ValueError):  # there is none, or its process was killed as it wrote
+        cause = CAUSE.validate_json(causes.readline())
         return cause["message"], cause["code"]
     return None, None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -16,6 +15,7 @@ from alrpc.checkpoint.resume import last_whole_step, load_resume_point, note_res
 from alrpc.config import Config, parse_config, user_code_fields
 from alrpc.errors import Interrupted, PermanentFailure, RunFailed, StartupError
 from alrpc.network import resolve
+from alrpc.pipeline.failures import log_line
 from alrpc.pipeline.placement import check_pipeline
 from alrpc.reading.documents import read_json
 from alrpc.runtime.follow import followed
@@ -147,7 +147,7 @@ def run_with_restarts(
             step = last_whole_step(directory, config.train.epochs)
             note_restart(directory, str(error), step)
             origin = f"step {step}" if step else "the beginning"
-            print(f"alrpc: {error}; restart {attempt} of {max_restarts}, from {origin}", file=sys.stderr, flush=True)
+            log_line(f"alrpc: {error}; restart {attempt} of {max_restarts}, from {origin}")
             if step:
                 options = replace(options, prepared=None, resume=directory, step=step, overrides=tuple(overrides))
             listener.close()

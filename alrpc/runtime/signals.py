@@ -11,12 +11,19 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
+IGNORABLE = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
+"""Signals that a process goes on ignoring if it was started so: by `nohup`, or by a shell in the background."""
 HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 RESTORED = (*HANDLED, signal.SIGQUIT, signal.SIGALRM)
+
+
+def heeded(numbers: Iterable[signal.Signals]) -> list[signal.Signals]:
+    """Those of some signals that this process was not started to ignore."""
+    return [number for number in numbers if number not in IGNORABLE or signal.getsignal(number) is not signal.SIG_IGN]
 
 
 class SignalThread:
@@ -34,14 +41,15 @@ class SignalThread:
 
     def start(self) -> None:
         """Start the thread; call this before any other thread is started."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, HANDLED)
+        self._handled = heeded(HANDLED)  # a signal that is blocked would be received even if it is ignored
+        signal.pthread_sigmask(signal.SIG_BLOCK, self._handled)
         threading.Thread(target=self._wait, name="signals", daemon=True).start()
 
     def _wait(self) -> None:
-        received = signal.sigwaitinfo(HANDLED)
+        received = signal.sigwaitinfo(self._handled)
         number, sender = received.si_signo, received.si_pid
         if number == signal.SIGTERM and self.on_terminate is not None and str(sender) != os.environ.get("ALRPC_LAUNCHER"):
-            second = signal.sigtimedwait(HANDLED, self.on_terminate())
+            second = signal.sigtimedwait(self._handled, self.on_terminate())
             number = second.si_signo if second else number
         if self.terminal is not None and self.terminal.isatty():
             self.terminal.write("\x1b[?25h\n")

@@ -40,7 +40,7 @@ def hops(stages: int, stage_ms: float, message_mb: float, peers: list[str], roun
     efficiencies = [stage_ms / 1000 * rate(of_stages, PIPELINE) for of_stages in measured[1:]]
     sending = figures["stages"][:-1]  # the last stage only receives
     engine = statistics.median(s["cpu_seconds_per_step"] - s["ceiling_cpu_seconds_per_step"] for s in sending)
-    copies = copy_seconds(message_mb, stage_ms / 1000)
+    copies = copy_seconds(message_mb, stage_ms / 1000, directory / "copies")
     found = {peer: {} for peer in peers}
     for (peer, keeps_memory), of_turns in time_peers(stages, stage_ms, message_mb, peers, directory, watch).items():
         median = statistics.median(of_turns)

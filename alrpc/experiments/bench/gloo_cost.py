@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import time
 from pathlib import Path
 
@@ -18,15 +17,16 @@ from alrpc.runtime.process import Process, log_to
 MESSAGES, WARM = 150, 15  # messages that count, and those before that do not
 
 
-def copy_seconds(message_mb: float, pause: float) -> float:
+def copy_seconds(message_mb: float, pause: float, directory: Path) -> float:
     """CPU seconds that a message of `message_mb` MB costs its sender and its receiver together.
 
     Args:
         pause: seconds between two messages, as in the pipeline that it is compared with, because a process that has slept
             longer finds less in the processor's caches.
+        directory: directory to make, for logs.
     """
-    with tempfile.TemporaryDirectory() as folder, listening_socket(0) as listener:
-        directory = Path(folder)
+    directory.mkdir()
+    with listening_socket(0) as listener:
         run_processes(Launch(measure, (message_mb, pause, directory), 2, process_role, silent=True), directory, listener)
         return sum(read_json(directory / f"{rank}.json", SECONDS) for rank in (0, 1))
 

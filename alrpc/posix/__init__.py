@@ -1,0 +1,1 @@
+"""What a process has from the system: its standard streams, its parent, the processes that it starts."""
