@@ -10,7 +10,8 @@ from pathlib import Path
 import click
 
 from alrpc.cli.options import out_option, quiet_option, source_options, step_option
-from alrpc.pipeline.failures import hard_exit
+from alrpc.errors import REFUSED, UserError
+from alrpc.pipeline.failures import hard_exit, write_error_file
 from alrpc.posix.streams import begin_streams
 from alrpc.runtime.process import begin_process
 
@@ -41,9 +42,16 @@ def main(**options) -> None:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch's own warnings are not about the run
     os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")  # the control plane tells who died; no watchdog need abort
     warnings.filterwarnings("ignore", module="torch.distributed")
-    process = begin_process()  # the watch over the launcher begins before the long import of torch
+    try:
+        process = begin_process()  # the watch over the launcher begins before the long import of torch
+    except UserError as error:
+        print(f"alrpc: {error}", file=sys.stderr, flush=True)
+        write_error_file(str(error), REFUSED)
+        hard_exit(REFUSED)
+    from alrpc.pipeline.seal import seal_pickles
     from alrpc.runtime.worker import Options, run_rank
 
+    seal_pickles(process.secret)
     run_rank(process, Options(**options))
     hard_exit(0)
 

@@ -8,13 +8,16 @@
 #
 #   NODES=2           number of machines
 #   NODE_RANK=0       this machine's number, from 0
-#   MASTER=10.0.0.1   address of node 0, on a private network: the processes trust each other
+#   MASTER=10.0.0.1   address of node 0, on a private network: what is sent is not encrypted (see SECURITY.md)
+#   ALRPC_SECRET=...  a secret of the run, the same on each machine, such as `openssl rand -hex 32` prints; or
+#   ALRPC_SECRET_FILE=FILE   a file in a directory that the machines share; the first process makes it
 #   PORT=29500        a free port of node 0 (default 29500)
 #   RESTARTS=0        how often the run goes on by itself from its last checkpoint; needs --out (default 0)
 #   INTERFACE=eth0    network interface to use, where there is more than one
 #
 # For example, three stages on two machines, with an own configuration:
 #
+#   export ALRPC_SECRET=...                                                        # on both
 #   NODES=2 NODE_RANK=0 MASTER=10.0.0.1 launch/torchrun.sh 1 --config run.yaml     # on 10.0.0.1
 #   NODES=2 NODE_RANK=1 MASTER=10.0.0.1 launch/torchrun.sh 2                       # on the other
 set -euo pipefail
@@ -35,6 +38,12 @@ if ((processes == 0)); then
 fi
 if ((nodes > 1)) && [[ -z ${MASTER:-} ]]; then
     echo "launch/torchrun.sh: MASTER is not set; give the address of node 0" >&2
+    exit 2
+fi
+
+if ((nodes > 1)) && [[ -z ${ALRPC_SECRET:-}${ALRPC_SECRET_FILE:-} ]]; then
+    echo "launch/torchrun.sh: ALRPC_SECRET is not set; give the same secret on each machine, such as openssl rand -hex 32 prints," \
+        "or ALRPC_SECRET_FILE=FILE in a directory that all machines share" >&2
     exit 2
 fi
 

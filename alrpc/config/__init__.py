@@ -157,7 +157,7 @@ class Pipeline(Section):
     pin_cores: Literal["auto", "always", "never"] = "auto"
     """Pin each stage on a CPU to cores of its own; auto: only when the stages together fill the machine's cores exactly."""
     port: int = Field(0, ge=0, le=65535)
-    """Loopback port for the rendezvous of the processes of `alrpc launch`; 0 for any free port."""
+    """Has no effect any more: the processes of `alrpc launch` meet through a file, not at a port. Configurations of 0.1 may have it."""
 
 
 class Checkpoint(Section):

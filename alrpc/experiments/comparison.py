@@ -20,7 +20,7 @@ from alrpc.experiments.baselines.worker import run_method as run_rank_of_method
 from alrpc.network import resolve
 from alrpc.pipeline.placement import check_pipeline
 from alrpc.planning.partition import choose_split
-from alrpc.runtime.local import Launch, listening_socket, process_role, run_processes
+from alrpc.runtime.local import Launch, process_role, run_processes
 from alrpc.runtime.run import new_run_directory
 from alrpc.runtime.worker import Options, run_rank
 from alrpc.system import cores, local_device
@@ -163,6 +163,6 @@ def run_method(method: str, config: Config, repeat: int, directory: Path) -> dic
     else:
         chosen = {}
         launch = Launch(run_rank_of_method, (method, directory), 1 if method in ALONE else stages, process_role, silent=True)
-    with listening_socket(0) as listener, new_run_directory(directory, method, config):
-        run_processes(launch, directory, listener)
+    with new_run_directory(directory, method, config):
+        run_processes(launch, directory)
     return chosen

@@ -1,7 +1,7 @@
 """The control plane; no other module uses torch.distributed.rpc.
 
-The coordinator calls functions of the stages. RPC executes any code that it receives, so it must only be used on loopback or a
-private network.
+The coordinator calls functions of the stages. RPC executes what it receives: see `seal` and `door` for what it may receive, and
+SECURITY.md for what remains.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from torch.distributed import rpc
 
+from alrpc.pipeline.door import door_closed_after
 from alrpc.pipeline.failures import JOIN_TIMEOUT, LEAVE_TIMEOUT, Disconnected, StageLost
 from alrpc.pipeline.groups import INIT_METHOD
+from alrpc.pipeline.private_network import inside
 
 NOTHING = torch.zeros(1)
 
@@ -32,8 +34,13 @@ def join(rank: int, world_size: int) -> None:
     options = rpc.TensorPipeRpcBackendOptions(
         num_worker_threads=threads, rpc_timeout=JOIN_TIMEOUT, init_method=INIT_METHOD, _transports=["uv"], _channels=["basic"]
     )
+
+    def meet() -> None:
+        with door_closed_after():
+            rpc.init_rpc(_name(rank), rank=rank, world_size=world_size, rpc_backend_options=options)
+
     try:
-        rpc.init_rpc(_name(rank), rank=rank, world_size=world_size, rpc_backend_options=options)
+        inside(meet)
     except RuntimeError as error:
         raise Disconnected(f"the processes did not all meet: {_reason(error)}") from error
 

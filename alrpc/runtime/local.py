@@ -1,4 +1,4 @@
-"""The processes of a run on this machine, which torch's elastic agent starts, monitors and ends; the rendezvous is on loopback."""
+"""The processes of a run on this machine, which torch's elastic agent starts, monitors and ends; they meet through a file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from typing import Any, TextIO
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch's own warnings are not about the run
 
 from pydantic import TypeAdapter
-from torch.distributed import PrefixStore, TCPStore
+from torch.distributed import FileStore, PrefixStore
 from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException, Std
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.elastic.rendezvous import RendezvousHandler, RendezvousInfo, RendezvousParameters, RendezvousStoreInfo
@@ -29,11 +29,15 @@ from torch.distributed.elastic.rendezvous import rendezvous_handler_registry as 
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from typing_extensions import TypedDict
 
-from alrpc.errors import OF_EXIT_CODE, Interrupted, RunFailed, StartupError, UsageError
+from alrpc.errors import OF_EXIT_CODE, Interrupted, RunFailed, StartupError
 from alrpc.pipeline.failures import AGENT_INTERVAL, SHUTDOWN_TIMEOUT, hard_exit
+from alrpc.pipeline.groups import STORE
+from alrpc.pipeline.private_network import NETWORK
+from alrpc.pipeline.seal import seal_pickles
 from alrpc.rundir import AGENT, STOP, clear_directory, log_path, read_reached
 from alrpc.runtime.forkserver import environment, launch_environment, start_fork_server, startable
 from alrpc.runtime.process import begin_process
+from alrpc.runtime.secret import SECRET, new_secret
 from alrpc.runtime.signals import heeded, restored_signals, terminate_twice
 from alrpc.system import command_line
 
@@ -46,7 +50,7 @@ class ErrorFile(TypedDict):
 
 
 LOOPBACK = "127.0.0.1"
-BACKEND = "alrpc-loopback"
+BACKEND = "alrpc-file"
 ENDING = (signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)  # these end a run at once, without a checkpoint
 OF_RANK = (
     *("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "ROLE_NAME", "MASTER_ADDR", "MASTER_PORT"),
@@ -57,31 +61,11 @@ CAUSE = TypeAdapter(ErrorFile)
 MOST_FORKED = 100  # processes; a request to the fork server carries file descriptors for each, and the system limits those
 
 
-def listening_socket(port: int) -> socket.socket:
-    """Open a listening socket on loopback, before anything is written.
-
-    Raises:
-        UserError: when the port is in use.
-    """
-    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((LOOPBACK, port))
-    except OSError as error:
-        listener.close()
-        raise UsageError(f"pipeline.port: got {port}: {error.strerror}; give a free port, or 0 for any") from error
-    listener.listen()
-    return listener
-
-
-class LoopbackRendezvous(RendezvousHandler):
-    """The rendezvous of one agent on one machine. Its store listens only on loopback; torch's own store listens everywhere."""
+class FileRendezvous(RendezvousHandler):
+    """The rendezvous of one agent on one machine, in a file that only this user can open; torch's own store listens on a port."""
 
     def __init__(self, parameters: RendezvousParameters):
-        descriptor = parameters.get_as_int("listen_fd")  # the store closes it
-        host, port = parameters.endpoint.split(":")
-        self._store = TCPStore(host, int(port), is_master=True, wait_for_workers=False, master_listen_fd=descriptor)
-        self._address = RendezvousStoreInfo(host, int(port))
+        self._store = FileStore(parameters.endpoint)
 
     def get_backend(self) -> str:
         return BACKEND
@@ -91,7 +75,7 @@ class LoopbackRendezvous(RendezvousHandler):
         return True
 
     def next_rendezvous(self) -> RendezvousInfo:
-        return RendezvousInfo(PrefixStore("agent", self._store), 0, 1, self._address)
+        return RendezvousInfo(PrefixStore("agent", self._store), 0, 1, RendezvousStoreInfo(LOOPBACK, 0))
 
     def is_closed(self) -> bool:
         return False
@@ -109,7 +93,7 @@ class LoopbackRendezvous(RendezvousHandler):
         return True
 
 
-registry.register(BACKEND, LoopbackRendezvous)
+registry.register(BACKEND, FileRendezvous)
 
 
 def pipeline_role(rank: int) -> str:
@@ -142,12 +126,11 @@ class Launch:
     """Environment variables for processes that are spawned; None for processes that the fork server forks."""
 
 
-def run_processes(launch: Launch, directory: Path, listener: socket.socket, keep: bool = False) -> None:
-    """Run processes with a rendezvous on loopback, and wait until all have ended without failure.
+def run_processes(launch: Launch, directory: Path, keep: bool = False) -> None:
+    """Run processes that meet through a file, and wait until all have ended without failure.
 
     Args:
         directory: the run's directory, which the caller holds; it gets logs/.
-        listener: the socket of the rendezvous.
         keep: whether to keep what is in the directory when the run is refused.
 
     Raises:
@@ -159,15 +142,21 @@ def run_processes(launch: Launch, directory: Path, listener: socket.socket, keep
     logs.mkdir(exist_ok=True)
     with logging_to(logs / "launcher.log"), scratch_directory(directory / AGENT) as scratch:
         try:
-            start_processes(launch, directory, listener, scratch)
+            start_processes(launch, directory, scratch)
         except StartupError:
             if not keep:
                 clear_directory(directory)
             raise
 
 
-def start_processes(launch: Launch, directory: Path, listener: socket.socket, scratch: Path) -> None:
+def start_processes(launch: Launch, directory: Path, scratch: Path) -> None:
     """Run the processes under torch's elastic agent; raises like `run_processes`."""
+    with memory_file("rendezvous") as meeting, memory_file("causes") as causes:
+        run_agent(launch, directory, scratch, meeting, causes)
+
+
+def run_agent(launch: Launch, directory: Path, scratch: Path, meeting: TextIO, causes: TextIO) -> None:
+    """Run the agent, with a file for the rendezvous and one for the causes of failures; raises like `run_processes`."""
     forks = launch.variables is None and launch.processes <= MOST_FORKED
     settings = LaunchConfig(
         min_nodes=1,
@@ -175,8 +164,7 @@ def start_processes(launch: Launch, directory: Path, listener: socket.socket, sc
         nproc_per_node=launch.processes,
         run_id="alrpc",
         rdzv_backend=BACKEND,
-        rdzv_endpoint=f"{LOOPBACK}:{listener.getsockname()[1]}",
-        rdzv_configs={"listen_fd": os.dup(listener.fileno())},
+        rdzv_endpoint=path_of(meeting),
         max_restarts=0,
         monitor_interval=AGENT_INTERVAL,
         start_method="forkserver" if forks else "spawn",
@@ -189,8 +177,7 @@ def start_processes(launch: Launch, directory: Path, listener: socket.socket, sc
     if forks:
         start_fork_server()
     with (
-        os.fdopen(os.memfd_create("causes"), "r", encoding="utf-8") as causes,
-        environment(run_environment(launch, causes.fileno())),
+        environment(run_environment(launch, meeting, causes)),
         startable(),
         restored_signals(),
         asking_to_end(directory / STOP, launch.grace),
@@ -219,9 +206,19 @@ def scratch_directory(path: Path) -> Iterator[Path]:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def run_environment(launch: Launch, causes: int) -> dict[str, str]:
-    """Environment variables for the processes of a run: loopback for both planes, the launcher's process id, and the file of this
-    process with that descriptor for the causes of failures."""
+def memory_file(name: str) -> TextIO:
+    """A file in memory, which only processes of this user can open, and which ends with this process."""
+    return os.fdopen(os.memfd_create(name), encoding="utf-8")
+
+
+def path_of(file: TextIO) -> str:
+    """The path by which other processes can open a file of this one."""
+    return f"/proc/{os.getpid()}/fd/{file.fileno()}"
+
+
+def run_environment(launch: Launch, meeting: TextIO, causes: TextIO) -> dict[str, str]:
+    """Environment variables for the processes of a run: loopback for both planes, the launcher's process id, the secret, and the
+    files for the rendezvous and for the causes of failures."""
     return {
         "GLOO_SOCKET_IFNAME": "lo",
         "TP_SOCKET_IFNAME": "lo",
@@ -229,7 +226,9 @@ def run_environment(launch: Launch, causes: int) -> dict[str, str]:
         "ALRPC_STARTED": str(time.time()),
         "ALRPC_LAUNCHER": str(os.getpid()),
         "ALRPC_COMMAND": json.dumps(command_line()),
-        "ALRPC_CAUSES": f"/proc/{os.getpid()}/fd/{causes}",
+        "ALRPC_CAUSES": path_of(causes),
+        STORE: path_of(meeting),
+        SECRET: new_secret(),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
         **launch_environment(),
         **(launch.variables or {}),
@@ -248,14 +247,16 @@ def enter_rank(
         variables: the launcher's environment, which may have changed since the fork server started.
         path: its sys.path.
     """
-    own = {name: value for name, value in os.environ.items() if name in OF_RANK or name.startswith("TORCHELASTIC_")}
+    own = {name: value for name, value in os.environ.items() if name in (*OF_RANK, NETWORK) or name.startswith("TORCHELASTIC_")}
     os.environ.clear()
     os.environ.update({**variables, **own})
     sys.path[:] = path
     with suppress(PermissionError):
         os.setsid()  # so that a signal from the terminal reaches only the launcher, which then ends its processes
     try:
-        function(begin_process(keeps_memory=forked), *arguments)
+        process = begin_process(keeps_memory=forked)
+        seal_pickles(process.secret)
+        function(process, *arguments)
     except SystemExit as error:
         hard_exit(error.code if isinstance(error.code, int) and error.code else 1)
     except Exception:

@@ -39,6 +39,9 @@ import alrpc.data.synthetic_text
 import alrpc.data.text
 import alrpc.data.vision
 import alrpc.runtime.worker  # noqa: F401
+from alrpc.pipeline.private_network import make_private_network
+
+make_private_network()
 
 prctl(PR_SET_PDEATHSIG, 0)
 signal.signal(signal.SIGUSR1, signal.SIG_DFL)

@@ -17,6 +17,7 @@ from typing import NoReturn, TextIO
 from alrpc.posix.parent import Parent
 from alrpc.posix.streams import outlive_terminal, redirect, tell
 from alrpc.rundir import log_path
+from alrpc.runtime.secret import take_secret
 from alrpc.runtime.signals import SignalThread
 from alrpc.system import keep_memory
 
@@ -54,6 +55,8 @@ class Process:
 
     started: float
     """When the command was started, on the system's clock."""
+    secret: bytes
+    """The secret that the processes of the run share."""
     launcher: Launcher = field(default_factory=Launcher)
     signals: SignalThread = field(default_factory=SignalThread)
 
@@ -62,12 +65,15 @@ def begin_process(keeps_memory: bool = True) -> Process:
     """Set the process name and memory settings, and start handling signals and monitoring the launcher.
 
     Call this before any thread is started.
+
+    Raises:
+        UserError: when the run has no secret; see `alrpc.runtime.secret.take_secret`.
     """
     outlive_terminal()
     set_name(f"alrpc-rank-{os.environ.get('RANK', '')}")
     if keeps_memory:
         keep_memory()
-    process = Process(float(os.environ.get("ALRPC_STARTED", time.time())))
+    process = Process(float(os.environ.get("ALRPC_STARTED", time.time())), take_secret())
     process.signals.start()
     process.launcher.watch()
     return process

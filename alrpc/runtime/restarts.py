@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -19,7 +18,7 @@ from alrpc.pipeline.failures import log_line
 from alrpc.pipeline.placement import check_pipeline
 from alrpc.reading.documents import read_json
 from alrpc.runtime.follow import followed
-from alrpc.runtime.local import Launch, listening_socket, run_processes
+from alrpc.runtime.local import Launch, run_processes
 from alrpc.runtime.run import new_run_directory
 from alrpc.runtime.worker import Options, run_rank
 from alrpc.system import local_device
@@ -58,14 +57,9 @@ def launch_pipeline(
     config, components = resolve(with_stages(config, stages))
     check_pipeline(config, components)
     local_device(config.device)
-    with (
-        listening_socket(config.pipeline.port) as listener,
-        new_run_directory(Path(out) if out is not None else None, name, config) as directory,
-    ):
+    with new_run_directory(Path(out) if out is not None else None, name, config) as directory:
         overrides = [f"{field}={value}" for field, value in user_code_fields(config).items()]
-        run_with_restarts(
-            Options(prepared=directory, quiet=quiet, verbose=verbose), overrides, config, directory, listener, max_restarts
-        )
+        run_with_restarts(Options(prepared=directory, quiet=quiet, verbose=verbose), overrides, config, directory, max_restarts)
         return read_summary(directory), directory
 
 
@@ -93,9 +87,8 @@ def resume_pipeline(
         config, components, point = load_resume_point(directory, overrides, step)
         check_pipeline(config, components)
         local_device(config.device)
-        with listening_socket(config.pipeline.port) as listener:
-            options = Options(resume=directory, step=point.step, overrides=tuple(overrides), quiet=quiet, verbose=verbose)
-            run_with_restarts(options, overrides, config, directory, listener, max_restarts, keep=True)
+        options = Options(resume=directory, step=point.step, overrides=tuple(overrides), quiet=quiet, verbose=verbose)
+        run_with_restarts(options, overrides, config, directory, max_restarts, keep=True)
         return read_summary(directory), directory
 
 
@@ -116,7 +109,6 @@ def run_with_restarts(
     overrides: Sequence[str],
     config: Config,
     directory: Path,
-    listener: socket.socket,
     max_restarts: int,
     keep: bool = False,
 ) -> None:
@@ -135,7 +127,7 @@ def run_with_restarts(
     for attempt in range(1, max_restarts + 2):
         try:
             with followed(directory / "logs") if options.verbose else nullcontext():
-                run_processes(Launch(run_rank, (options,), processes, grace=grace), directory, listener, keep or attempt > 1)
+                run_processes(Launch(run_rank, (options,), processes, grace=grace), directory, keep or attempt > 1)
             return
         except StartupError:
             raise
@@ -150,5 +142,3 @@ def run_with_restarts(
             log_line(f"alrpc: {error}; restart {attempt} of {max_restarts}, from {origin}")
             if step:
                 options = replace(options, prepared=None, resume=directory, step=step, overrides=tuple(overrides))
-            listener.close()
-            listener = listening_socket(config.pipeline.port)

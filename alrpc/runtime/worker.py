@@ -30,6 +30,7 @@ from alrpc.pipeline.failures import (
 from alrpc.pipeline.groups import rendezvous_store
 from alrpc.pipeline.placement import check_pipeline, local_placement
 from alrpc.pipeline.process import MakeStage, run_stage
+from alrpc.pipeline.seal import seal, unseal
 from alrpc.reading.regular import MIB, read_text
 from alrpc.runtime.process import Process, log_to
 from alrpc.runtime.run import Run, new_run_directory, run_coordinator
@@ -64,7 +65,7 @@ def run_rank(process: Process, options: Options) -> None:
 
 def join_stage(process: Process, rank: int) -> int:
     """Run stage n in rank n, after the coordinator has published the run's directory; returns the process' exit code."""
-    directory = Path(rendezvous_store().get(DIRECTORY).decode())
+    directory = Path(unseal(process.secret, rendezvous_store().get(DIRECTORY)).decode())
     return run_logged_stage(process, directory, rank)
 
 
@@ -96,7 +97,7 @@ def lead_run(process: Process, options: Options) -> int:
                 return run.config.checkpoint.grace
 
             process.signals.terminal, process.signals.on_terminate = terminal, ask_to_end
-            rendezvous_store().set(DIRECTORY, str(directory))
+            rendezvous_store().set(DIRECTORY, seal(process.secret, str(directory).encode()))
             summary = run_coordinator(run, terminal)
     except Exception as error:
         if process.launcher.is_gone():

@@ -50,7 +50,8 @@ def test_its_commands_train(commands):
     for service in services("cpu").values():
         text = interpolated(service["command"], ALRPC_ARGS="--set train.epochs=1 --quiet --out run")
         text = text.replace("--master-addr coordinator", "--master-addr 127.0.0.1").replace("29500", port)
-        own = {"PATH": PATH, "GLOO_SOCKET_IFNAME": "lo", "TP_SOCKET_IFNAME": "lo"}
+        shared = {name: path.replace("/work/runs", ".") for name, path in service["environment"].items()}
+        own = {"PATH": PATH, "GLOO_SOCKET_IFNAME": "lo", "TP_SOCKET_IFNAME": "lo", **shared}
         processes.append(commands.start(*shlex.split(text), **own))
     for process in processes:
         _, errors = process.communicate(timeout=120)

@@ -1,11 +1,9 @@
 """A launch on this machine: what it shows, what it leaves, where it listens."""
 
 import json
-import socket
 
-import psutil
 import pytest
-from conftest import ALRPC, read_summary
+from conftest import read_summary
 
 import alrpc
 from alrpc.config import load_config
@@ -57,33 +55,6 @@ def test_the_python_function_launches_ones_own_blocks_and_load_run_asks_before_i
     with pytest.raises(alrpc.UserError, match="pass model='own_blocks:build'"):
         alrpc.load_run(directory)
     assert alrpc.load_run(directory, model="own_blocks:build").digest() == summary["parameters_sha256"]
-
-
-def test_nothing_listens_but_on_loopback_and_no_port_stays_bound(commands, until):
-    process = commands.start(ALRPC, "launch", "--stages", "2", "--set", "train.epochs=5000", "--out", "run", "--quiet")
-    metrics = commands.folder / "run" / "metrics.jsonl"
-    until(lambda: metrics.exists() and metrics.read_text())
-    members = [psutil.Process(process.pid), *commands.workers().values()]
-    assert len(members) == 4
-    listening = [c.laddr for member in members for c in member.net_connections("inet") if c.status == psutil.CONN_LISTEN]
-    assert listening and {address.ip for address in listening} <= {"127.0.0.1", "::1"}
-    process.terminate()
-    process.communicate(timeout=20)
-    for address in listening:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((address.ip, address.port))
-
-
-def test_a_port_in_use_is_named_and_nothing_is_written(commands):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        refused = commands.alrpc("launch", "--set", f"pipeline.port={port}")
-    assert refused.returncode == 2
-    assert refused.stderr.startswith(f"alrpc: pipeline.port: got {port}: Address already in use")
-    assert list(commands.folder.iterdir()) == []
 
 
 def test_a_cuda_device_that_is_not_there_is_refused(commands):

@@ -55,6 +55,8 @@ def test_the_script_explains_itself(commands):
     assert explained.returncode == 2 and "launch/torchrun.sh STAGES" in explained.stderr
     lacking = commands.run(SCRIPT, "1", NODES="2")
     assert lacking.returncode == 2 and "MASTER is not set" in lacking.stderr
+    open_to_all = commands.run(SCRIPT, "1", NODES="2", MASTER="10.0.0.1")
+    assert open_to_all.returncode == 2 and "ALRPC_SECRET is not set" in open_to_all.stderr
 
 
 def test_a_mistake_is_told_by_the_coordinator_and_by_torchrun(commands):
@@ -94,14 +96,23 @@ def hosts(tmp_path):
             ip("netns", "del", name)
 
 
-def start_on(commands, hosts, *options: str, ahead: int = 0, other: Path | None = None) -> list[subprocess.Popen]:
+def start_on(
+    commands, hosts, *options: str, ahead: int = 0, other: Path | None = None, secret: str = "of this test, and long"
+) -> list[subprocess.Popen]:
     """The coordinator and stage 1 on the first host, stages 2 and 3 on the second, whose clock is ahead by so many seconds.
 
     The second one's working directory is `other` where that is given.
     """
     processes = []
     for rank, ((name, wire), stages) in enumerate(zip(hosts, ("1", "2"), strict=True)):
-        own = {"NODES": "2", "NODE_RANK": str(rank), "MASTER": "10.77.0.1", "INTERFACE": wire, "PATH": PATH}
+        own = {
+            "NODES": "2",
+            "NODE_RANK": str(rank),
+            "MASTER": "10.77.0.1",
+            "INTERFACE": wire,
+            "PATH": PATH,
+            "ALRPC_SECRET": secret,
+        }
         clock = ["unshare", "--time", "--monotonic", str(ahead), "--fork"] if rank and ahead else []
         place = ["env", "-C", str(other)] if rank and other else []
         processes.append(commands.start(*place, *clock, "ip", "netns", "exec", name, SCRIPT, stages, *options, **own))

@@ -28,6 +28,7 @@ from alrpc.experiments.baselines.tuning import fastest, thread_choices
 from alrpc.network import build_network, resolve
 from alrpc.objectives.base import Microbatch
 from alrpc.pipeline.failures import hard_exit, log_line, write_error_file
+from alrpc.pipeline.groups import join_group
 from alrpc.planning.costs import train_once
 from alrpc.runtime.process import Process, log_to
 from alrpc.runtime.run import Run, train_in_directory
@@ -98,7 +99,7 @@ def run_baseline(method: str, config: Config, directory: Path, started: float, r
     rank, world, here = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     device = own_device(method, config, world)
     if world > 1:
-        distributed.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
+        join_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo")
     everywhere = method in ("bp", "ddp")  # whether every process reads its own share
     facts: list = [None]
     dataset = None

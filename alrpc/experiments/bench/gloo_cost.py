@@ -10,8 +10,9 @@ import torch
 from torch import distributed
 
 from alrpc import rundir
+from alrpc.pipeline.groups import join_group
 from alrpc.reading.documents import SECONDS, read_json
-from alrpc.runtime.local import Launch, listening_socket, process_role, run_processes
+from alrpc.runtime.local import Launch, process_role, run_processes
 from alrpc.runtime.process import Process, log_to
 
 MESSAGES, WARM = 150, 15  # messages that count, and those before that do not
@@ -26,9 +27,8 @@ def copy_seconds(message_mb: float, pause: float, directory: Path) -> float:
         directory: directory to make, for logs.
     """
     directory.mkdir()
-    with listening_socket(0) as listener:
-        run_processes(Launch(measure, (message_mb, pause, directory), 2, process_role, silent=True), directory, listener)
-        return sum(read_json(directory / f"{rank}.json", SECONDS) for rank in (0, 1))
+    run_processes(Launch(measure, (message_mb, pause, directory), 2, process_role, silent=True), directory)
+    return sum(read_json(directory / f"{rank}.json", SECONDS) for rank in (0, 1))
 
 
 def measure(process: Process, message_mb: float, pause: float, directory: Path) -> None:
@@ -36,7 +36,7 @@ def measure(process: Process, message_mb: float, pause: float, directory: Path) 
     rank = int(os.environ["RANK"])
     log_to(directory, f"process-{rank + 1}")
     torch.set_num_threads(1)
-    distributed.init_process_group("gloo")
+    join_group("gloo")
     message = torch.ones(round(message_mb * (1 << 20)), dtype=torch.uint8)
     began = 0.0
     for number in range(WARM + MESSAGES):

@@ -16,7 +16,7 @@ from alrpc.network import resolve
 from alrpc.pipeline.placement import check_pipeline
 from alrpc.reading.documents import read_json_lines
 from alrpc.reading.regular import Absent
-from alrpc.runtime.local import Launch, listening_socket, run_processes
+from alrpc.runtime.local import Launch, run_processes
 from alrpc.runtime.run import new_run_directory
 from alrpc.system import local_device
 from alrpc.timing import STATES, computing
@@ -45,10 +45,10 @@ def run_rounds(config: Config, settings: Settings, directory: Path, watch: Watch
     config, components = resolve(config)
     check_pipeline(config, components)
     local_device(config.device)
-    with listening_socket(0) as listener, new_run_directory(directory, "bench", config):
+    with new_run_directory(directory, "bench", config):
         launch = Launch(measure_rounds, (directory, settings), config.pipeline.stages + 1, silent=True)
         with watch(directory, settings.rounds):
-            run_processes(launch, directory, listener)
+            run_processes(launch, directory)
     job, *rounds = read_rounds(directory)
     return Measured(pair_up(rounds), job["samples_per_step"])
 

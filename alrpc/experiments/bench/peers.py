@@ -17,8 +17,9 @@ from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGP
 
 from alrpc import rundir
 from alrpc.experiments.bench.simulated import FORWARD, SAMPLES, Sleeper
+from alrpc.pipeline.groups import join_group
 from alrpc.reading.documents import SECONDS, read_json
-from alrpc.runtime.local import Launch, listening_socket, process_role, run_processes
+from alrpc.runtime.local import Launch, process_role, run_processes
 from alrpc.runtime.process import Process, log_to
 
 SCHEDULES = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}
@@ -73,8 +74,8 @@ def run_peer(
         silent=True,
         variables=None if keeps_memory else {"GLIBC_TUNABLES": ""},
     )
-    with listening_socket(0) as listener, rundir.new_directory(directory, name):
-        run_processes(launch, directory, listener)
+    with rundir.new_directory(directory, name):
+        run_processes(launch, directory)
     return read_json(directory / RESULT, SECONDS)
 
 
@@ -84,7 +85,7 @@ def run_rank_of_peer(process: Process, name: str, stage_ms: float, message_mb: f
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     log_to(directory, f"process-{rank + 1}")
     torch.set_num_threads(1)
-    distributed.init_process_group("gloo")
+    join_group("gloo")
     cpu = torch.device("cpu")
     stage = PipelineStage(Sleeping(stage_ms / 1000 / MICRO_BATCHES), rank, world, cpu)
     schedule = SCHEDULES[name](stage, MICRO_BATCHES, loss_fn=lambda output, target: output[:, :1].sum())

@@ -18,7 +18,7 @@ from alrpc.objectives.base import Microbatch
 from alrpc.pipeline.failures import hard_exit
 from alrpc.planning.costs import train_once
 from alrpc.reading.documents import SECONDS, read_json
-from alrpc.runtime.local import Launch, listening_socket, process_role, run_processes
+from alrpc.runtime.local import Launch, process_role, run_processes
 from alrpc.runtime.process import Process
 from alrpc.runtime.run import new_run_directory
 from alrpc.runtime.worker import run_logged
@@ -38,8 +38,8 @@ def measure_sequential(config: Config, steps: int, directory: Path) -> float:
         RunFailed, Interrupted: as `alrpc.runtime.local.run_processes`.
     """
     config, _ = resolve(config)
-    with listening_socket(0) as listener, new_run_directory(directory, "bench", config):
-        run_processes(Launch(measure, (directory, steps), 1, process_role, silent=True), directory, listener)
+    with new_run_directory(directory, "bench", config):
+        run_processes(Launch(measure, (directory, steps), 1, process_role, silent=True), directory)
     return read_json(directory / RESULT, SECONDS)
 
 

@@ -16,7 +16,7 @@ from alrpc.experiments.comparison import ALONE
 from alrpc.experiments.profiling.worker import profile_rank
 from alrpc.network import resolve
 from alrpc.pipeline.placement import check_pipeline
-from alrpc.runtime.local import Launch, listening_socket, process_role, run_processes
+from alrpc.runtime.local import Launch, process_role, run_processes
 from alrpc.runtime.run import new_run_directory
 from alrpc.system import local_device
 
@@ -66,5 +66,5 @@ def _record(method: str, config: Config, steps: int, directory: Path) -> None:
     else:
         processes = 1 if method in ALONE else stages
         launch = Launch(run_method, (method, directory, (WARM_UP, steps)), processes, process_role, silent=True)
-    with listening_socket(0) as listener, new_run_directory(directory, method, config):
-        run_processes(launch, directory, listener)
+    with new_run_directory(directory, method, config):
+        run_processes(launch, directory)
