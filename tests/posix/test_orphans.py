@@ -1,5 +1,6 @@
 """A command that is killed, by SIGKILL and at any moment, leaves neither a process nor a file behind, but in its run's directory."""
 
+import contextlib
 import itertools
 import re
 import signal
@@ -68,8 +69,10 @@ def test_nothing_is_left_of_a_killed_command(commands, until, command, depth, co
     until(at_work)
     if READERS[-1] in command:
         until(lambda: list(scratch.glob("pymp-*")))  # a reader has begun to hand over tensors
-    maps = itertools.chain.from_iterable(child.memory_maps() for child in root.children(recursive=True))
-    shared = {Path(each.path) for each in maps if each.path.startswith("/dev/shm")}
+    shared = set()
+    for child in root.children(recursive=True):
+        with contextlib.suppress(psutil.Error):  # it has just ended
+            shared |= {Path(each.path) for each in child.memory_maps() if each.path.startswith("/dev/shm")}
     process.send_signal(signal.SIGKILL)
     assert commands.leftovers(LIMIT) == []  # at once, but a process that is still importing on a busy machine
     assert [path for path in scratch.iterdir() if not path.name.startswith("torchinductor")] == []  # torch's own cache
