@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # for type checkers; a test holds these names equal to those 
     from alrpc.objectives.base import Classes as Classes
     from alrpc.objectives.base import Component as Component
     from alrpc.objectives.base import Values as Values
+    from alrpc.objectives.cut import cut as cut
     from alrpc.runtime.restarts import launch_pipeline as launch_pipeline
     from alrpc.runtime.train import train as train
 
@@ -47,6 +48,7 @@ _HOME = {
     "UserError": "alrpc.errors",
     "Values": "alrpc.objectives.base",
     "associate": "alrpc.network",
+    "cut": "alrpc.objectives.cut",
     "launch_pipeline": "alrpc.runtime.restarts",
     "load_config": "alrpc.config",
     "load_data": "alrpc.data",

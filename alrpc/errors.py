@@ -16,12 +16,17 @@ UserError: `command_code`.
 """
 
 import signal
+import warnings
 
 FAILED, REFUSED, FAILED_FOR_GOOD, STOPPED = 1, 2, 3, 75
 
 
 class UserError(Exception):
     """An error that the user can correct. Its message is one line: the field or file, what was wrong, what would be right."""
+
+
+class Advice(UserWarning):
+    """A warning of what works but is hardly meant. Its message is one line: what is so, and what would be better."""
 
 
 class UsageError(UserError):
@@ -94,3 +99,14 @@ def error_line(error: Exception) -> str:
     """An exception as one line: its message alone if that is meant for the user, else its type and message."""
     text = str(error) if isinstance(error, (UserError, Stopped, Interrupted)) else f"{type(error).__name__}: {error}"
     return " ".join(text.split())
+
+
+def show_advice_as_lines() -> None:
+    """Let this process show advice as one line, as it does errors, and any other warning as Python does."""
+    usual = warnings.formatwarning
+
+    def one_line(message, category, filename, lineno, line=None) -> str:
+        is_advice = issubclass(category, Advice)
+        return f"alrpc: {message}\n" if is_advice else usual(message, category, filename, lineno, line)
+
+    warnings.formatwarning = one_line

@@ -20,7 +20,7 @@ from alrpc.models import OBJECTIVES, check_model
 from alrpc.models.build import build_parts, resolve_fields
 from alrpc.objectives.associated import AssociatedLearning
 from alrpc.objectives.base import Component, Target, Tensors, as_tensors, eval_mode
-from alrpc.objectives.build import build_components
+from alrpc.objectives.build import build_components, warn_of_idle_blocks
 from alrpc.system import peak_memory
 
 
@@ -85,7 +85,7 @@ def associate(
     decoders: Sequence[nn.Module | None] | None = None,
     pools: Sequence[nn.Module | None] | None = None,
 ) -> Network:
-    """Turn a list of ordinary blocks into a network of associated-learning components.
+    """Turn a list of ordinary blocks into a network of associated-learning components; `alrpc.cut` makes blocks of a model.
 
     Every size is found by running `sample_input` through the blocks in evaluation mode; lazy modules
     (`nn.LazyLinear` and its kin) take their sizes from it too. New parameters are drawn from torch's global generator.
@@ -109,6 +109,9 @@ def associate(
 
     Raises:
         UserError: naming the argument or the component whose parts do not fit together.
+
+    Warns:
+        Advice: of blocks without parameters, which are components that train no block.
     """
     objective = AssociatedLearning(
         target,
@@ -121,7 +124,11 @@ def associate(
         autoencoder_loss=autoencoder_loss,
     )
     own = {"bridges": bridges, "encoders": encoders, "decoders": decoders, "pools": pools}
-    return Network(build_components(blocks, sample_input, objective, own))
+    network = Network(build_components(blocks, sample_input, objective, own))
+    of_blocks = sum(parameter.numel() for block in blocks for parameter in block.parameters())
+    added = sum(parameter.numel() for parameter in network.parameters()) - of_blocks
+    warn_of_idle_blocks(blocks, f" (all components add {added:,} parameters to the {of_blocks:,} of the blocks)")
+    return network
 
 
 def resolve(config: Config) -> tuple[Config, int]:
@@ -145,6 +152,7 @@ def resolve(config: Config) -> tuple[Config, int]:
     config = Config.model_validate({**config.model_dump(), "model": model, "objective": objective})
     with torch.random.fork_rng(devices=[]):
         parts, _ = build_parts(config.model.name, config.model.fields, config.train.seed)
+    warn_of_idle_blocks(parts["blocks"])
     return config, len(parts["blocks"])
 
 
@@ -156,7 +164,8 @@ def build_network(config: Config, sample: Tensors, target: Target, word_vectors:
     """
     with torch.random.fork_rng(devices=[]):
         parts, _ = build_parts(config.model.name, config.model.fields, config.train.seed)
-        network = associate(sample_input=sample, target=target, **config.objective.model_dump(), **parts)
+        objective = AssociatedLearning(target, **config.objective.model_dump())
+        network = Network(build_components(parts.pop("blocks"), sample, objective, parts))
     if word_vectors is not None:
         load_word_vectors(network.components[0].block, word_vectors)
     return network

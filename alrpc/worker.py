@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from alrpc.cli.options import out_option, quiet_option, source_options, step_option
-from alrpc.errors import REFUSED, UserError
+from alrpc.errors import REFUSED, UserError, show_advice_as_lines
 from alrpc.pipeline.failures import hard_exit, write_error_file
 from alrpc.posix.streams import begin_streams
 from alrpc.runtime.process import begin_process
@@ -42,6 +42,7 @@ def main(**options) -> None:
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # torch's own warnings are not about the run
     os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "0")  # the control plane tells who died; no watchdog need abort
     warnings.filterwarnings("ignore", module="torch.distributed")
+    show_advice_as_lines()
     try:
         process = begin_process()  # the watch over the launcher begins before the long import of torch
     except UserError as error:

@@ -21,7 +21,7 @@ from alrpc.cli.profile import profile
 from alrpc.cli.report import report
 from alrpc.cli.timeline import timeline
 from alrpc.cli.train import train
-from alrpc.errors import FAILED
+from alrpc.errors import FAILED, show_advice_as_lines
 from alrpc.posix.streams import begin_streams, unwritten
 from alrpc.system import keep_memory
 
@@ -65,6 +65,7 @@ def main() -> None:
     The exit code is 0 if all went well, 2 for a mistake in the words of the command or in the configuration, 1 for any other
     failure, 75 if SIGTERM has ended a run that --resume can continue, and 128 + n if signal n has ended the command.
     """
+    show_advice_as_lines()
     keep_memory()  # `train`, `plan` and `inspect` compute in this process
 
 

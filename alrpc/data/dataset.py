@@ -10,7 +10,7 @@ from torch import Tensor
 
 from alrpc.data.checks import check_finite, check_labels
 from alrpc.errors import UserError
-from alrpc.objectives.base import Classes, Target, Tensors, Values
+from alrpc.objectives.base import Target, Tensors, check_target
 from alrpc.system import derive_seed
 
 
@@ -70,8 +70,7 @@ class Dataset:
     word_vectors: WordVectors | None = None
 
     def __post_init__(self):
-        if not isinstance(self.target, (Classes, Values)):
-            raise UserError(f"target: got {self.target!r}; give alrpc.Classes(count) or alrpc.Values(width)")
+        check_target(self.target)
         for name, split in (("train", self.train), ("test", self.test)):
             if not isinstance(split, Split):
                 raise UserError(f"{name} split: got {type(split).__name__}; give an alrpc.Split of inputs and labels")

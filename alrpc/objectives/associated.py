@@ -18,10 +18,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 from torch import Tensor, nn
 from torch.nn import functional
 
+from alrpc import config
 from alrpc.errors import UserError
 from alrpc.models.pooling import Pooled, choose_pool
 from alrpc.objectives.base import Classes, Component, Objective, Place, Target, Tensors, call, gives
@@ -33,7 +35,11 @@ CODE = "target"  # the name of t_l among the tensors beside the activations
 
 
 class AssociatedLearning(Objective):
-    """The objective of associated learning; its arguments are documented in `alrpc.associate`."""
+    """The objective of associated learning; its options are the fields of `alrpc.config.Objective`.
+
+    Raises:
+        UsageError: for an unknown option, or a value that is not allowed.
+    """
 
     losses = ("associated", "autoencoder")
     exit_parts = ("decoder",)
@@ -42,26 +48,16 @@ class AssociatedLearning(Objective):
         "before it give, so the exits rise one after another"
     )
 
-    def __init__(
-        self,
-        target: Target,
-        *,
-        target_width: int = 128,
-        bridge_widths: Sequence[int] = (256,),
-        activation: str = "tanh",
-        decoder_activation: str = "none",
-        pooling: str = "auto",
-        associated_loss: str = "mse",
-        autoencoder_loss: str = "mse",
-    ):
+    def __init__(self, target: Target, **options: Any):
         super().__init__(target)
-        self.target_width = target_width
-        self.bridge_widths = tuple(bridge_widths)
-        self.activation = ACTIVATIONS[activation]
-        self.decoder_activation = ACTIVATIONS[decoder_activation]
-        self.pooling = pooling
-        self.associated_loss = LOSSES[associated_loss]
-        self.by_cross_entropy = autoencoder_loss == "cross_entropy" and isinstance(target, Classes)
+        chosen = config.parse_section(config.Objective, "objective", options)
+        self.target_width = chosen.target_width
+        self.bridge_widths = tuple(chosen.bridge_widths)
+        self.activation = ACTIVATIONS[chosen.activation]
+        self.decoder_activation = ACTIVATIONS[chosen.decoder_activation]
+        self.pooling = chosen.pooling
+        self.associated_loss = LOSSES[chosen.associated_loss]
+        self.by_cross_entropy = chosen.autoencoder_loss == "cross_entropy" and isinstance(target, Classes)
         """Whether the first component's decoder learns by cross entropy. Later ones never do, since only t_0 is one-hot."""
 
     def build(self, place: Place) -> tuple[dict[str, nn.Module], Tensors]:

@@ -93,6 +93,12 @@ class Values:
 Target = Classes | Values
 
 
+def check_target(target: object) -> None:
+    """Refuse, with a UserError, what is no target."""
+    if not isinstance(target, Classes | Values):
+        raise UserError(f"target: got {target!r}; give alrpc.Classes(count) or alrpc.Values(width)")
+
+
 def _check_size(target: Target, field: str) -> None:
     """Make a target's number of classes or values an int; raises UserError unless it is a whole number of at least 1."""
     value = getattr(target, field)
@@ -141,6 +147,7 @@ class Objective(ABC):
     """A sentence for users on why deep exits may be no better than chance at first; "" where they should be."""
 
     def __init__(self, target: Target):
+        check_target(target)
         self.target = target
 
     @abstractmethod

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from types import UnionType
 
 import torch
 from torch import Tensor, nn
 
-from alrpc.errors import UserError
+from alrpc.errors import Advice, UserError
 from alrpc.objectives.base import Component, Objective, Place, Tensors, as_tensors, call, eval_mode, gives, storage
 
 
@@ -27,12 +29,16 @@ def build_components(
     Raises:
         UserError: naming the argument, block or component that is wrong.
     """
+    _check_modules("blocks", blocks, nn.Module)
     if not blocks:
         raise UserError("blocks: got none; a network needs at least one block")
     for name, given in own.items():
-        if given is not None and len(given) != len(blocks):
+        if given is None:
+            continue
+        _check_modules(name, given, nn.Module | None)
+        if len(given) != len(blocks):
             raise UserError(f"{name}: got {len(given)} for {len(blocks)} blocks; give one for each, None for the default")
-    activations = trace_blocks(blocks, as_tensors(sample))
+    activations = trace_blocks(blocks, check_sample(sample, "sample_input"))
     beside = objective.begin(objective.target.blank(len(next(iter(activations[0].values())))))
     components = []
     for index, (block, leaving) in enumerate(zip(blocks, activations, strict=True)):
@@ -91,10 +97,54 @@ def trace_blocks(blocks: Sequence[nn.Module], tensors: Tensors) -> list[Tensors]
     return outputs
 
 
+def _check_modules(argument: str, given: object, allowed: type | UnionType) -> None:
+    """Check that an argument is a list of modules."""
+    if not isinstance(given, Sequence | nn.Sequential | nn.ModuleList) or isinstance(given, str):
+        raise UserError(f"{argument}: got {_described(given)}; give a list of modules")
+    for number, module in enumerate(given, 1):
+        if not isinstance(module, allowed):
+            raise UserError(f"{argument}: number {number} is {_described(module)}; each must be an nn.Module")
+
+
+def check_sample(sample: object, argument: str) -> Tensors:
+    """The sample as named tensors; raises UserError naming the argument if it is none."""
+    tensors = as_tensors(sample) if isinstance(sample, Tensor | Mapping) else {}
+    if not tensors or not all(isinstance(tensor, Tensor) and tensor.ndim and len(tensor) for tensor in tensors.values()):
+        raise UserError(
+            f"{argument}: got {_described(sample)}; give a tensor of at least one sample, (N, ...), or a dict of tensors by name"
+        )
+    return tensors
+
+
+def _described(given: object) -> str:
+    kind = given.__name__ if callable(given) and hasattr(given, "__name__") else type(given).__name__
+    return f"a tensor {tuple(given.shape)}" if isinstance(given, Tensor) else kind
+
+
 def _refuse_reserved(names: Iterable[str], giver: str) -> None:
     for name in names:
         if name in ("target", "label") or "." in name:
             raise UserError(f"{giver} gives a tensor {name!r}; 'target', 'label' and names with a dot belong to the engine")
+
+
+def warn_of_idle_blocks(blocks: Sequence[nn.Module], more: str = "", stacklevel: int = 3) -> None:
+    """Warn of blocks that have nothing to learn, since each is made a component all the same.
+
+    Args:
+        more: what else to say of these components.
+        stacklevel: as for `warnings.warn`.
+    """
+    idle = [
+        f"{number} ({type(block).__name__})" for number, block in enumerate(blocks, 1) if next(block.parameters(), None) is None
+    ]
+    if idle:
+        listed = ", ".join(idle[:3]) + (f" and {len(idle) - 3} more" if len(idle) > 3 else "")
+        warnings.warn(
+            f"blocks without parameters: {listed}, of {len(blocks)}; each is a component that trains no block{more}; join each "
+            "with the block before it in an nn.Sequential, or let alrpc.cut(model, n) make n blocks of similar cost",
+            Advice,
+            stacklevel,
+        )
 
 
 def _refuse_sharing(components: Sequence[Component]) -> None:

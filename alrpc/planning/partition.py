@@ -10,6 +10,7 @@ import torch
 from alrpc.config import Config
 from alrpc.data.dataset import Dataset
 from alrpc.errors import UserError
+from alrpc.objectives.cut import split_consecutive
 from alrpc.planning.costs import Cost, measure_components
 from alrpc.system import local_device
 
@@ -54,7 +55,7 @@ def stage_bytes(costs: Sequence[Cost], first: int, end: int, window: int) -> int
 
 
 def best_split(costs: Sequence[Cost], stages: int, window: int, memory_limit: int | None = None) -> Partition:
-    """The split whose slowest stage is fastest, by dynamic programming over the first component of the last stage.
+    """The split whose slowest stage is fastest.
 
     Args:
         memory_limit: bytes that no stage may exceed; None for no limit.
@@ -65,33 +66,18 @@ def best_split(costs: Sequence[Cost], stages: int, window: int, memory_limit: in
     count = len(costs)
     if stages > count:
         raise UserError(f"pipeline.stages: got {stages}, but the model has {count} components; use 1 to {count}")
-    before = [0.0]
-    for cost in costs:
-        before.append(before[-1] + cost.seconds)
-    never = float("inf")
-    slowest = [[never] * (count + 1) for _ in range(stages + 1)]
-    first_of_last = [[0] * (count + 1) for _ in range(stages + 1)]
-    slowest[0][0] = 0.0
-    for stage in range(1, stages + 1):
-        for end in range(stage, count + 1):
-            for first in range(stage - 1, end):
-                if memory_limit is not None and stage_bytes(costs, first, end, window) > memory_limit:
-                    continue
-                candidate = max(slowest[stage - 1][first], before[end] - before[first])
-                if candidate < slowest[stage][end]:
-                    slowest[stage][end], first_of_last[stage][end] = candidate, first
-    if slowest[stages][count] == never:
+
+    def fits(first: int, end: int) -> bool:
+        return memory_limit is None or stage_bytes(costs, first, end, window) <= memory_limit
+
+    sizes = split_consecutive([cost.seconds for cost in costs], stages, fits)
+    if not sizes:
         largest = max(stage_bytes(costs, index, index + 1, window) for index in range(count))
         raise UserError(
             f"--memory-limit: no split into {stages} stages keeps each within it; a single component needs up to "
             f"{largest / (1 << 20):.0f} MiB; give a higher limit, or more stages"
         )
-    sizes, end = [], count
-    for stage in range(stages, 0, -1):
-        first = first_of_last[stage][end]
-        sizes.append(end - first)
-        end = first
-    return predict(costs, sizes[::-1], window)
+    return predict(costs, sizes, window)
 
 
 def choose_split(config: Config, dataset: Dataset) -> list[int] | None:

@@ -13,6 +13,7 @@ import os
 import signal
 import warnings
 
+from alrpc.errors import Advice
 from alrpc.runtime.process import prctl, set_name
 from alrpc.system import keep_memory
 
@@ -31,6 +32,7 @@ os.setsid()
 set_name("alrpc-forks")
 keep_memory()
 warnings.filterwarnings("ignore", module="torch.distributed")
+warnings.filterwarnings("ignore", category=Advice)  # the launcher has given it
 
 import torch._dynamo  # noqa: F401  the constructor of every torch optimizer imports it
 

@@ -12,7 +12,7 @@ from alrpc.analysis.contents import SUMMARY
 from alrpc.checkpoint.changes import resuming
 from alrpc.checkpoint.resume import last_whole_step, load_resume_point, note_restart, resume_hint
 from alrpc.config import Config, parse_config, user_code_fields
-from alrpc.errors import Interrupted, PermanentFailure, RunFailed, StartupError
+from alrpc.errors import Interrupted, PermanentFailure, RunFailed, StartupError, UsageError
 from alrpc.network import resolve
 from alrpc.pipeline.failures import log_line
 from alrpc.pipeline.placement import check_pipeline
@@ -54,6 +54,10 @@ def launch_pipeline(
         Stopped: when this process received SIGTERM and the run has taken a checkpoint.
         Interrupted: when this process received another signal, or no checkpoint could be taken in time.
     """
+    if not isinstance(config, Config):
+        raise UsageError(f"config: got {type(config).__name__}; give a configuration, such as alrpc.load_config returns")
+    if max_restarts < 0:
+        raise UsageError(f"max_restarts: got {max_restarts}; give 0 or more")
     config, components = resolve(with_stages(config, stages))
     check_pipeline(config, components)
     local_device(config.device)

@@ -13,7 +13,7 @@ from typing import Any, Literal, TypedDict, Unpack
 from alrpc import rundir
 from alrpc.checkpoint.changes import check_changes, resuming
 from alrpc.checkpoint.resume import ResumePoint, find_resume_point
-from alrpc.config import PYTHON, load_config, parse_config
+from alrpc.config import PYTHON, check_config, load_config, parse_config
 from alrpc.data.dataset import Dataset
 from alrpc.errors import UsageError
 from alrpc.events import Evaluation, Event
@@ -72,16 +72,24 @@ def train(
         The score of each exit in the last evaluation: accuracy, or mean squared error for a regression.
 
     Raises:
-        UserError: for an unknown field or a value that is not allowed, a directory or checkpoint that cannot be used, or a loss
-            that is not finite.
+        UserError: for an unknown field or a value that is not allowed, data of another target than the network's, a directory or
+            checkpoint that cannot be used, or a loss that is not finite.
         Stopped: when this process received SIGTERM and the run has taken a checkpoint; only with `out` or `resume`.
         Interrupted: when it received a second SIGTERM, or no checkpoint could be taken in time.
     """
     started = time.time()
     if out is not None and resume is not None:
         raise UsageError("out: a run that is resumed has its own directory; give one of the two")
+    for argument, given, kind in (("network", network, Network), ("dataset", dataset, Dataset)):
+        if not isinstance(given, kind):
+            raise UsageError(f"{argument}: got {type(given).__name__}; give an alrpc.{kind.__name__}")
+    if dataset.target != network.target:
+        raise UsageError(f"dataset: its target is {dataset.target}, but the network was built for {network.target}")
     if callable(callbacks):
         raise UsageError("callbacks: got a function; give a list of functions")
+    for callback in callbacks:
+        if not callable(callback):
+            raise UsageError(f"callbacks: got {callback!r}; give functions that take an event")
     exits: list[float] = []
     caller, events = threading.current_thread(), SimpleQueue[Event]()
 
@@ -111,6 +119,7 @@ def train(
             train_in(Path(resume), find_resume_point(Path(resume), config, network=network))
     else:
         config = parse_config(with_fields({"model": {"name": PYTHON}, "data": {"name": PYTHON}}, fields))
+        check_config(config)
         local_device(config.device)
         if out is not None:
             with new_run_directory(Path(out), PYTHON, config) as directory:

@@ -107,3 +107,14 @@ def test_verbose_prints_all_losses_and_checkpoints_and_what_the_processes_log(co
         assert lines.count("step 23  checkpoint complete") == 1
     for stage in (1, 2):
         assert f"stage-{stage}: builds its blocks" in done.stderr.splitlines()
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("command", [["train"], ["launch", "--stages", "2"]])
+def test_a_block_that_has_nothing_to_learn_is_told_in_one_line(commands, command):
+    done = commands.alrpc(*command, "--set", "model.name=own_blocks:build_idle", "--set", "train.epochs=1", "--quiet")
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith(
+        "alrpc: blocks without parameters: 1 (Flatten), of 3; each is a component that trains no block; join"
+    )

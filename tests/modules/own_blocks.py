@@ -23,6 +23,11 @@ def build(width: int = 32, depth: int = 4):
     return [nn.Sequential(nn.Flatten(), blocks[0]), *blocks[1:]]
 
 
+def build_idle():
+    """Blocks of which the first has nothing to learn."""
+    return [nn.Flatten(), *build(depth=2)]
+
+
 class Fuse(nn.Module):
     """Passes its input on, and raises at a training step."""
 

@@ -53,10 +53,31 @@ def test_training_twice_gives_the_same_bits_and_leaves_the_callers_generator_alo
     assert len(digests) == 1
 
 
-def test_an_unknown_field_is_named():
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"epoch": 1}, r"train\.epoch: unknown field; did you mean train\.epochs\?"),
+        ({"optimizer": "adm"}, r"train\.optimizer: got 'adm'; it should be 'adam', 'adamw' or 'sgd'"),
+        ({"schedule": "cosin"}, r"train\.schedule: got 'cosin'; it should be 'constant', 'linear' or 'cosine'"),
+        ({"lr": 1e-3, "end_lr": 1e-2}, r"train\.end_lr: got 0\.01, above train\.lr"),
+        ({"batch_size": 0}, r"data\.batch_size: got 0; it should be greater than 0"),
+        ({"device": "gpu"}, "device: got 'gpu'; it should be 'auto', 'cpu' or 'cuda'"),
+        ({"callbacks": ["losses"]}, "callbacks: got 'losses'; give functions that take an event"),
+        ({"dataset": "digits"}, r"dataset: got str; give an alrpc\.Dataset"),
+        ({"network": nn.Linear(64, 10)}, r"network: got Linear; give an alrpc\.Network"),
+    ],
+)
+def test_an_argument_that_is_wrong_is_named(arguments, message):
     dataset = alrpc.load_data("digits")
-    with pytest.raises(alrpc.UserError, match=r"train\.epoch: unknown field; did you mean train\.epochs\?"):
-        alrpc.train(digits_network(dataset), dataset, epoch=1)
+    with pytest.raises(alrpc.UserError, match=message):
+        alrpc.train(**{"network": digits_network(dataset), "dataset": dataset, **arguments})
+
+
+def test_data_of_another_target_than_the_networks_is_refused():
+    dataset = alrpc.load_data("digits")
+    values = [alrpc.Split(split.inputs, split.labels.float()) for split in (dataset.train, dataset.test)]
+    with pytest.raises(alrpc.UserError, match=r"its target is Values\(width=1\), but the network was built for Classes"):
+        alrpc.train(digits_network(dataset), alrpc.Dataset(*values, alrpc.Values(1)))
 
 
 def test_a_function_given_alone_as_callbacks_is_refused():
