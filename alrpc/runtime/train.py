@@ -80,16 +80,7 @@ def train(
     started = time.time()
     if out is not None and resume is not None:
         raise UsageError("out: a run that is resumed has its own directory; give one of the two")
-    for argument, given, kind in (("network", network, Network), ("dataset", dataset, Dataset)):
-        if not isinstance(given, kind):
-            raise UsageError(f"{argument}: got {type(given).__name__}; give an alrpc.{kind.__name__}")
-    if dataset.target != network.target:
-        raise UsageError(f"dataset: its target is {dataset.target}, but the network was built for {network.target}")
-    if callable(callbacks):
-        raise UsageError("callbacks: got a function; give a list of functions")
-    for callback in callbacks:
-        if not callable(callback):
-            raise UsageError(f"callbacks: got {callback!r}; give functions that take an event")
+    check_arguments(network, dataset, callbacks)
     exits: list[float] = []
     caller, events = threading.current_thread(), SimpleQueue[Event]()
 
@@ -128,6 +119,20 @@ def train(
             run_engine(config, dataset, network, tell)
     deliver()
     return exits
+
+
+def check_arguments(network: Network, dataset: Dataset, callbacks: Sequence[Callable[[Event], object]]) -> None:
+    """Refuse, with a UsageError, what `train` cannot work with."""
+    for argument, given, kind in (("network", network, Network), ("dataset", dataset, Dataset)):
+        if not isinstance(given, kind):
+            raise UsageError(f"{argument}: got {type(given).__name__}; give an alrpc.{kind.__name__}")
+    if dataset.target != network.target:
+        raise UsageError(f"dataset: its target is {dataset.target}, but the network was built for {network.target}")
+    if callable(callbacks):
+        raise UsageError("callbacks: got a function; give a list of functions")
+    for callback in callbacks:
+        if not callable(callback):
+            raise UsageError(f"callbacks: got {callback!r}; give functions that take an event")
 
 
 def with_fields(tree: dict[str, Any], fields: Fields) -> dict[str, Any]:
