@@ -15,8 +15,11 @@ The command `alrpc` itself ends with 2 for a UsageError, as click does for an op
 UserError: `command_code`.
 """
 
+import os
 import signal
+import traceback
 import warnings
+from pathlib import Path
 
 FAILED, REFUSED, FAILED_FOR_GOOD, STOPPED = 1, 2, 3, 75
 
@@ -77,17 +80,19 @@ OF_EXIT_CODE = {REFUSED: StartupError, FAILED_FOR_GOOD: PermanentFailure, STOPPE
 """The exception that the launcher raises for the exit code of the process that ended the run; RunFailed for any other code."""
 
 
-def exit_code(error: Exception) -> int:
+def exit_code(error: BaseException) -> int:
     """The exit code of a process that ends with this exception."""
     if isinstance(error, Stopped):
         return STOPPED
     if isinstance(error, StageFailed):
         return FAILED if error.retryable else FAILED_FOR_GOOD
+    if isinstance(error, (NonFinite, SystemExit)):
+        return FAILED_FOR_GOOD
     return REFUSED if isinstance(error, UserError) else FAILED
 
 
-def command_code(error: Exception) -> int:
-    """The exit code of the command `alrpc` when it ends with this exception, which is meant for the user."""
+def command_code(error: BaseException) -> int:
+    """The exit code of the command `alrpc` when it ends with this exception, which is told in one line."""
     if isinstance(error, Stopped):
         return STOPPED
     if isinstance(error, Interrupted):
@@ -95,9 +100,18 @@ def command_code(error: Exception) -> int:
     return REFUSED if isinstance(error, UsageError) else FAILED
 
 
-def error_line(error: Exception) -> str:
+def error_line(error: BaseException) -> str:
     """An exception as one line: its message alone if that is meant for the user, else its type and message."""
-    text = str(error) if isinstance(error, (UserError, Stopped, Interrupted)) else f"{type(error).__name__}: {error}"
+    if isinstance(error, (UserError, Stopped, Interrupted)):
+        text = str(error)
+    elif isinstance(error, SystemExit):
+        text = describe_exit(error)
+    elif isinstance(error, OSError) and error.filename is not None:
+        text = f"{os.fsdecode(error.filename)}: {error.strerror}"
+        if isinstance(error, PermissionError):
+            text += f"; {needed_permission(Path(os.fsdecode(error.filename)))}"
+    else:
+        text = f"{type(error).__name__}: {error}"
     return " ".join(text.split())
 
 
@@ -110,3 +124,27 @@ def show_advice_as_lines() -> None:
         return f"alrpc: {message}\n" if is_advice else usual(message, category, filename, lineno, line)
 
     warnings.formatwarning = one_line
+
+
+def describe_exit(error: SystemExit) -> str:
+    """Say where sys.exit was called: by the user's code, since no code of this package calls it while a command runs."""
+    *_, (frame, line) = traceback.walk_tb(error.__traceback__)
+    return f"{frame.f_code.co_filename}, line {line}: called {exit_call(error)}"
+
+
+def exit_call(error: SystemExit) -> str:
+    """The call that raised SystemExit."""
+    return f"sys.exit({'' if error.code is None else repr(error.code)})"
+
+
+def needed_permission(path: Path) -> str:
+    """What a process that was refused a file or directory needs."""
+    path = path.absolute()
+    closed = next((folder for folder in reversed(path.parents) if not os.access(folder, os.X_OK)), None)
+    if closed is not None:
+        return f"it needs the permission to enter {closed}"
+    modes = {"read": os.R_OK, "write": os.W_OK, **({"enter": os.X_OK} if path.is_dir() else {})}
+    wanting = next((name for name, mode in modes.items() if not os.access(path, mode)), None)
+    if path.exists() and wanting:
+        return f"it needs the permission to {wanting} it"
+    return f"it needs the permission to write in {path.parent}"

@@ -15,13 +15,15 @@ logs/torchrun              the torchrun that started the run's processes: its pr
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -186,15 +188,40 @@ def partial_file(path: Path) -> Iterator[Path]:
     try:
         yield partial
         partial.rename(path)
-    except BaseException:
+    except BaseException as error:
         with suppress(OSError):
             partial.unlink()
+        if isinstance(error, OSError):
+            error.filename = str(path)  # Python leaves it out where writing fails
         raise
 
 
 def write_json(path: Path, tree: Any, durable: bool = False) -> None:
     """Write a JSON file atomically; raises like `write_atomically`."""
     write_atomically(path, json.dumps(tree, indent=2) + "\n", durable)
+
+
+def open_lines(path: Path) -> FileIO:
+    """Open a JSON-lines file to append to it, without a last line that a crash or a full disk has cut."""
+    file = path.open("ab", buffering=0)
+    file.truncate(path.read_bytes().rfind(b"\n") + 1)
+    return file
+
+
+def append_lines(file: FileIO, trees: Iterable[dict]) -> None:
+    """Append objects to a file that `open_lines` has opened, each as a line: all of them, or none.
+
+    Raises:
+        OSError: when they cannot be written; what has been written of them is taken back.
+    """
+    data = "".join(json.dumps(tree) + "\n" for tree in trees).encode()
+    end = file.seek(0, os.SEEK_END)
+    try:
+        if file.write(data) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
+        file.truncate(end)
+        raise OSError(error.errno, error.strerror, file.name) from error
 
 
 class Restart(TypedDict):

@@ -23,7 +23,12 @@ GIVEN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", 
 @source_options
 @out_option("runs/<model>-<data>-<time>")
 @quiet_option
-@click.option("--resume", metavar="DIR", type=click.Path(path_type=Path), help="Continue this run from its last checkpoint.")
+@click.option(
+    "--resume",
+    metavar="DIR",
+    type=click.Path(readable=False, path_type=Path),
+    help="Continue this run from its last checkpoint.",
+)
 @step_option
 def main(**options) -> None:
     """Run one process of a pipeline. torchrun starts it:

@@ -1,9 +1,13 @@
-"""A run's directory: made by one alone, held until its end, and never taken away by another."""
+"""A run's directory: made by one alone, held until its end, and never taken away by another; and its lines, which are whole."""
 
 import errno
 import fcntl
+import json
+import resource
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -82,3 +86,28 @@ def test_a_file_system_without_locks_will_do(tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "flock", flock)
     with rundir.new_directory(tmp_path / "run", "digits"), rundir.lock_directory(tmp_path / "run", joining=True):
         assert not rundir.is_locked(tmp_path / "run")
+
+
+@contextmanager
+def disk_of(size: int) -> Iterator[None]:
+    """No file may grow beyond this size, as on a disk that is full then: what fits of a write is written."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_no_line_is_cut_by_a_full_disk_and_then_written_on(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 0}\n{"ste')  # by a process that was killed
+    with rundir.open_lines(path) as file:
+        rundir.append_lines(file, [{"step": 1}])
+        with disk_of(path.stat().st_size + 20):
+            for _ in range(2):
+                with pytest.raises(OSError) as raised:
+                    rundir.append_lines(file, [{"step": 2}, {"step": 3}])
+                assert raised.value.filename == str(path)
+        rundir.append_lines(file, [{"step": 4}])
+    assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [0, 1, 4]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -99,10 +99,16 @@ def last_whole_step(run: Path, epochs: int) -> int | None:
 
 
 def note_restart(run: Path, cause: str, step: int | None) -> None:
-    """Record a restart for the summary: its cause, the step that it resumes from, and the number of repeated steps."""
+    """Record a restart for the summary: its cause, the step that it resumes from, and the number of repeated steps.
+
+    What cannot be written is told in the terminal.
+    """
     reached, step = rundir.read_reached(run)["step"], step or 0
-    with (run / rundir.RESTARTS).open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"cause": cause, "step": step, "repeated_steps": max(0, reached - step)}) + "\n")
+    try:
+        with rundir.open_lines(run / rundir.RESTARTS) as file:
+            rundir.append_lines(file, [{"cause": cause, "step": step, "repeated_steps": max(0, reached - step)}])
+    except OSError as error:
+        print(f"alrpc: {run / rundir.RESTARTS} lacks this restart: {error.strerror}", file=sys.stderr, flush=True)
 
 
 def reopen(run: Path, config: Config, step: int) -> None:

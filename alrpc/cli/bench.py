@@ -36,7 +36,7 @@ def measurement(name: str) -> Callable:
                 metavar="[FILE]",
                 is_flag=False,
                 flag_value=STANDARD_OUTPUT,
-                type=click.Path(path_type=Path, allow_dash=True),
+                type=click.Path(readable=False, path_type=Path, allow_dash=True),
                 help="Write all figures as JSON into this file. Without FILE: on standard output, instead of the tables.",
             ),
             out_option(f"runs/bench-{name}-<time>"),

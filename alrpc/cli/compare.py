@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import click
 
 from alrpc.cli.options import (
-    exit_with,
     heavy_imports,
     json_option,
     parse_methods,
@@ -21,7 +20,7 @@ from alrpc.cli.options import (
     stages_option,
     with_stages,
 )
-from alrpc.errors import FAILED
+from alrpc.errors import RunFailed
 from alrpc.experiments import METHODS
 
 if TYPE_CHECKING:
@@ -117,7 +116,7 @@ def compare(
         else:
             show(console, result, directory)
         if result["failures"]:
-            exit_with(f"{len(result['failures'])} of {repeat * len(names)} runs failed: {result['failures'][0]}", FAILED)
+            raise RunFailed(f"{len(result['failures'])} of {repeat * len(names)} runs failed: {result['failures'][0]}")
 
 
 def show(console: Console, result: dict, directory: Path) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @click.command(short_help="Measure how good the network of a run is, depth by depth.")
-@click.argument("run", type=click.Path(path_type=Path), required=False)
+@click.argument("run", type=click.Path(readable=False, path_type=Path), required=False)
 @click.option(
     "--samples",
     type=click.IntRange(min=1),

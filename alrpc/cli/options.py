@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from alrpc.errors import Interrupted, Stopped, UsageError, UserError, command_code
+from alrpc.errors import Interrupted, Stopped, UsageError, UserError, command_code, error_line
 from alrpc.posix.streams import outlive_terminal
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def set_option(
 def out_option(default: str) -> Decorator:
     """The option --out."""
     help = f"The directory to make; it must not exist, or be empty.  [default: {default}]"
-    return click.option("--out", metavar="DIR", type=click.Path(path_type=Path), help=help)
+    return click.option("--out", metavar="DIR", type=click.Path(readable=False, path_type=Path), help=help)
 
 
 stages_option = click.option(
@@ -97,7 +97,7 @@ def resume_options(command: Callable) -> Callable:
         metavar="[DIR]",
         is_flag=False,
         flag_value=LAST,
-        type=click.Path(path_type=Path),
+        type=click.Path(readable=False, path_type=Path),
         help="Continue the run in this directory, of either engine, from its last checkpoint. Without DIR: the last run below ./runs.",
     )
     return resume(step_option(command))
@@ -191,8 +191,12 @@ def plain_endings(outlives_terminal: bool = False) -> Iterator[None]:
         outlive_terminal()
     try:
         yield
-    except (UserError, Stopped, Interrupted) as error:
-        exit_with(str(error), command_code(error))
+    except (UserError, Stopped, Interrupted, SystemExit) as error:
+        exit_with(error_line(error), command_code(error))
+    except OSError as error:
+        if error.filename is None:
+            raise
+        exit_with(error_line(error), command_code(error))
     except KeyboardInterrupt:
         exit_with("ended by SIGINT", 130)
 

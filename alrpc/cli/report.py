@@ -10,11 +10,11 @@ from alrpc.cli.options import choose_run, heavy_imports, plain_endings
 
 
 @click.command(short_help="Write a report on runs, as one HTML page.")
-@click.argument("runs", metavar="[RUN ...]", type=click.Path(path_type=Path), nargs=-1)
+@click.argument("runs", metavar="[RUN ...]", type=click.Path(readable=False, path_type=Path), nargs=-1)
 @click.option(
     "--out",
     metavar="FILE",
-    type=click.Path(path_type=Path),
+    type=click.Path(readable=False, path_type=Path),
     help="The file to write.  [default: report.html in the first directory]",
 )
 def report(runs: tuple[Path, ...], out: Path | None) -> None:

@@ -10,7 +10,7 @@ from alrpc.cli.options import choose_run, heavy_imports, plain_endings
 
 
 @click.command(short_help="Draw what each process of a run did over time.")
-@click.argument("runs", metavar="[RUN ...]", type=click.Path(path_type=Path), nargs=-1)
+@click.argument("runs", metavar="[RUN ...]", type=click.Path(readable=False, path_type=Path), nargs=-1)
 @click.option("--step", type=click.IntRange(min=0), help="The micro-batch to begin with.  [default: one in mid-training]")
 @click.option("--steps", type=click.IntRange(min=1), help="The number of training micro-batches to show.  [default: 6]")
 def timeline(runs: tuple[Path, ...], step: int | None, steps: int | None) -> None:

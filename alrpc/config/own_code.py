@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from alrpc.errors import UsageError
+from alrpc.errors import UsageError, exit_call
 
 MOVED = {"alrpc.bench.tokens": "alrpc.data.synthetic_text"}  # modules under the names that configurations of 0.1 use
 DYNAMIC = ("import *", "__getattr__", "globals(", "vars(", "exec(", "setattr(", "sys.modules")
@@ -34,6 +34,8 @@ def import_function(name: str, field: str) -> Callable:
         raise _no_module(name, field, error.name) from error
     except AttributeError as error:
         raise UsageError(f"{field}: {name}: module {module_name!r} has no {attribute!r}") from error
+    except SystemExit as error:
+        raise UsageError(f"{field}: importing {module_name} called {exit_call(error)}") from error
     except Exception as error:
         raise UsageError(f"{field}: importing {module_name} raised {type(error).__name__}: {error}") from error
     if not callable(function):

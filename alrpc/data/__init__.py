@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from alrpc.config import Data, parse_section
 from alrpc.config.own_code import import_function
 from alrpc.data.catalog import TEXT, VISION, check_data
-from alrpc.errors import UserError
+from alrpc.errors import UserError, exit_call
 
 if TYPE_CHECKING:
     from alrpc.data.dataset import Dataset
@@ -42,7 +42,10 @@ def read_data(data: Data) -> Dataset:
         return vision.load(data)
     if data.name in TEXT:
         return text.load(data)
-    dataset = import_function(data.name, "data.name")()
+    try:
+        dataset = import_function(data.name, "data.name")()
+    except SystemExit as error:
+        raise UserError(f"data.name: {data.name} called {exit_call(error)}") from error
     if not isinstance(dataset, Dataset):
         raise UserError(f"data.name: {data.name} returned {type(dataset).__name__}; it must return an alrpc.Dataset")
     return dataset

@@ -14,7 +14,7 @@ from torch.utils import data
 
 from alrpc.data.checks import check_batch
 from alrpc.data.dataset import Dataset, Split
-from alrpc.errors import UserError
+from alrpc.errors import UserError, describe_exit
 from alrpc.objectives.base import Tensors, canonical
 from alrpc.posix.forks import ensure_server
 from alrpc.posix.parent import Parent
@@ -112,11 +112,15 @@ def read(dataset: Dataset, seed: int, request: Request) -> Loaded:
     """Read one micro-batch.
 
     Raises:
-        UserError: when the split gives something that cannot be trained on, which is checked unless the data set has done so.
+        UserError: when the split gives something that cannot be trained on, which is checked unless the data set has done so; or
+            calls sys.exit.
     """
     known = dataset.train if request.split == "train" else dataset.test
-    split = known.during(seed, request.epoch) if request.split == "train" else known
-    batch = split.batch(request.indices)
+    try:
+        split = known.during(seed, request.epoch) if request.split == "train" else known
+        batch = split.batch(request.indices)
+    except SystemExit as error:
+        raise UserError(f"the {request.split} split cannot be read: {describe_exit(error)}") from error
     if split is not known or type(split).batch is not Split.batch:
         check_batch(batch, dataset.target, request.split, request.indices)
     return loaded(request.split, request.epoch, *batch)

@@ -83,11 +83,13 @@ def load(data: Data) -> Dataset:
     identity, read = _find_files(data) if data.name == "text-file" else _find_on_hub(data)
     tokenizer = cleaner()
     key = [FORMAT, identity, tokenizer.to_str(), data.vocabulary, data.max_tokens]
-    path = cache_folder() / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.safetensors"
-    prepared = read_cached(path)
+    folder = cache_folder()
+    path = folder and folder / f"{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:32]}.safetensors"
+    prepared = read_cached(path) if path else None
     if prepared is None:
         prepared = _prepare(*read(), tokenizer, data)
-        write_cached(path, *prepared)
+        if path:
+            write_cached(path, *prepared)
     tensors, strings = prepared
     splits = [
         Texts(

@@ -15,9 +15,12 @@ from alrpc.errors import UserError
 from alrpc.reading.tensors import open_tensors
 
 
-def cache_folder() -> Path:
-    """The directory of prepared texts, which need not exist."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alrpc" / "text"
+def cache_folder() -> Path | None:
+    """The directory of prepared texts, which need not exist; None for a user without a home directory."""
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alrpc" / "text"
+    except RuntimeError:
+        return None
 
 
 def read_cached(path: Path) -> tuple[dict[str, Tensor], dict[str, str]] | None:

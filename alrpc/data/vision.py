@@ -111,7 +111,12 @@ def _read_torchvision(data: Data) -> _Read:
         "cifar10": datasets.CIFAR10,
         "cifar100": datasets.CIFAR100,
     }[data.name]
-    root = data.root or Path.home() / ".cache" / "alrpc"
+    try:
+        root = data.root or Path.home() / ".cache" / "alrpc"
+    except RuntimeError as error:
+        raise UserError(
+            f"data.root: not given, and this user has no home directory for {data.name}; give a directory"
+        ) from error
     splits = []
     for train in (True, False):
         try:

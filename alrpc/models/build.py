@@ -13,7 +13,7 @@ from torch import nn
 
 from alrpc.config import complaint
 from alrpc.config.own_code import import_function
-from alrpc.errors import UsageError, UserError
+from alrpc.errors import UsageError, UserError, exit_call
 from alrpc.models import MODELS, check_fields, check_name
 from alrpc.system import derive_seed
 
@@ -60,6 +60,8 @@ def build_parts(
         raise UsageError(f"model.{field}: {complaint(first)}") from error
     except UserError:
         raise
+    except SystemExit as error:
+        raise UsageError(f"model.name: {name} called {exit_call(error)}") from error
     except Exception as error:
         if name in FUNCTIONS:
             raise

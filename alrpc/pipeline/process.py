@@ -87,9 +87,9 @@ def run_stage(
         if not own.told_to_end:
             time.sleep(NEIGHBOUR_EXIT_DELAY)  # the coordinator or launcher names the failed process, and ends this one
         return 1
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         log_line(traceback.format_exc())
-        own.emit(Failure(placement.stage, error_line(error), retryable=not isinstance(error, UserError)))
+        own.emit(Failure(placement.stage, error_line(error), retryable=not isinstance(error, (UserError, SystemExit))))
         time.sleep(EXIT_DELAY)
         return 1
     return 0

@@ -257,9 +257,7 @@ def enter_rank(
         process = begin_process(keeps_memory=forked)
         seal_pickles(process.secret)
         function(process, *arguments)
-    except SystemExit as error:
-        hard_exit(error.code if isinstance(error.code, int) and error.code else 1)
-    except Exception:
+    except (Exception, SystemExit):
         traceback.print_exc()
         hard_exit(1)
     multiprocessing.util.Finalize(None, hard_exit, args=(0,), exitpriority=100)  # once the agent knows that all have returned
@@ -333,7 +331,7 @@ def describe_exit(failures: dict[int, ProcessFailure], directory: Path, role: Ca
 @contextmanager
 def logging_to(path: Path) -> Iterator[None]:
     """Write the log lines of torchelastic to a file instead of the terminal. A full disk loses lines, but does not end the run."""
-    handler = logging.FileHandler(path)
+    handler = logging.FileHandler(path, encoding="utf-8")
     handler.handleError = lambda record: None
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
     loggers = [logging.getLogger(name) for name in logging.root.manager.loggerDict if name.split(".")[0] == "torch"]

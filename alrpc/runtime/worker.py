@@ -99,7 +99,7 @@ def lead_run(process: Process, options: Options) -> int:
             process.signals.terminal, process.signals.on_terminate = terminal, ask_to_end
             rendezvous_store().set(DIRECTORY, seal(process.secret, str(directory).encode()))
             summary = run_coordinator(run, terminal)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if process.launcher.is_gone():
             process.launcher.end_without()  # the error is a consequence of the lost launcher, which hosted the store
         code, message = fail(error, directory)
@@ -142,7 +142,7 @@ def open_run(process: Process, options: Options, launched: bool) -> Iterator[Run
                 raise
 
 
-def fail(error: Exception, directory: Path | None) -> tuple[int, str]:
+def fail(error: BaseException, directory: Path | None) -> tuple[int, str]:
     """Report the cause in the error file, and kill the processes that must not outlive the run.
 
     Returns:
@@ -158,7 +158,7 @@ def fail(error: Exception, directory: Path | None) -> tuple[int, str]:
     return code, message
 
 
-def failure_message(error: Exception, directory: Path | None) -> str:
+def failure_message(error: BaseException, directory: Path | None) -> str:
     """The one-line message that says why the run ended."""
     if isinstance(error, (UserError, Stopped)):
         return str(error)
@@ -214,7 +214,7 @@ def run_logged(directory: Path, name: str, work: Callable[[], None]) -> int:
     log_to(directory, name)
     try:
         work()
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         code, _ = fail(error, directory)
         return code
     return 0

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
@@ -18,7 +18,7 @@ from rich.console import Console
 
 from alrpc import __version__, events, rundir
 from alrpc.config import Config
-from alrpc.errors import UserError
+from alrpc.errors import StageFailed, UserError, error_line
 from alrpc.events import Event, Run, Start, Status
 from alrpc.network import combine_digests
 from alrpc.system import command_line, working_commit
@@ -70,7 +70,7 @@ def recorder(
                 try:
                     files.write(event, progress)
                 except OSError as error:  # a full disk is no reason to stop learning
-                    progress.note_failure(f"metrics.jsonl lacks lines: {error.strerror}")
+                    progress.note_failure(f"{Path(error.filename).name} lacks lines: {error.strerror}")
                 log(event)
                 refresh(event)
 
@@ -83,12 +83,12 @@ class Files:
 
     def __init__(self, directory: Path, appending: bool, notes_place: bool):
         self._directory, self._notes_place = directory, notes_place
-        self._metrics = (directory / rundir.METRICS).open("ab" if appending else "wb", buffering=0)
-        self._timings = (directory / rundir.TIMINGS).open("ab", buffering=0)
+        self._metrics, self._timings = (rundir.open_lines(directory / name) for name in (rundir.METRICS, rundir.TIMINGS))
+        if not appending:
+            self._metrics.truncate(0)
         self._began = time.monotonic()
         self._noted = 0.0
         self._pending: list[Event] = []  # events that are not in timings.jsonl yet
-        self._is_whole = True  # whether the last line of metrics.jsonl is complete
 
     def __enter__(self) -> Files:
         return self
@@ -98,24 +98,25 @@ class Files:
         self._timings.close()
 
     def write(self, event: Event, progress: Progress) -> None:
-        """Write an event to the files that keep it; raises OSError when that fails."""
+        """Write an event to the files that keep it.
+
+        Raises:
+            OSError: when the file that it names cannot be written; the event is not in it then.
+        """
         if isinstance(event, Status) and self._notes_place and time.monotonic() - self._noted > NOTE_EVERY:
             self._noted = time.monotonic()
-            (self._directory / rundir.REACHED).write_text(json.dumps(reached(progress)))
-        if isinstance(event, events.METRICS):
-            self._write_metrics(event)
-        if isinstance(event, events.TIMINGS):
-            self._pending.append(event)
+            with suppress(OSError):  # the next note will do
+                (self._directory / rundir.REACHED).write_text(json.dumps(reached(progress)), encoding="utf-8")
         if isinstance(event, Start):  # the spans of an earlier part of the run are not kept
             self._timings.truncate(0)
+        if isinstance(event, events.TIMINGS):
+            self._pending.append(event)
         if self._pending and progress.fed is not None:
-            self._timings.write("".join(json.dumps(events.to_json(each)) + "\n" for each in self._pending).encode())
-            self._pending.clear()
-
-    def _write_metrics(self, event: Event) -> None:
-        line = json.dumps({**events.to_json(event), "time": round(time.monotonic() - self._began, 3)}) + "\n"
-        line = line if self._is_whole else "\n" + line
-        self._is_whole = self._metrics.write(line.encode()) == len(line)
+            pending, self._pending = self._pending, []
+            rundir.append_lines(self._timings, map(events.to_json, pending))
+        if isinstance(event, events.METRICS):
+            now = round(time.monotonic() - self._began, 3)
+            rundir.append_lines(self._metrics, [{**events.to_json(event), "time": now}])
 
 
 def ignore(event: Event) -> None:
@@ -133,6 +134,9 @@ def write_summary(directory: Path, progress: Progress, started: float) -> dict:
 
     Args:
         started: when the command that has finished the run was started, on the system's clock.
+
+    Raises:
+        StageFailed: when it cannot be written; the message tells the result.
     """
     restarts, failures = [], progress.failures
     try:
@@ -181,8 +185,11 @@ def write_summary(directory: Path, progress: Progress, started: float) -> dict:
             for number, stage in progress.stages.items()
         ],
     }
-    rundir.write_json(directory / rundir.SUMMARY, summary)
-    (directory / rundir.REACHED).unlink(missing_ok=True)
+    try:
+        rundir.write_json(directory / rundir.SUMMARY, summary)
+        (directory / rundir.REACHED).unlink(missing_ok=True)
+    except OSError as error:
+        raise StageFailed(f"{error_line(error)}; the result is: {last_line(summary, directory)}", retryable=False) from error
     return summary
 
 

@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from alrpc.events import Checkpoint, Event, Losses, Slow, Unwritten
+from alrpc.events import Checkpoint, Event, Losses, Slow
 from alrpc.telemetry.bottleneck import find_bottleneck, share
 from alrpc.telemetry.progress import Progress, StageProgress
 from alrpc.timing import STATES, WORKING
@@ -69,14 +69,16 @@ def _live(progress: Progress, console: Console) -> Iterator[Callable[[Event], No
 
 def _plain(progress: Progress, verbose: bool, console: Console) -> Callable[[Event], None]:
     """Print a line for the job, then one for each epoch that is complete; if verbose, also for all losses and checkpoints."""
-    shown = -1
+    shown, told = -1, 0
 
     def say(event: Event) -> None:
-        nonlocal shown
-        if verbose and isinstance(event, (Losses, Checkpoint)):
-            console.print(_describe(event), soft_wrap=True, highlight=False)
-        if isinstance(event, (Unwritten, Slow)):
-            line = progress.failures[-1] if isinstance(event, Unwritten) else progress.slow[event.stage]
+        nonlocal shown, told
+        lines = [_describe(event)] if verbose and isinstance(event, (Losses, Checkpoint)) else []
+        lines += progress.failures[told:]  # which the files may not be able to tell
+        told = len(progress.failures)
+        if isinstance(event, Slow):
+            lines.append(progress.slow[event.stage])
+        for line in lines:
             console.print(line, soft_wrap=True, highlight=False)
         if shown < 0 and progress.ready:
             shown = progress.start // progress.micro_batches

@@ -1,11 +1,17 @@
 """A disk that is full, or cannot be written to, for a while: training goes on, says so, and keeps the last whole checkpoint."""
 
+import errno
 import json
 import os
 import subprocess
 
 import pytest
 from conftest import ALRPC, read_summary
+
+import alrpc
+from alrpc import rundir
+from alrpc.errors import StageFailed
+from alrpc.runtime.run import resume_sequentially, run_sequentially
 
 FIELDS = ("--set", "train.epochs=18", "--set", "checkpoint.every=10")
 pytestmark = pytest.mark.timeout(180)
@@ -80,3 +86,27 @@ def test_training_goes_on_and_the_last_whole_checkpoint_stays(commands, until, u
     assert summary["parameters_sha256"] == undisturbed["parameters_sha256"]
     assert any(reason in failure for failure in summary["checkpoint_failures"])
     assert json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+
+
+def test_a_disk_that_is_full_at_the_very_end_costs_no_result(tmp_path, monkeypatch):
+    config = alrpc.load_config(None, ["model.widths=[16]", "pipeline.stages=1", "train.epochs=2", "checkpoint.keep=1"])
+    whole, _ = run_sequentially(config, "digits-mlp", tmp_path / "whole", quiet=True)
+    run = tmp_path / "run"
+
+    write = rundir.write_atomically
+
+    def full(path, *more):
+        if path.name == rundir.SUMMARY:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        write(path, *more)
+
+    with monkeypatch.context() as patch, pytest.raises(StageFailed) as raised:
+        patch.setattr(rundir, "write_atomically", full)
+        run_sequentially(config, "digits-mlp", run, quiet=True)
+    told = str(raised.value)
+    assert told.startswith(
+        f"{run}/summary.json: No space left on device; the result is: test accuracy {whole['test_accuracy']:.4f}"
+    )
+    assert told.endswith(f"its last complete checkpoint is that of step 46; --resume {run} goes on from it")
+    summary, _ = resume_sequentially(run, [], None, quiet=True)
+    assert all(summary[name] == whole[name] for name in ("parameters_sha256", "exits", "steps", "parameters"))

@@ -83,14 +83,6 @@ def test_what_is_wrong_before_a_run_is_told_without_waiting_for_it(commands):
     assert list(commands.folder.iterdir()) == []
 
 
-def test_a_stage_whose_code_exits_is_named_and_not_taken_for_finished(commands):
-    done = commands.alrpc(
-        "launch", "--stages", "2", "--set", "model.name=own_blocks:build_that_exits", "--out", "run", limit=60
-    )
-    assert done.returncode == 1 and done.stderr.startswith("alrpc: stage 2 (rank 2, "), done.stderr
-    assert "ended with exit code 1" in done.stderr and done.stderr.count("\n") == 1
-
-
 def test_a_thread_of_the_users_code_keeps_no_run_from_ending(commands):
     options = ["--set", "model.name=own_blocks:build_with_a_thread", "--set", "train.epochs=1", "--out", "run"]
     done = commands.alrpc("launch", "--stages", "2", *options, limit=60)

@@ -18,7 +18,7 @@ from alrpc.config import Config, load_config
 from alrpc.data import read_data
 from alrpc.data.dataset import Dataset
 from alrpc.data.loader import count_tests, epoch_size, read, requests
-from alrpc.errors import FAILED, REFUSED, UserError, error_line
+from alrpc.errors import FAILED, REFUSED, UserError, error_line, exit_code
 from alrpc.events import Job, Ready
 from alrpc.experiments.baselines import loop
 from alrpc.experiments.baselines.data_parallel import DataParallel
@@ -53,11 +53,10 @@ def run_method(process: Process, method: str, directory: Path, recorded_steps: t
             run_sequential(Run(config, components, directory, process.started, quiet=True))
         else:
             run_baseline(method, config, directory, process.started, recorded_steps)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         log_line(traceback.format_exc())
-        refused = isinstance(error, UserError) and rank == 0
-        message, code = error_line(error), REFUSED if refused else FAILED
-        if not refused:
+        message, code = error_line(error), FAILED if rank else exit_code(error)
+        if code != REFUSED:
             log = rundir.log_path(directory, name)
             message = f"process {rank + 1} (rank {rank}, host {socket.gethostname()}) failed: {message}; log: {log}"
         write_error_file(message, code)

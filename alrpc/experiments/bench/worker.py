@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from pathlib import Path
 
 from alrpc import rundir
@@ -49,16 +48,16 @@ def feed_rounds(directory: Path, settings: Settings) -> None:
     def stream(dataset: Dataset):
         return stream_rounds(config, settings, gathered, dataset)
 
-    with (directory / ROUNDS).open("w", encoding="utf-8", buffering=1) as file:
+    with rundir.open_lines(directory / ROUNDS) as file:
 
         def emit(event: Event) -> None:
             if isinstance(event, Round):
                 reports.append(event)
                 if len(reports) == config.pipeline.stages:  # complete, since a round ends before the next one begins
-                    file.writelines(json.dumps(reduced) + "\n" for reduced in steady_state(reports))
+                    rundir.append_lines(file, steady_state(reports))
                     reports.clear()
                 gathered.add()
             elif isinstance(event, Job):
-                file.write(json.dumps({"event": "job", "samples_per_step": event.samples / event.micro_batches}) + "\n")
+                rundir.append_lines(file, [{"event": "job", "samples_per_step": event.samples / event.micro_batches}])
 
         coordinate(config, components, load, stream, directory, emit)
