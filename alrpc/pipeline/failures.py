@@ -93,13 +93,17 @@ def describe_failure(stage: int, host: str, cause: str, packet: str, log: str) -
 # ---- how a process reports a failure, and ends
 
 
+CAUSES = "ALRPC_CAUSES"
+"""The environment variable with the path of the launcher's file for causes."""
+
+
 def write_error_file(message: str, code: int) -> None:
     """Write the cause of a failure and the exit code where the launcher looks for it: in a file that it holds in memory, or in
     the file of torchrun's agent.
 
     If the file cannot be written, the cause is printed to the terminal.
     """
-    in_memory = os.environ.get("ALRPC_CAUSES")  # of all processes of the run, so each appends a line
+    in_memory = os.environ.get(CAUSES)  # of all processes of the run, so each appends a line
     if path := in_memory or os.environ.get("TORCHELASTIC_ERROR_FILE"):
         tree = {"message": message, "timestamp": int(time.time()), "code": code}
         try:

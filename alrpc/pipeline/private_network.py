@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TypeVar
 
 NETWORK = "ALRPC_NETWORK"
-"""The environment variable with the descriptor of the namespace, which the forked processes of a run inherit."""
+"""The environment variable with the descriptors of the namespaces, which the forked processes of a run inherit: that of the network, and
+that of the users if there is one."""
 CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
 SIOCSIFFLAGS, IFF_UP = 0x8914, 1
 
@@ -25,22 +26,18 @@ Result = TypeVar("Result")
 
 
 def make_private_network() -> None:
-    """Make a namespace for the processes that this one will fork, if the system allows it.
+    """Make a namespace for the processes that this one will fork, if the system allows it; this process stays outside.
 
-    Whoever is not root needs a user namespace for it, in which this process then is; it has the same user and rights as before,
-    and only loses those to become another user. Call this while the process has a single thread.
+    Whoever is not root needs a user namespace for it.
     """
     if not sys.platform.startswith("linux"):
         return
-    needs_user = os.geteuid() != 0
-    if not _succeeds_in_child(lambda: _enter_new(needs_user)):
-        return
-    if needs_user:
-        _enter_user_namespace()
     ready, done = os.pipe(), os.pipe()
     child = os.fork()
-    if child == 0:  # the namespace is another process', since there is no way back into the machine's network
+    if child == 0:  # a namespace is made by entering it, and there is no way back
         try:
+            if os.geteuid() != 0:
+                _enter_user_namespace()
             _enter_network_namespace()
             os.write(ready[1], b".")
             os.close(done[1])
@@ -49,31 +46,36 @@ def make_private_network() -> None:
             os._exit(0)
     os.close(ready[1])
     if os.read(ready[0], 1):
-        os.environ[NETWORK] = str(os.open(f"/proc/{child}/ns/net", os.O_RDONLY))
+        names = ("net",) if os.geteuid() == 0 else ("net", "user")
+        os.environ[NETWORK] = " ".join(str(os.open(f"/proc/{child}/ns/{name}", os.O_RDONLY)) for name in names)
     for descriptor in (ready[0], *done):
         os.close(descriptor)
     os.waitpid(child, 0)
 
 
+def enter_user_namespace() -> None:
+    """In a forked process: enter the user namespace to which the network belongs, if there is one.
+
+    The process has the same user and rights as before, and only loses those to become another user. From then on it cannot open
+    descriptors of processes outside by their paths in /proc. Call this while the process has a single thread.
+    """
+    _, *users = os.environ.get(NETWORK, "").split() or [""]
+    if users:
+        _call("setns", int(users[0]), CLONE_NEWUSER)
+
+
 def inside(function: Callable[[], Result]) -> Result:
     """Call a function in the run's network namespace, if it has one. What the function opens stays in it, and so do the threads that
     it starts."""
-    descriptor = os.environ.get(NETWORK)
-    if descriptor is None:
+    if NETWORK not in os.environ:
         return function()
 
     def enter() -> Result:
-        _call("setns", int(descriptor), CLONE_NEWNET)  # affects only the calling thread
+        _call("setns", int(os.environ[NETWORK].split()[0]), CLONE_NEWNET)  # affects only the calling thread
         return function()
 
     with ThreadPoolExecutor(1, "inside") as thread:
         return thread.submit(enter).result()
-
-
-def _enter_new(needs_user: bool) -> None:
-    if needs_user:
-        _enter_user_namespace()
-    _enter_network_namespace()
 
 
 def _enter_user_namespace() -> None:
@@ -89,19 +91,6 @@ def _enter_network_namespace() -> None:
     _call("unshare", CLONE_NEWNET)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         fcntl.ioctl(any_socket, SIOCSIFFLAGS, struct.pack("16sH14x", b"lo", IFF_UP))
-
-
-def _succeeds_in_child(function: Callable[[], None]) -> bool:
-    """Whether a function raises nothing in a child process."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            function()
-            code = 0
-        finally:
-            os._exit(code)
-    return os.waitpid(child, 0)[1] == 0
 
 
 def _call(name: str, *arguments: int) -> None:

@@ -30,9 +30,9 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from typing_extensions import TypedDict
 
 from alrpc.errors import OF_EXIT_CODE, Interrupted, RunFailed, StartupError
-from alrpc.pipeline.failures import AGENT_INTERVAL, SHUTDOWN_TIMEOUT, hard_exit
+from alrpc.pipeline.failures import AGENT_INTERVAL, CAUSES, SHUTDOWN_TIMEOUT, hard_exit
 from alrpc.pipeline.groups import STORE
-from alrpc.pipeline.private_network import NETWORK
+from alrpc.pipeline.private_network import NETWORK, enter_user_namespace
 from alrpc.pipeline.seal import seal_pickles
 from alrpc.rundir import AGENT, STOP, clear_directory, log_path, read_reached
 from alrpc.runtime.forkserver import environment, launch_environment, start_fork_server, startable
@@ -226,7 +226,7 @@ def run_environment(launch: Launch, meeting: TextIO, causes: TextIO) -> dict[str
         "ALRPC_STARTED": str(time.time()),
         "ALRPC_LAUNCHER": str(os.getpid()),
         "ALRPC_COMMAND": json.dumps(command_line()),
-        "ALRPC_CAUSES": path_of(causes),
+        CAUSES: path_of(causes),
         STORE: path_of(meeting),
         SECRET: new_secret(),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
@@ -254,6 +254,8 @@ def enter_rank(
     with suppress(PermissionError):
         os.setsid()  # so that a signal from the terminal reaches only the launcher, which then ends its processes
     try:
+        keep_open()
+        enter_user_namespace()
         process = begin_process(keeps_memory=forked)
         seal_pickles(process.secret)
         function(process, *arguments)
@@ -261,6 +263,12 @@ def enter_rank(
         traceback.print_exc()
         hard_exit(1)
     multiprocessing.util.Finalize(None, hard_exit, args=(0,), exitpriority=100)  # once the agent knows that all have returned
+
+
+def keep_open() -> None:
+    """Open the launcher's files in memory, so that they can be reached from another user namespace too."""
+    for name in (STORE, CAUSES):
+        os.environ[name] = f"/proc/self/fd/{os.open(os.environ[name], os.O_RDWR)}"
 
 
 def asking_to_end(request: Path, grace: float):
