@@ -118,6 +118,8 @@ class Row(TypedDict):
     __pydantic_config__ = OTHERS
 
     method: Name
+    runs: Count
+    test_samples: NotRequired[Count | None]
     best_mean: Score
     best_deviation: Score | None
     final_mean: Score
@@ -141,6 +143,8 @@ class ComparedRun(TypedDict):
     method: Name
     directory: Folder
     samples_per_second: Amount
+    test_samples: NotRequired[Count | None]
+    chance: NotRequired[Score | None]
     curve: Annotated[list[tuple[Amount, Count, Score]], FailFast()]
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from alrpc.analysis.drawable import limits, plain
+from alrpc.analysis.drawable import plain
+from alrpc.analysis.scores import about_interval, bounds, limit_scores
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,7 +35,7 @@ def draw(result: dict, path: Path) -> None:
     title = f"{plain(result['run'])}, step {result['step']:,}: {result['samples']:,} of {result['test_samples']:,} test samples"
     if "confusion" not in result:
         figure = Figure(figsize=(6, TOP), layout="constrained")
-        _draw_exits(figure.subplots(), numbers, components, result["metric"])
+        _draw_exits(figure.subplots(), numbers, result)
         figure.suptitle(title)
         figure.savefig(path, format="png", dpi=DOTS)
         return
@@ -42,32 +43,46 @@ def draw(result: dict, path: Path) -> None:
     figure = Figure(figsize=(WIDTH, TOP + rows * ROW + 0.5), layout="constrained")
     figure.suptitle(title)
     upper, lower = figure.subfigures(2, 1, height_ratios=[TOP, rows * ROW])
-    exits, separation, confusion = upper.subplots(1, 3)
-    _draw_exits(exits, numbers, components, result["metric"])
-    _draw_distances(separation, numbers, components)
+    grid = upper.add_gridspec(2, 3)
+    exits, confusion = upper.add_subplot(grid[:, 0]), upper.add_subplot(grid[:, 2])
+    distances = upper.add_subplot(grid[0, 1])
+    _draw_exits(exits, numbers, result)
+    _draw_distances(distances, upper.add_subplot(grid[1, 1], sharex=distances), numbers, components)
     _draw_confusion(upper, confusion, result["confusion"], len(result["classes"]))
     _draw_projections(lower, result, rows)
     figure.savefig(path, format="png", dpi=DOTS)
 
 
-def _draw_exits(axes: Axes, numbers: list[int], components: list[dict], metric: str) -> None:
-    scores = [component[metric] for component in components]
+def _draw_exits(axes: Axes, numbers: list[int], result: dict) -> None:
+    """Draw the score of each exit with its interval."""
+    metric, samples = result["metric"], result["samples"]
+    scores = [component[metric] for component in result["components"]]
     axes.plot(numbers, scores, color=SCORE, marker="o")
+    limits = bounds(metric, scores, samples)
+    if limits:
+        axes.vlines(numbers, *limits, color=SCORE, linewidth=1.2)
     _mark(axes, numbers, scores, "{:.4f}")
-    axes.set(title=f"{metric} by exit", xlabel="exit", ylabel=f"test {metric}", ylim=limits(scores, 0.18))
+    chance = 1 / len(result["classes"]) if "classes" in result else None
+    limit_scores(axes, [*scores, *(end for limit in limits or () for end in limit)], chance, "#555555")
+    axes.set_title("\n".join([f"{metric} by exit", *([f"bars: {about_interval(samples)}"] if limits else [])]), fontsize=10)
+    axes.set(xlabel="exit", ylabel=f"test {metric}")
     _count(axes, numbers)
 
 
-def _draw_distances(axes: Axes, numbers: list[int], components: list[dict]) -> None:
-    """Draw the distances by component; missing distances leave gaps."""
+def _draw_distances(above: Axes, below: Axes, numbers: list[int], components: list[dict]) -> None:
+    """Draw the distances by component, and below them their ratio, which has no unit; missing distances leave gaps."""
     of = {name: [_or_nan(component[name]) for component in components] for name in ("ratio", "inter", "intra")}
-    axes.plot(numbers, of["ratio"], color="black", marker="o", label="inter / intra")
-    axes.plot(numbers, of["inter"], color=INTER, marker="^", linestyle="--", label="inter-class")
-    axes.plot(numbers, of["intra"], color=INTRA, marker="v", linestyle=":", label="intra-class")
-    _mark(axes, numbers, of["ratio"], "{:.2f}")
-    axes.set(title="distances of the activations", xlabel="component", ylim=(0, None))
-    axes.legend(frameon=False)
-    _count(axes, numbers)
+    above.plot(numbers, of["inter"], color=INTER, marker="^", linestyle="--", label="inter-class")
+    above.plot(numbers, of["intra"], color=INTRA, marker="v", linestyle=":", label="intra-class")
+    above.set_title("distances of the activations", fontsize=10)
+    above.set_ylim(0, None)
+    above.legend(frameon=False, fontsize=8)
+    below.plot(numbers, of["ratio"], color="black", marker="o")
+    _mark(below, numbers, of["ratio"], "{:.2f}")
+    below.set(xlabel="component", ylabel="inter / intra", ylim=(0, None))
+    for axes in (above, below):
+        _count(axes, numbers)
+    above.tick_params(labelbottom=False)
 
 
 def _draw_confusion(figure: SubFigure, axes: Axes, confusion: list[list[int]], classes: int) -> None:
@@ -77,7 +92,8 @@ def _draw_confusion(figure: SubFigure, axes: Axes, confusion: list[list[int]], c
 
     shares = [[count / max(1, sum(row)) for count in row] for row in confusion]
     image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
-    axes.set(title="confusions of the last exit", xlabel="predicted class", ylabel="class")
+    axes.set_title("confusions of the last exit", fontsize=10)
+    axes.set(xlabel="predicted class", ylabel="class")
     if classes <= FEW:
         size = 8 if classes <= FEW // 2 else 5.5
         axes.set_xticks(range(classes))

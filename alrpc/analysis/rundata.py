@@ -105,6 +105,16 @@ class Run:
         return next((event.metric for event in self._events(events.Evaluation)), "accuracy")
 
     @property
+    def test_samples(self) -> int | None:
+        """Number of test samples; None where the run has not told it."""
+        return next((event.samples for event in reversed(self._events(events.Evaluation))), None)
+
+    @property
+    def chance(self) -> float | None:
+        """The score that guessing has; None where the metric has none, or where the run has not told it."""
+        return next((event.chance for event in reversed(self._events(events.Evaluation))), None)
+
+    @property
     def scores(self) -> list[float]:
         """The last exit's score in each epoch."""
         return [exits[-1] for _, _, exits in self.curve]

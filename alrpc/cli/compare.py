@@ -72,9 +72,10 @@ def compare(
         alrpc compare --repeat 1 --json >comparison.json
 
     The directory then holds comparison.json, which --json prints, accuracy.png, throughput.png and a directory for each run.
-    Accuracy is that of a run's best epoch, as in the thesis, and that of its last one, each as mean and standard deviation over
-    the rounds. Times are medians over the rounds; evaluations are not part of s/epoch and samples/s. Idle is the share of their
-    time that the processes wait. Memory is the largest peak of one process, and the sum of the peaks of all processes.
+    Accuracy is that of a run's best epoch, as in the thesis, and that of its last one, each as mean over the rounds with its 95 %
+    t interval; a single round's last accuracy has the interval of its test samples. Times are medians over the rounds;
+    evaluations are not part of s/epoch and samples/s. Idle is the share of their time that the processes wait. Memory is the
+    largest peak of one process, and the sum of the peaks of all processes.
     """
     from alrpc.config import run_name
     from alrpc.runtime.forkserver import start_fork_server
@@ -128,6 +129,8 @@ def show(console: Console, result: dict, directory: Path) -> None:
     console.print()
     wide = Console(width=max(console.width, 130)) if not console.is_terminal else console
     wide.print(table.table(result["table"], result["metric"], result["goal"]))
+    if about := table.about_scores(result["table"], result["metric"]):
+        console.print(about, soft_wrap=True, highlight=False, markup=False)
     console.print()
     for line in table.choices(result["table"]):
         console.print(line, soft_wrap=True, highlight=False, markup=False)

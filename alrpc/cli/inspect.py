@@ -81,6 +81,7 @@ def inspect(
 
             from alrpc.analysis.quality import inspect_run, write_quality
             from alrpc.analysis.quality_plots import FEW
+        from alrpc.analysis.scores import about_interval
 
         console = Console(stderr=as_json)  # then standard output has nothing but JSON
         with console.status("inspecting"):
@@ -91,6 +92,8 @@ def inspect(
             return
         wide = Console(width=max(console.width, 130)) if not console.is_terminal else console
         wide.print(_component_table(result))
+        if result["metric"] == "accuracy":
+            console.print(f"[low, high]: {about_interval(result['samples'])}", soft_wrap=True, highlight=False, markup=False)
         console.print()
         if "confusion" not in result:
             console.print("the target is a regression's: a confusion matrix and distances need classes")
@@ -105,6 +108,8 @@ def _component_table(result: dict) -> Table:
     """A table with one row for each component."""
     from rich.table import Table
 
+    from alrpc.analysis.scores import with_interval
+
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", show_edge=False)
     distances = {"intra": "intra", "inter": "inter", "ratio": "inter / intra"} if "confusion" in result else {}
     for name in ("component", f"{result['metric']} of its exit", *distances.values()):
@@ -113,7 +118,7 @@ def _component_table(result: dict) -> Table:
         found = (component[name] for name in distances)
         table.add_row(
             str(component["component"]),
-            f"{component[result['metric']]:.4f}",
+            with_interval(result["metric"], component[result["metric"]], result["samples"]),
             *("" if value is None else f"{value:.3f}" for value in found),
         )
     return table

@@ -16,12 +16,13 @@ from alrpc.analysis.comparison.summary import summarise
 from alrpc.analysis.quality import inspect_run, write_quality
 from alrpc.analysis.report import page as pages
 from alrpc.analysis.rundata import read_run
+from alrpc.analysis.scores import score_interval, with_interval
 from alrpc.cli.report import report
 from alrpc.runtime.run import run_sequentially
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = "--headless --no-sandbox --disable-gpu --no-first-run --disable-background-networking --disable-component-update"
-PHONE = 360  # pixels
+PHONE = 390  # pixels
 ODD = '<img src=x onerror=alert(1)> & "it\'s"'
 FIGURES = ["associated", "autoencoder", "exits", "time", "memory", "timeline"]
 OF_QUALITY = ["quality", "distances", "confusion", "projections"]
@@ -39,15 +40,36 @@ def browse(page: Path, folder: Path) -> str:
     return shown.stdout
 
 
-def too_wide_for_a_phone(text: str, folder: Path) -> int:
-    """By how many pixels a page is wider than a phone's window; details are opened."""
+ON_A_PHONE = """
+const page = document.querySelector('iframe').contentDocument, root = page.documentElement;
+const cut = [...page.querySelectorAll('*')].filter(each => each.scrollWidth > each.clientWidth + 1
+  && page.defaultView.getComputedStyle(each).overflowX !== 'visible');
+const shows = each => each.offsetHeight - each.clientHeight >= 6
+  && page.defaultView.getComputedStyle(each).backgroundImage.split('linear-gradient').length === 5;
+const named = each => each.closest('figure')?.id || each.textContent.trim().split('\\n')[0];
+document.title = JSON.stringify({window: root.clientWidth, page: root.scrollWidth,
+  scrolls: cut.filter(shows).map(named), hidden: cut.filter(each => !shows(each)).map(named)});
+"""
+
+
+def on_a_phone(text: str, folder: Path) -> dict:
+    """How a page lies in a phone's window, its details opened.
+
+    `window` and `page` are widths in pixels; `scrolls` names what is wider than its place and shows that by a scroll bar which
+    stays, and by shadows; `hidden` what does not show it.
+    """
     page = html.escape(text.replace("<details", "<details open"))
     frame = f'<iframe style="width:{PHONE}px;height:700px;border:0" srcdoc="{page}"></iframe>'
-    tell = "const page = document.querySelector('iframe').contentDocument.documentElement"
-    tell += f"; if (page.clientWidth > {PHONE} - 30) document.title = page.scrollWidth - page.clientWidth"
     wrapper = folder / "wrapper.html"
-    wrapper.write_text(f"<title></title>{frame}<script>onload = () => {{ {tell} }}</script>")
-    return int(re.search(r"<title>(\d+)</title>", browse(wrapper, folder))[1])
+    wrapper.write_text(f"<title></title>{frame}<script>onload = () => {{ {ON_A_PHONE} }}</script>")
+    return json.loads(html.unescape(re.search(r"<title>(\{.*?\})</title>", browse(wrapper, folder))[1]))
+
+
+def assert_fits_a_phone(text: str, folder: Path) -> list[str]:
+    """Assert that a page is not wider than a phone's window, and that all that scrolls in it shows that; gives its names."""
+    found = on_a_phone(text, folder)
+    assert PHONE - 30 < found["window"] == found["page"] and found["hidden"] == []
+    return found["scrolls"]
 
 
 def needs_nothing_else(text: str) -> bool:
@@ -103,7 +125,12 @@ def test_a_run_with_a_stage_four_times_as_heavy_as_the_other(commands):
     words = text_of(document)
     for what in (f"{summary['test_accuracy']:.4f}", summary["parameters_sha256"][:8], "own_blocks:build_heavy", "step 46"):
         assert what in words
-    assert too_wide_for_a_phone(text, commands.folder) == 0
+    low, high = score_interval("accuracy", summary["test_accuracy"], 360)
+    assert f"95 %: {low:.3f} to {high:.3f}" in words and "95 % Wilson score interval on 360 test samples" in words
+    assert "95 % Wilson score interval on 200 test samples" in words  # of those inspected
+    scrolls = assert_fits_a_phone(text, commands.folder)
+    assert {"run-1-time", "run-1-timeline", "run-1-projections"} <= set(scrolls) and "run-1-exits" not in scrolls
+    assert any(name.startswith("Shares of each stage's time") for name in scrolls)
 
 
 def test_runs_side_by_side_and_one_that_died(short, tmp_path):
@@ -128,6 +155,8 @@ def test_runs_side_by_side_and_one_that_died(short, tmp_path):
 
     out = tmp_path / "all.html"
     text = make(short, odd, died, "--out", out)
+    assert read_run(short).test_samples == 360 and read_run(short).chance == 0.1
+    assert with_interval("accuracy", read_run(short).scores[-1], 360) in text
     assert ODD not in text and needs_nothing_else(text) and not (short / "report.html").exists()
     document = browse(out, tmp_path)
     words = text_of(document)
@@ -141,7 +170,7 @@ def test_runs_side_by_side_and_one_that_died(short, tmp_path):
     assert re.search(r"short, <img .* ended with the same parameters, bit for bit", words)
     assert "This run was stopped or died: it has no summary.json." in words
     assert "stage 1 was killed by SIGKILL" in words and "0.0625" in words
-    assert too_wide_for_a_phone(text, tmp_path) == 0
+    assert any(name.startswith("The runs side by side") for name in assert_fits_a_phone(text, tmp_path))
 
 
 def test_a_comparison_and_a_page_that_would_be_too_heavy(short, tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import statistics
 from pathlib import Path
 
 from alrpc.analysis.drawable import plain
+from alrpc.analysis.scores import about_interval, bounds, limit_scores
 
 WIDTH, HEIGHT, DOTS = 8, 4.5, 130  # inches, inches, pixels an inch
 LOOKS = {  # colour-blind safe, the same in every plot
@@ -31,6 +32,7 @@ def draw(runs: list[dict], methods: list[str], title: str, directory: Path) -> N
     metric, title = runs[0]["metric"], plain(title)
 
     figure, axes = pyplot.subplots(figsize=(WIDTH, HEIGHT), layout="constrained")
+    ends, about = [], {"mean, and each round faintly"} if any(len(found) > 1 for found in of_method.values()) else set()
     for method, found in of_method.items():
         colour, marker = LOOKS[method]
         for run in found:
@@ -39,7 +41,14 @@ def draw(runs: list[dict], methods: list[str], title: str, directory: Path) -> N
         seconds = [statistics.fmean(point[0] for point in of_epoch) for of_epoch in points]
         scores = [statistics.fmean(point[2] for point in of_epoch) for of_epoch in points]
         axes.plot(seconds, scores, color=colour, marker=marker, markersize=4.5, linewidth=1.8, label=method)
-    axes.set(xlabel="seconds since the first micro-batch, tests included", ylabel=f"test {metric}", xlim=(0, None), title=title)
+        ends += [point[2] for run in found for point in run["curve"]]
+        if len(found) == 1 and (limits := bounds(metric, scores, found[0]["test_samples"])):
+            axes.fill_between(seconds, *limits, color=colour, alpha=0.15, linewidth=0)
+            ends += [end for limit in limits for end in limit]
+            about.add(f"band: {about_interval(found[0]['test_samples'])}")
+    limit_scores(axes, ends, runs[0]["chance"], "#555555")
+    axes.set(xlabel="seconds since the first micro-batch, tests included", ylabel=f"test {metric}", xlim=(0, None))
+    axes.set_title("\n".join([title, *sorted(about)]))
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)
     figure.savefig(directory / "accuracy.png", dpi=DOTS)

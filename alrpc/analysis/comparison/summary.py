@@ -39,6 +39,8 @@ def read_run(directory: Path, method: str, repeat: int, seed: int) -> dict:
         "seed": seed,
         "directory": directory.name,
         "metric": metric,
+        "test_samples": evaluations[-1][1].samples,
+        "chance": evaluations[-1][1].chance,
         "best": best(metric, [score for _, _, score in curve]),
         "final": curve[-1][2],
         "exits": summary["exits"],
@@ -100,6 +102,7 @@ def summarise(runs: list[dict], goal: float, reference: list[dict]) -> dict:
     return {
         "method": runs[0]["method"],
         "runs": len(runs),
+        "test_samples": runs[-1]["test_samples"],
         **{
             f"{name}_{what}": value
             for name in ("best", "final")

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from alrpc import rundir
 from alrpc.analysis.metrics import read_metrics
+from alrpc.analysis.scores import about_interval, mean_interval, score_interval, with_interval
 from alrpc.events import Evaluation
 
 MIB = 1 << 20
@@ -22,7 +23,7 @@ def table(rows: list[dict], metric: str, goal: float) -> Table:
     for name in figures:
         drawn.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        drawn.add_row(*cells(row))
+        drawn.add_row(*cells(row, metric))
     return drawn
 
 
@@ -32,12 +33,12 @@ def heads(metric: str, goal: float) -> list[str]:
     return [*scores, "s/epoch", "samples/s", "× bp", f"s to {goal:.4g}", "MiB largest", "MiB all", "idle"]
 
 
-def cells(row: dict) -> list[str]:
+def cells(row: dict, metric: str) -> list[str]:
     """The cells of a method's row."""
     return [
         row["method"],
-        _spread(row["best_mean"], row["best_deviation"]),
-        _spread(row["final_mean"], row["final_deviation"]),
+        _mean(row, "best") or f"{row['best_mean']:.4f}",
+        _mean(row, "final") or with_interval(metric, row["final_mean"], row.get("test_samples")),
         f"{row['epoch_seconds']:.2f}",
         f"{row['samples_per_second']:,.0f}",
         f"{row['speed_over_bp']:.2f}" if row["speed_over_bp"] else "",
@@ -89,5 +90,18 @@ def under_way(label: str, directory: Path, epochs: int) -> Text:
     return Text.assemble((label, "bold"), f"  {state}")
 
 
-def _spread(mean: float, deviation: float | None) -> str:
-    return f"{mean:.4f}" + (f" ± {deviation:.4f}" if deviation is not None else "")
+def _mean(row: dict, name: str) -> str:
+    """The mean of a score over several rounds with its interval; "" where there is only one."""
+    deviation = row[f"{name}_deviation"]
+    return "" if deviation is None else f"{row[f'{name}_mean']:.4f} ± {mean_interval(deviation, row['runs']):.4f}"
+
+
+def about_scores(rows: list[dict], metric: str) -> str:
+    """What stands behind the scores, in a sentence; "" where they have no intervals.
+
+    The best of a run's epochs was chosen by its score, so of a single round it has none.
+    """
+    told = ["±: 95 % t interval of the mean over the rounds"] if any(row["runs"] > 1 for row in rows) else []
+    alone = [row for row in rows if row["runs"] == 1 and score_interval(metric, row["final_mean"], row.get("test_samples"))]
+    told += [f"[low, high]: {about_interval(alone[0]['test_samples'])}"] if alone else []
+    return "; ".join(told)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from alrpc.analysis.report.chart import ALL_POINTS, HEIGHT, POINTS, SMALL, PageFigure, frame_axes, thinned
-from alrpc.analysis.report.svg import ACCENT, css, draw_svg, ramp
+from alrpc.analysis.report.svg import ACCENT, SOFT, css, draw_svg, ramp
 from alrpc.analysis.rundata import Run
+from alrpc.analysis.scores import about_interval, bounds, limit_scores
 
 NAMED = 10  # curves that a legend names one by one
 
@@ -28,14 +32,26 @@ def learning(run: Run, name: str) -> list[PageFigure]:
                 )
             )
     if run.curve:
-        exits = {exit: [(epoch, scores[exit - 1]) for _, epoch, scores in run.curve] for exit in _exits(run)}
-        title = f"Test {run.metric} of every exit" if len(exits) > 1 else f"Test {run.metric}"
-        figures.append(_curves(f"{name}-exits", title, f"{title}, by epoch", exits, "epoch", last=True))
+        figures.append(_exits(run, f"{name}-exits"))
     return figures
 
 
-def _exits(run: Run) -> range:
-    return range(1, 1 + min(len(scores) for _, _, scores in run.curve))
+def _exits(run: Run, name: str) -> PageFigure:
+    """The score of every exit by epoch, with a band for the interval of the last one."""
+    numbers = range(1, 1 + min(len(scores) for _, _, scores in run.curve))
+    exits = {exit: [(epoch, scores[exit - 1]) for _, epoch, scores in run.curve] for exit in numbers}
+    title = f"Test {run.metric} of every exit" if len(exits) > 1 else f"Test {run.metric}"
+    limits = bounds(run.metric, [score for _, score in exits[max(exits)]], run.test_samples)
+    ends = [score for points in exits.values() for _, score in points] + [end for limit in limits or () for end in limit]
+
+    def add(axes: Axes) -> None:
+        if limits:
+            epochs = [epoch for epoch, _ in exits[max(exits)]]
+            axes.fill_between(epochs, *limits, color=ACCENT, alpha=0.16, linewidth=0)
+        limit_scores(axes, ends, run.chance, SOFT)
+
+    note = f"band: {about_interval(run.test_samples)}" if limits else ""
+    return _curves(name, title, f"{title}, by epoch", exits, "epoch", last=True, add=add, note=note)
 
 
 def _curves(
@@ -47,12 +63,15 @@ def _curves(
     logarithmic: bool = False,
     last: bool = False,
     kept: int = 1,
+    add: Callable[[Axes], None] | None = None,
+    note: str = "",
 ) -> PageFigure:
     """A figure with a line for each component or exit, coloured by depth.
 
     Args:
         last: whether the lines are of exits, of which the last one is the network's own and has the accent colour.
         kept: of how many points of the run the curves have one.
+        add: draws what else belongs into the axes.
     """
     most = min(POINTS, ALL_POINTS // len(curves))
     every = max(-(-len(points) // most) for points in curves.values())
@@ -71,6 +90,8 @@ def _curves(
             axes.plot(*zip(*chosen, strict=True), color=colours[number], linewidth=heavy, **marker)
         if wide_range:
             axes.set_yscale("log")
+        if add is not None:
+            add(axes)
         frame_axes(axes, across)
 
     thing = "exit" if last else "component"
@@ -79,7 +100,8 @@ def _curves(
     for number in numbers:
         score = f": {curves[number][-1][1]:.4f}" if last and len(numbers) == len(curves) else ""
         legend.append((css(colours[number]), f"{thing if number == numbers[0] else ''} {number}{score}".strip()))
-    notes = ["logarithmic"] if wide_range else []
+    notes = [note] if note else []
+    notes += ["logarithmic"] if wide_range else []
     notes += [f"every {every * kept}th of the points"] if every * kept > 1 else []
     return PageFigure(
         name, title, draw_svg(name, label, (SMALL, HEIGHT), draw), 1, legend if len(curves) > 1 else [], ", ".join(notes)

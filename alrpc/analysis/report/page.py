@@ -18,6 +18,7 @@ from alrpc.analysis.report.learning import learning
 from alrpc.analysis.report.quality import quality
 from alrpc.analysis.report.side_by_side import series_of, series_of_runs, side_by_side
 from alrpc.analysis.rundata import Comparison, Run, labels, read
+from alrpc.analysis.scores import about_interval, score_interval, with_interval
 from alrpc.analysis.timeline import ENGINES
 from alrpc.config import flat_fields
 from alrpc.errors import UserError
@@ -147,8 +148,10 @@ def of_run(run: Run, name: str, drawn: bool) -> Article:
 def _tiles(run: Run) -> Iterator[tuple[str, str, str]]:
     summary = run.summary or {}
     if scores := run.scores:
-        word = f"best {best(run.metric, scores):.4f}" if len(scores) > 1 else ""
-        yield f"test {run.metric}", f"{scores[-1]:.4f}", word
+        limits = score_interval(run.metric, scores[-1], run.test_samples)
+        words = [f"95 %: {limits[0]:.3f} to {limits[1]:.3f}"] if limits else []
+        words += [f"best {best(run.metric, scores):.4f}"] if len(scores) > 1 else []
+        yield f"test {run.metric}", f"{scores[-1]:.4f}", " · ".join(words)
     if rate := run.samples_per_second:
         yield "samples/s", f"{rate:,.0f}", "tests included"
     epochs = run.config.get("train", {}).get("epochs", "?")
@@ -247,15 +250,22 @@ def _quality(run: Run, name: str, drawn: bool) -> Section:
         return Section(
             "Network quality", [], [], [f"Not measured yet: alrpc inspect {run.directory} does that, then report again."]
         )
-    columns = {"width": "width", result["metric"]: f"{result['metric']} of its exit"}
+    metric, samples = result["metric"], result["samples"]
+    columns = {"width": "width", metric: f"{metric} of its exit"}
     columns |= {"intra": "intra", "inter": "inter", "ratio": "inter / intra"} if "confusion" in result else {}
     columns = {column: head for column, head in columns.items() if column in result["components"][0]}
 
     def cell(value: float | None) -> str:
         return "" if value is None else f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
 
-    rows = [[str(each["component"]), *(cell(each[column]) for column in columns)] for each in result["components"]]
-    caption = f"{result['samples']:,} of {result['test_samples']:,} test samples, step {result['step']:,}"
+    def cells(component: dict) -> Iterator[str]:
+        for column in columns:
+            score = column == metric
+            yield with_interval(metric, component[column], samples) if score else cell(component[column])
+
+    rows = [[str(each["component"]), *cells(each)] for each in result["components"]]
+    caption = f"{samples:,} of {result['test_samples']:,} test samples, step {result['step']:,}"
+    caption += f"; [low, high]: {about_interval(samples)}" if metric == "accuracy" else ""
     tables = [Table(["component", *columns.values()], rows, caption)]
     return Section("Network quality", quality(result, name) if drawn else [], tables, [])
 
@@ -280,7 +290,8 @@ def of_runs(runs: list[Run], name: str) -> Article:
     ]
     rows, names = [], labels(runs)
     for run, label in zip(runs, names, strict=True):
-        scores = [f"{run.scores[-1]:.4f}", f"{best(run.metric, run.scores):.4f}"] if run.scores else ["", ""]
+        last = with_interval(run.metric, run.scores[-1], run.test_samples) if run.scores else ""
+        scores = [last, f"{best(run.metric, run.scores):.4f}" if run.scores else ""]
         sizes = list(run.memory.values())
         memory = [f"{max(sizes) / MIB:,.0f}", f"{sum(sizes) / MIB:,.0f}"] if sizes else ["", ""]
         rate = f"{run.samples_per_second:,.0f}" if run.samples_per_second else ""
@@ -288,7 +299,9 @@ def of_runs(runs: list[Run], name: str) -> Article:
         digest = run.summary["parameters_sha256"][:DIGEST] if run.summary else "not ended"
         what = [ENGINES.get(run.engine, run.engine), str(len(run.stages)), str(len(run.curve))]
         rows.append([label, *what, *scores, rate, _duration(run.wall_seconds), *memory, idle, digest])
-    tables = [Table([*heads, "idle", "SHA-256"], rows, "The runs side by side", words=2)]
+    known = metric == "accuracy" and any(run.test_samples for run in runs)
+    caption = "The runs side by side" + (f"; [low, high]: {about_interval()}" if known else "")
+    tables = [Table([*heads, "idle", "SHA-256"], rows, caption, words=2)]
     if differing := _differences(runs):
         tables.append(Table(["field", *names], differing, "Where their configurations differ", words=ALL))
     same = [run for run in runs if run.metric == metric]
@@ -325,7 +338,9 @@ def of_comparison(comparison: Comparison, name: str) -> Article:
     result = comparison.result
     metric, rows, machine = result["metric"], result["table"], result["machine"]
     heads = ["", *table.heads(metric, result["goal"])[1:]]
-    tables = [Table(heads, [table.cells(row) for row in rows], "The methods: scores are means, what is timed is a median")]
+    about = table.about_scores(rows, metric)
+    caption = f"The methods: scores are means, what is timed is a median{f'; {about}' if about else ''}"
+    tables = [Table(heads, [table.cells(row, metric) for row in rows], caption)]
     chosen = [list(line.partition(": ")[::2]) for line in table.choices(rows)]
     tables.append(Table(["", "processes, and what trying told"], chosen, "How each method was run", words=ALL))
     if result["failures"]:

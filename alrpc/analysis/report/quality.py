@@ -8,32 +8,27 @@ from itertools import zip_longest
 
 from matplotlib.colors import LinearSegmentedColormap, PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from alrpc.analysis.drawable import limits, plain
+from alrpc.analysis.drawable import plain
 from alrpc.analysis.quality_plots import FEW, class_colours
 from alrpc.analysis.report.chart import HEIGHT, SMALL, WIDE, PageFigure, frame_axes, thinned
 from alrpc.analysis.report.svg import FONT, INK, LINE, SOFT, css, draw_svg
+from alrpc.analysis.scores import about_interval, bounds, limit_scores
 
 PANELS = 18  # most projections that are shown
+RATIO = "inter / intra"
+EXITS = "#0072b2"
 
 
 def quality(result: dict, name: str) -> list[PageFigure]:
     """The figures of the contents of quality.json."""
     components = result["components"]
     numbers = [component["component"] for component in components]
-    figures = [
-        _by_depth(
-            f"{name}-quality", f"Test {result['metric']} by exit", "exit", numbers, {"": _of(components, result["metric"])}
-        )
-    ]
+    figures = [_exits(f"{name}-quality", result, numbers)]
     if "confusion" not in result:
         return figures
-    distances = {
-        "inter / intra": _of(components, "ratio"),
-        "inter-class": _of(components, "inter"),
-        "intra-class": _of(components, "intra"),
-    }
-    figures.append(_by_depth(f"{name}-distances", "Distances of the activations", "component", numbers, distances))
+    figures.append(_distances(f"{name}-distances", components, numbers))
     return [*figures, _confusion(f"{name}-confusion", result), _projections(f"{name}-projections", result)]
 
 
@@ -41,21 +36,45 @@ def _of(components: list[dict], what: str) -> list[float]:
     return [math.nan if component[what] is None else component[what] for component in components]
 
 
-def _by_depth(name: str, title: str, across: str, numbers: list[int], lines: dict[str, list[float]]) -> PageFigure:
-    looks = (("#0072b2", "o"), ("#009e73", "^"), ("#d55e00", "v"))
+def _exits(name: str, result: dict, numbers: list[int]) -> PageFigure:
+    """The score of each exit, with its interval."""
+    metric = result["metric"]
+    scores = _of(result["components"], metric)
+    limits = bounds(metric, scores, result["samples"])
+    chance = 1 / len(result["classes"]) if "classes" in result else None
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots()
-        for (colour, marker), values in zip(looks, lines.values(), strict=False):
-            axes.plot(numbers, values, color=colour, marker=marker, markersize=5)
-        if len(lines) > 1:
-            axes.set_ylim(0, None)
-        else:
-            axes.set_ylim(*limits(next(iter(lines.values())), 0.15))
-        frame_axes(axes, across)
+        axes.plot(numbers, scores, color=EXITS, marker="o", markersize=5)
+        if limits:
+            axes.vlines(numbers, *limits, color=EXITS, linewidth=1.2)
+        limit_scores(axes, [*scores, *(end for limit in limits or () for end in limit)], chance, SOFT)
+        frame_axes(axes, "exit")
 
-    legend = [(css(colour), line) for (colour, _), line in zip(looks, lines, strict=False) if line]
-    return PageFigure(name, title, draw_svg(name, f"{title}, {across} by {across}", (SMALL, HEIGHT), draw), 1, legend)
+    title = f"Test {metric} by exit"
+    note = f"bars: {about_interval(result['samples'])}" if limits else ""
+    return PageFigure(name, title, draw_svg(name, title, (SMALL, HEIGHT), draw), 1, note=note)
+
+
+def _distances(name: str, components: list[dict], numbers: list[int]) -> PageFigure:
+    """The distances by component, and below them their ratio, which has no unit, on an axis of its own."""
+    panels = (
+        {"inter-class": ("inter", "#009e73", "^"), "intra-class": ("intra", "#d55e00", "v")},
+        {RATIO: ("ratio", INK, "o")},
+    )
+
+    def draw(figure: Figure) -> None:
+        for axes, lines in zip(figure.subplots(2, 1, sharex=True), panels, strict=True):
+            for what, colour, marker in lines.values():
+                axes.plot(numbers, _of(components, what), color=colour, marker=marker, markersize=5)
+            axes.set_ylim(0, None)
+            frame_axes(axes, "component")
+            axes.yaxis.set_major_locator(MaxNLocator(4))
+            axes.label_outer()
+
+    legend = [(css(colour), line) for lines in panels for line, (_, colour, _) in lines.items()]
+    svg = draw_svg(name, f"distances of the activations, and below {RATIO}, by component", (SMALL, HEIGHT + 34), draw)
+    return PageFigure(name, "Distances of the activations", svg, 1, legend, f"below: {RATIO}")
 
 
 def _confusion(name: str, result: dict) -> PageFigure:

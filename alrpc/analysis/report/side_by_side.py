@@ -10,8 +10,9 @@ from matplotlib.ticker import MaxNLocator
 
 from alrpc.analysis.comparison.plots import LOOKS as METHODS
 from alrpc.analysis.report.chart import HEIGHT, POINTS, ROW, SMALL, PageFigure, frame_axes, name_rows, thinned
-from alrpc.analysis.report.svg import FONT, INK, css, draw_svg, ramp
+from alrpc.analysis.report.svg import FONT, INK, SOFT, css, draw_svg, ramp
 from alrpc.analysis.rundata import Comparison, Run, labels
+from alrpc.analysis.scores import about_interval, bounds, limit_scores
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,10 @@ class Series:
     """For each round, its points: (seconds, epoch, score of the last exit)."""
     rates: list[float]
     """Training samples per second in each round."""
+    test_samples: int | None
+    """Number of test samples; None where it is not known."""
+    chance: float | None
+    """The score that guessing has; None where it is not known."""
 
 
 def series_of(comparison: Comparison) -> list[Series]:
@@ -33,7 +38,9 @@ def series_of(comparison: Comparison) -> list[Series]:
         method = row["method"]
         runs = [run for run in comparison.result["runs"] if run["method"] == method]
         colour = METHODS[method][0] if method in METHODS else "#555555"
-        found.append(Series(method, colour, [run["curve"] for run in runs], [run["samples_per_second"] for run in runs]))
+        curves, rates = [run["curve"] for run in runs], [run["samples_per_second"] for run in runs]
+        known = (runs[-1].get(name) for name in ("test_samples", "chance"))  # not those of alrpc 0.1
+        found.append(Series(method, colour, curves, rates, *known))
     return found
 
 
@@ -47,6 +54,8 @@ def series_of_runs(runs: list[Run]) -> list[Series]:
             colours[place] if few else ramp(place, len(runs)),
             [[(seconds, epoch, exits[-1]) for seconds, epoch, exits in run.curve]] if run.curve else [],
             [run.samples_per_second] if run.samples_per_second else [],
+            run.test_samples,
+            run.chance,
         )
         for place, (run, label) in enumerate(zip(runs, labels(runs), strict=True))
     ]
@@ -57,17 +66,26 @@ def side_by_side(series: list[Series], metric: str, name: str) -> list[PageFigur
     legend = [(css(each.colour), each.name) for each in series]
     several = any(len(each.curves) > 1 for each in series)
     note = "the mean, and each round faintly" if several else ""
+    bands = [_band(each, metric) for each in series]
+    if any(bands):
+        note = "; ".join(filter(None, (note, f"band: {about_interval()}")))
+    ends = [point[2] for each in series for curve in each.curves for point in curve]
+    ends += [end for band in bands if band for limit in band for end in limit]
+    chance = next((each.chance for each in series), None)
     figures = []
     for index, across, title in ((1, "epoch", f"Test {metric} by epoch"), (0, "seconds", f"Test {metric} by seconds")):
 
         def draw(figure: Figure, index: int = index, across: str = across) -> None:
             axes = figure.subplots()
-            for each in series:
+            for each, band in zip(series, bands, strict=True):
+                if band:
+                    axes.fill_between([p[index] for p in each.curves[0]], *band, color=each.colour, alpha=0.12, linewidth=0)
                 for curve in each.curves if len(each.curves) > 1 else ():
                     axes.plot([p[index] for p in curve], [p[2] for p in curve], color=each.colour, alpha=0.3, linewidth=1)
                 mean = thinned(_mean(each.curves), -(-len(min(each.curves, key=len, default=[])) // POINTS))
                 marker = {"marker": "o", "markersize": 3.5} if len(mean) <= 12 else {}
                 axes.plot([p[index] for p in mean], [p[2] for p in mean], color=each.colour, linewidth=2, **marker)
+            limit_scores(axes, ends, chance, SOFT)
             frame_axes(axes, across)
 
         own = f"{name}-by-{across}"
@@ -97,6 +115,11 @@ def side_by_side(series: list[Series], metric: str, name: str) -> list[PageFigur
             PageFigure(own, "Training samples a second", svg, 1, [], "median, and each round as a dot" if several else "")
         )
     return figures
+
+
+def _band(series: Series, metric: str) -> tuple[list[float], list[float]] | None:
+    """The limits of the scores' intervals in a single round; None for several, which are drawn themselves, or if not known."""
+    return bounds(metric, [score for _, _, score in series.curves[0]], series.test_samples) if len(series.curves) == 1 else None
 
 
 def _mean(curves: list[list[tuple[float, int, float]]]) -> list[tuple[float, int, float]]:
