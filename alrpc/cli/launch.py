@@ -64,7 +64,6 @@ def launch(
     `alrpc config`. The run's directory then holds config.yaml, metrics.jsonl, summary.json, the trained parameters under
     checkpoints/ and a log of each process under logs/. On several machines, use torchrun -m alrpc.worker.
     """
-    from alrpc.config import run_name
     from alrpc.rundir import CONFIG
     from alrpc.runtime.forkserver import start_fork_server
 
@@ -82,4 +81,4 @@ def launch(
         if resume is not None:
             resume_pipeline(resume, overrides, step, quiet=quiet, verbose=verbose, max_restarts=max_restarts)
         else:
-            launch_pipeline(config, name=run_name(config), out=out, quiet=quiet, verbose=verbose, max_restarts=max_restarts)
+            launch_pipeline(config, out=out, quiet=quiet, verbose=verbose, max_restarts=max_restarts)

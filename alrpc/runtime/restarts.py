@@ -11,7 +11,7 @@ from alrpc import rundir
 from alrpc.analysis.contents import SUMMARY
 from alrpc.checkpoint.changes import resuming
 from alrpc.checkpoint.resume import last_whole_step, load_resume_point, note_restart, resume_hint
-from alrpc.config import Config, parse_config, user_code_fields
+from alrpc.config import Config, parse_config, run_name, user_code_fields
 from alrpc.errors import Interrupted, PermanentFailure, RunFailed, StartupError, UsageError
 from alrpc.network import resolve
 from alrpc.pipeline.failures import log_line
@@ -28,7 +28,7 @@ def launch_pipeline(
     config: Config,
     stages: int | None = None,
     *,
-    name: str = "run",
+    name: str | None = None,
     out: Path | str | None = None,
     quiet: bool = True,
     verbose: bool = False,
@@ -39,7 +39,7 @@ def launch_pipeline(
     Args:
         config: a configuration, such as `alrpc.load_config` returns.
         stages: number of stages; None for `config.pipeline.stages`.
-        name: name for the run's directory if `out` is None.
+        name: name for the run's directory if `out` is None; None for that of the model and the data.
         out: the run's directory; it must not exist, or be empty.
         quiet: show nothing but the last line.
         verbose: print a line for all losses and checkpoints, and the lines of the processes' logs.
@@ -61,7 +61,7 @@ def launch_pipeline(
     config, components = resolve(with_stages(config, stages))
     check_pipeline(config, components)
     local_device(config.device)
-    with new_run_directory(Path(out) if out is not None else None, name, config) as directory:
+    with new_run_directory(Path(out) if out is not None else None, name or run_name(config), config) as directory:
         overrides = [f"{field}={value}" for field, value in user_code_fields(config).items()]
         run_with_restarts(Options(prepared=directory, quiet=quiet, verbose=verbose), overrides, config, directory, max_restarts)
         return read_summary(directory), directory
