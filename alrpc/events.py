@@ -221,7 +221,7 @@ class Written(Event):
     stage: int
     step: int
     files: dict[str, dict]
-    """File names, each mapped to {"bytes": …, "sha256": …}."""
+    """File names, each mapped to {"bytes": …, "sha256": …, "host": …}."""
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from alrpc.cli.options import out_option, quiet_option, source_options, step_opt
 from alrpc.errors import REFUSED, UserError, show_advice_as_lines
 from alrpc.pipeline.failures import hard_exit, write_error_file
 from alrpc.posix.streams import begin_streams
+from alrpc.runtime.interface import choose_interface
 from alrpc.runtime.process import begin_process
 
 GIVEN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -50,6 +51,7 @@ def main(**options) -> None:
     show_advice_as_lines()
     try:
         process = begin_process()  # the watch over the launcher begins before the long import of torch
+        choose_interface()
     except UserError as error:
         print(f"alrpc: {error}", file=sys.stderr, flush=True)
         write_error_file(str(error), REFUSED)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,7 +22,7 @@ from alrpc.reading.tensors import parse_tensors
 from alrpc.training.step import Trainer
 
 Files = dict[str, dict]
-"""name -> {"bytes": …, "sha256": …}"""
+"""name -> {"bytes": …, "sha256": …, "host": …}"""
 
 
 CHECKPOINTS = "checkpoints"
@@ -93,7 +94,7 @@ def write_files(run: Path, stage: int, step: int, states: dict[str, State]) -> W
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            files[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+            files[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "host": socket.gethostname()}
     except OSError as error:
         return Unwritten(step, f"{error.filename or directory}: {error.strerror}", stage)
     return Written(stage, step, files)
@@ -111,6 +112,23 @@ def read_file(directory: Path, name: str, described: dict) -> State:
     if hashlib.sha256(data).hexdigest() != described["sha256"]:
         raise UserError(f"{path}: is damaged: its checksum is not the manifest's")
     return parse_tensors(path, data)
+
+
+def check_present(directory: Path, files: Files) -> None:
+    """Check that this host has files of a checkpoint; the hosts of a run may have disks of their own.
+
+    Raises:
+        UserError: naming the files that are not here, and the hosts that wrote them.
+    """
+    here, missing = socket.gethostname(), {}
+    for name, described in files.items():
+        if not os.path.lexists(directory / name):
+            missing.setdefault(described.get("host", here), []).append(name)
+    places = [f"{', '.join(names)} (written on host {host})" for host, names in missing.items() if host != here]
+    if places:
+        raise UserError(
+            f"{directory}: not on this host, {here}: {'; '.join(places)}; copy them from there, or share the run's directory"
+        )
 
 
 def check_size(path: Path, described: dict) -> None:
@@ -139,6 +157,7 @@ def load_component(directory: Path, component: Component, files: Files, optimize
 
 def load_trainers(directory: Path, trainers: Sequence[Trainer], files: Files) -> None:
     """Load a checkpoint's state into every trainer; raises like `load_component`."""
+    check_present(directory, {name: files[name] for name in (component_file(trainer.number) for trainer in trainers)})
     for trainer in trainers:
         name = component_file(trainer.number)
         state = read_file(directory, name, files[name])

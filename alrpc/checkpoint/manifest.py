@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 import torch
 from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter
@@ -15,7 +15,7 @@ from typing_extensions import TypedDict
 from alrpc.checkpoint.files import checkpoint_directory, component_file
 from alrpc.errors import UserError
 from alrpc.objectives.base import Classes, Target, Values
-from alrpc.reading.documents import Count, Whole, read_json, shown
+from alrpc.reading.documents import Count, Name, Whole, read_json, shown
 from alrpc.reading.regular import MIB
 
 FORMAT = 2
@@ -49,6 +49,8 @@ class Described(TypedDict):
 
     bytes: Count
     sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+    host: NotRequired[Name]
+    """The host on whose disk it was written; not given by 0.1."""
 
 
 class Head(TypedDict):

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from alrpc.checkpoint.files import check_size, load_component
+from alrpc.checkpoint.files import check_present, check_size, load_component
 from alrpc.checkpoint.manifest import MANIFEST, Manifest, empty_sample, target_of
 from alrpc.config import Config
 from alrpc.errors import UserError, error_line
@@ -28,6 +28,7 @@ def load_network(config: Config, directory: Path, manifest: Manifest, network: N
     Raises:
         UserError: naming a file that is missing or damaged, or does not fit the configuration.
     """
+    check_present(directory, manifest["files"])
     for name, described in manifest["files"].items():
         check_size(directory / name, described)
     network = build_described(config, directory, manifest) if network is None else copy.deepcopy(network)

@@ -17,6 +17,7 @@ from alrpc.config import Config, Health
 from alrpc.data.dataset import WordVectors
 from alrpc.events import Event, Status, ToldToEnd
 from alrpc.objectives.base import Target
+from alrpc.pipeline.cause import tell_cause
 from alrpc.pipeline.failures import (
     HEARTBEAT_CHECK,
     SILENT,
@@ -150,6 +151,7 @@ class Endpoint:
         )
         log_line(message)
         write_error_file(message, 1)
+        tell_cause(message)
         if self.greeting:
             kill_process(self.greeting.pid)
         hard_exit(1)

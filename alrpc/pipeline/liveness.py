@@ -11,9 +11,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from alrpc.pipeline import rpc
-from alrpc.pipeline.failures import HEARTBEAT_CHECK, StageLost
-
-LONGEST_LOOK = 2 * HEARTBEAT_CHECK  # seconds between two looks; for any longer this process was not awake
+from alrpc.pipeline.failures import LONGEST_LOOK, PING_AFTER, StageLost
 
 
 class Watch:
@@ -45,15 +43,16 @@ class Watch:
         return self.awake - self._heard[rank]
 
     def is_lost(self, rank: int) -> bool:
-        """Whether a process has shown no sign of life for too long."""
-        return self.awake - self._seen[rank] > self.limit
+        """Whether a process has shown no sign of life for too long. Those of a lost host are lost together."""
+        limit = self.limit if self.awake - min(self._seen.values()) <= self.limit else self.limit - PING_AFTER
+        return self.awake - self._seen[rank] > limit
 
     def is_stuck(self, rank: int) -> bool:
         """Whether a process lives, but has neither called nor answered for too long: some code keeps its interpreter lock."""
-        return self.silence(rank) > self.limit and self.awake - self._seen[rank] < 2 * HEARTBEAT_CHECK
+        return self.silence(rank) > self.limit and self.awake - self._seen[rank] < 2 * PING_AFTER
 
     def look(self) -> None:
-        """Advance the time, and ping whoever has not shown a sign of life for HEARTBEAT_CHECK."""
+        """Advance the time, and ping whoever has not shown a sign of life for PING_AFTER."""
         now = self._now()
         self.awake += min(now - self._looked, LONGEST_LOOK)
         self._looked = now
@@ -64,7 +63,7 @@ class Watch:
                     self._seen[rank] = self._asked[rank]
                 except StageLost:
                     continue
-            if rank not in self._pings and self.awake - max(self._seen[rank], self._asked[rank]) > HEARTBEAT_CHECK:
+            if rank not in self._pings and self.awake - max(self._seen[rank], self._asked[rank]) > PING_AFTER:
                 self._asked[rank] = self.awake
                 try:
                     self._pings[rank] = self._ping(rank)

@@ -21,10 +21,11 @@ from torch.distributed import ProcessGroup
 from alrpc.checkpoint.files import Saver, load_trainers
 from alrpc.checkpoint.resume import ResumePoint
 from alrpc.config import Config
-from alrpc.errors import StageFailed, UserError, error_line
+from alrpc.errors import FAILED, StageFailed, UserError, error_line
 from alrpc.events import Coordinator, Event, Failure, Ready
 from alrpc.network import Network, build_network
 from alrpc.pipeline import endpoint, rpc
+from alrpc.pipeline.cause import tell_cause
 from alrpc.pipeline.endpoint import Greeting, StageSpec
 from alrpc.pipeline.failures import (
     BLAME_DELAY,
@@ -36,6 +37,7 @@ from alrpc.pipeline.failures import (
     StageLost,
     log_line,
     silence_limit,
+    write_error_file,
 )
 from alrpc.pipeline.feeder import FeedStatus, Load, Stream, feed
 from alrpc.pipeline.groups import close_data_plane, open_data_plane
@@ -86,6 +88,9 @@ def run_stage(
         log_line(f"stage {placement.stage}: {error}")
         if not own.told_to_end:
             time.sleep(NEIGHBOUR_EXIT_DELAY)  # the coordinator or launcher names the failed process, and ends this one
+            message = f"stage {placement.stage} (rank {placement.stage}, host {placement.host}): {error}; log: {placement.log}"
+            write_error_file(message, FAILED)
+            tell_cause(message)
         return 1
     except (Exception, SystemExit) as error:
         log_line(traceback.format_exc())

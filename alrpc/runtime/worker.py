@@ -18,6 +18,7 @@ from alrpc.checkpoint.resume import last_whole_step, load_resume_point, note_res
 from alrpc.config import load_config, run_name
 from alrpc.errors import FAILED, FAILED_FOR_GOOD, REFUSED, STOPPED, Stopped, UsageError, UserError, error_line, exit_code
 from alrpc.network import resolve
+from alrpc.pipeline.cause import hear_causes, heard_cause, tell_cause
 from alrpc.pipeline.failures import (
     BLAME_DELAY,
     Disconnected,
@@ -30,7 +31,7 @@ from alrpc.pipeline.failures import (
 from alrpc.pipeline.groups import rendezvous_store
 from alrpc.pipeline.placement import check_pipeline, local_placement
 from alrpc.pipeline.process import MakeStage, run_stage
-from alrpc.pipeline.seal import seal, unseal
+from alrpc.pipeline.seal import SealBroken, seal, unseal
 from alrpc.reading.regular import MIB, read_text
 from alrpc.runtime.process import Process, log_to
 from alrpc.runtime.run import Run, new_run_directory, run_coordinator
@@ -58,6 +59,7 @@ class Options:
 def run_rank(process: Process, options: Options) -> None:
     """Run this rank until the end of the run; returns if it ended without failure, else ends the process."""
     rank = int(os.environ["RANK"])
+    hear_causes(rank, process.secret)
     code = join_stage(process, rank) if rank else lead_run(process, options)
     if code:
         hard_exit(code)
@@ -65,8 +67,26 @@ def run_rank(process: Process, options: Options) -> None:
 
 def join_stage(process: Process, rank: int) -> int:
     """Run stage n in rank n, after the coordinator has published the run's directory; returns the process' exit code."""
-    directory = Path(unseal(process.secret, rendezvous_store().get(DIRECTORY)).decode())
-    return run_logged_stage(process, directory, rank)
+    who = f"stage {rank} (rank {rank}, host {socket.gethostname()})"
+    try:
+        directory = Path(unseal(process.secret, rendezvous_store().get(DIRECTORY)).decode())
+    except SealBroken as error:
+        return end_early(f"{who}: {error}")
+    except RuntimeError as error:
+        if process.launcher.is_gone():
+            process.launcher.end_without()
+        return end_early(f"{who}: the coordinator's host ended before the run began: {error_line(error).partition('. ')[0]}")
+    try:
+        return run_logged_stage(process, directory, rank)
+    except OSError as error:  # its log
+        return end_early(f"{who} cannot write to {error.filename or directory}: {error.strerror}")
+
+
+def end_early(message: str) -> int:
+    """Report why a stage ends that the coordinator has not met yet; returns the exit code."""
+    write_error_file(message, FAILED)
+    tell_cause(message)
+    return FAILED
 
 
 def run_logged_stage(process: Process, directory: Path, rank: int, make: MakeStage = Stage) -> int:
@@ -104,8 +124,8 @@ def lead_run(process: Process, options: Options) -> int:
             process.launcher.end_without()  # the error is a consequence of the lost launcher, which hosted the store
         code, message = fail(error, directory)
         if not launched:  # under alrpc launch, the launcher prints the message
-            hint = f"; {resume_hint(directory)}" if code in (FAILED, FAILED_FOR_GOOD) and directory else ""
-            print(f"alrpc: {message}{hint}", file=errors, flush=True)
+            print(f"alrpc: {message}", file=errors, flush=True)
+        tell_cause(message)
         return code
     print(last_line(summary, directory), file=terminal, flush=True)
     return 0
@@ -152,6 +172,9 @@ def fail(error: BaseException, directory: Path | None) -> tuple[int, str]:
     if code not in (REFUSED, STOPPED):
         log_line(traceback.format_exc())
     message = failure_message(error, directory)
+    message = heard_cause() or message  # whoever has told it saw more than a lost connection
+    if "ALRPC_LAUNCHER" not in os.environ and code in (FAILED, FAILED_FOR_GOOD) and directory:
+        message = f"{message}; {resume_hint(directory)}"  # under alrpc launch, the launcher adds it
     write_error_file(message, code)
     for pid in getattr(error, "pids", ()):
         kill_process(pid)

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import signal
+import socket
 import time
 
 import pytest
@@ -115,6 +116,17 @@ def remove_a_file(run):
     (run / "checkpoints" / "step-00000020" / "component-004.safetensors").unlink()
 
 
+def keep_some_on_another_host(run):
+    """As when the hosts of a run have disks of their own, and only those of node 0 are here."""
+    directory = run / "checkpoints" / "step-00000020"
+    manifest = json.loads((directory / "manifest.json").read_text())
+    for name in ("component-003.safetensors", "component-004.safetensors"):
+        assert manifest["files"][name]["host"] == socket.gethostname()
+        manifest["files"][name]["host"] = "far"
+        (directory / name).unlink()
+    (directory / "manifest.json").write_text(json.dumps(manifest))
+
+
 def swap_components(run):
     directory = run / "checkpoints" / "step-00000020"
     manifest = json.loads((directory / "manifest.json").read_text())
@@ -138,6 +150,11 @@ def age(run):
         ("launch", damage_a_byte, "component-002.safetensors: is damaged: its checksum is not the manifest's"),
         ("train", cut, "component-001.safetensors: has "),
         ("launch", remove_a_file, "component-004.safetensors: cannot be read: No such file"),
+        (
+            "launch",
+            keep_some_on_another_host,
+            f"not on this host, {socket.gethostname()}: component-003.safetensors, component-004.safetensors (written on host far)",
+        ),
         ("train", swap_components, "component-001.safetensors: does not fit component 1 of this configuration"),
         ("train", age, "manifest.json: format 99 is newer than this alrpc's"),
     ],

@@ -78,6 +78,23 @@ def test_one_that_stops_answering_even_pings_is_never_taken_for_stuck():
         assert not scene.watch.is_stuck(3)
 
 
+def test_processes_of_a_lost_host_are_lost_together():
+    """Their last signs of life differ by the time between two polls."""
+    time = iter([0.0, 1.0, 1.5, LIMIT + 0.5, LIMIT + 1.25])
+    watch = Watch([1, 2, 3], LIMIT, lambda rank: Unanswered(), lambda: next(time))
+    for rank in (3, 2):
+        watch.look()
+        watch.heard(rank)
+    watch.heard(1)
+    watch._looked = LIMIT - 0.5  # awake all the while
+    watch.awake = LIMIT - 0.5
+    watch.heard(1)
+    watch.look()
+    assert not any(map(watch.is_lost, (1, 2, 3)))
+    watch.look()
+    assert [rank for rank in (1, 2, 3) if watch.is_lost(rank)] == [2, 3]
+
+
 def test_time_in_which_the_one_who_listens_was_suspended_does_not_count():
     scene = Scene(Unanswered)
     scene.pass_by(LIMIT / 2)
