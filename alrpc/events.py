@@ -29,6 +29,7 @@ Each line of metrics.jsonl also has `time`, the seconds since the run was starte
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from itertools import pairwise
@@ -365,12 +366,12 @@ def from_json(tree: Any) -> Event | None:
         tree = {"choices": {name: value for name, value in tree.items() if name not in ("event", "time")}}
     elif kind is Slow and "for" in tree:
         tree = {**tree, "seconds": tree["for"]}
-    return _adapter(kind).validate_python(tree)
+    return _validate(kind)(tree)
 
 
 @cache
-def _adapter(kind: type[Event]) -> TypeAdapter:
-    return TypeAdapter(Annotated[kind, AfterValidator(_check_spans)] if kind is Spans else kind)
+def _validate(kind: type[Event]) -> Callable[[dict], Event]:
+    return TypeAdapter(Annotated[kind, AfterValidator(_check_spans)] if kind is Spans else kind).validator.validate_python
 
 
 def _check_spans(spans: Spans) -> Spans:

@@ -32,6 +32,7 @@ from alrpc.errors import UsageError, UserError
 from alrpc.reading import documents
 
 DEFAULT = "digits-mlp"
+LARGEST = (1 << 31) - 1  # of a configuration's numbers: what sizes and times beyond it ask for is never there
 PYTHON = "python"  # names the model and the data of a run whose network and data set a caller of `alrpc.train` has made
 S = TypeVar("S", bound=BaseModel)
 
@@ -236,9 +237,17 @@ def parse_config(tree: dict[str, Any]) -> Config:
         UsageError: one line that names the field, what was given and what would be right.
     """
     try:
-        return Config.model_validate(tree)
+        config = Config.model_validate(tree)
     except ValidationError as error:
         raise UsageError(_one_line(error, [])) from error
+    free = (
+        ("train.seed", "model.") if ":" in config.model.name else ("train.seed",)
+    )  # one's own function knows what its fields may be
+    for name, value in flat_fields(config.model_dump()):
+        largest = max(map(abs, _numbers(value)), default=0)
+        if largest > LARGEST and not name.startswith(free):
+            raise UsageError(f"{name}: got {documents.shown(largest)}; the largest number of a configuration is {LARGEST:,}")
+    return config
 
 
 def parse_section(section: type[S], name: str, fields: dict[str, Any]) -> S:
@@ -312,6 +321,14 @@ def flat_fields(tree: dict[str, Any], within: str = "") -> Iterator[tuple[str, A
             yield from flat_fields(value, f"{within}{name}.")
         else:
             yield f"{within}{name}", value
+
+
+def _numbers(value: Any) -> Iterator[int | float]:
+    if isinstance(value, list | tuple):
+        for each in value:
+            yield from _numbers(each)
+    elif isinstance(value, int | float):
+        yield value
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:

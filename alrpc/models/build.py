@@ -13,7 +13,7 @@ from torch import nn
 
 from alrpc.config import complaint
 from alrpc.config.own_code import import_function
-from alrpc.errors import UsageError, UserError, exit_call
+from alrpc.errors import UsageError, UserError, error_line, exit_call
 from alrpc.models import MODELS, check_fields, check_name
 from alrpc.system import derive_seed
 
@@ -63,9 +63,9 @@ def build_parts(
     except SystemExit as error:
         raise UsageError(f"model.name: {name} called {exit_call(error)}") from error
     except Exception as error:
-        if name in FUNCTIONS:
+        if name in FUNCTIONS and not isinstance(error, RuntimeError | MemoryError):  # these two are for want of memory
             raise
-        raise UsageError(f"model.name: {name} raised {type(error).__name__}: {error}") from error
+        raise UsageError(f"model.name: {name} raised {error_line(error)}") from error
     parts = dict(parts) if isinstance(parts, dict) else {"blocks": parts}
     head = parts.pop("head", None)
     unknown = set(parts) - set(PARTS)

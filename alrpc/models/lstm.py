@@ -45,7 +45,7 @@ def build(
     vocabulary: Annotated[int, Field(ge=3)] = 30_000,
     width: Annotated[int, Field(ge=1)] = 300,
     hidden: Annotated[int, Field(ge=1)] = 256,
-    layers: Annotated[int, Field(ge=1)] = 3,
+    layers: Annotated[int, Field(ge=1, le=10_000)] = 3,
 ) -> dict:
     """Build the blocks: the embedding is the first component, and each LSTM is one more.
 

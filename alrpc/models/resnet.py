@@ -10,7 +10,7 @@ from torch import nn
 
 def build(
     width: Annotated[int, Field(ge=1)] = 64,
-    depths: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] = (2, 2, 2, 2),
+    depths: Annotated[list[Annotated[int, Field(ge=1, le=10_000)]], Field(min_length=1, max_length=20)] = (2, 2, 2, 2),
 ) -> dict:
     """Build a 3 × 3 stem, then one block of residual blocks for each depth; the second and later ones halve the image.
 

@@ -83,7 +83,7 @@ class Head(nn.Module):
 def build(
     vocabulary: Annotated[int, Field(ge=3)] = 30_000,
     width: Annotated[int, Field(ge=1)] = 300,
-    layers: Annotated[int, Field(ge=1)] = 3,
+    layers: Annotated[int, Field(ge=1, le=10_000)] = 3,
     heads: Annotated[int, Field(ge=1)] = 6,
     feed_forward: Annotated[int, Field(ge=1)] = 256,
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3,

@@ -43,9 +43,12 @@ def build_components(
     components = []
     for index, (block, leaving) in enumerate(zip(blocks, activations, strict=True)):
         given = {name.removesuffix("s"): modules[index] for name, modules in own.items() if modules is not None}
-        parts, after = objective.build(
-            Place(index + 1, block, leaving, beside, {name: module for name, module in given.items() if module is not None})
-        )
+        place = Place(index + 1, block, leaving, beside, {name: module for name, module in given.items() if module is not None})
+        try:
+            parts, after = objective.build(place)
+        except (RuntimeError, MemoryError) as error:  # no memory, mostly
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise UserError(f"component {index + 1}: its modules cannot be made: {reason}") from error
         components.append(Component(index + 1, block, objective, parts))
         beside = after
     _refuse_sharing(components)

@@ -74,12 +74,14 @@ def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
         UserError: when it cannot be read, or a line is not UTF-8 or far too long.
     """
     for number, line in read_lines(path):
-        text = decode_line(path, number, line)
-        if text.endswith("\n"):  # otherwise it is being written
-            try:
-                yield number, from_json(text)
-            except ValueError:
-                continue
+        if not line.endswith(b"\n"):  # it is being written
+            return
+        try:
+            tree = from_json(line)
+        except ValueError:
+            decode_line(path, number, line)
+        else:
+            yield number, tree
 
 
 def describe(error: ValidationError) -> str:
