@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.overrides import TorchFunctionMode
 
 from alrpc.checkpoint.files import check_present, check_size, load_component
 from alrpc.checkpoint.manifest import MANIFEST, Manifest, empty_sample, target_of
@@ -17,6 +17,7 @@ from alrpc.network import Network, build_network
 from alrpc.reading.regular import MIB
 
 ROOM = 16  # how much larger than the largest file a tensor may be while the network is built
+MAKERS = (torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn)
 
 
 def load_network(config: Config, directory: Path, manifest: Manifest, network: Network | None = None) -> Network:
@@ -50,17 +51,18 @@ def build_described(config: Config, directory: Path, manifest: Manifest) -> Netw
         raise UserError(f"{directory / MANIFEST}: does not fit this configuration: {error_line(error)}") from error
 
 
-class _BoundedTensors(TorchDispatchMode):
+class _BoundedTensors(TorchFunctionMode):
     """Refuses to make a tensor of more bytes: a parameter cannot be larger than the file that it is then loaded from."""
 
     def __init__(self, most: int):
         super().__init__()
         self._most = most
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+    def __torch_function__(self, function, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if args and isinstance(args[0], (list, tuple)) and all(isinstance(size, int) for size in args[0]):
-            size = math.prod(args[0]) * (kwargs.get("dtype") or torch.float32).itemsize
+        if function in MAKERS:
+            sizes = kwargs.get("size") or (args[0] if args and isinstance(args[0], list | tuple) else args)
+            size = math.prod(sizes) * (kwargs.get("dtype") or torch.float32).itemsize
             if size > self._most:
                 raise UserError(f"a tensor of {size:,} bytes would be needed; no file of the checkpoint is as large as that")
         return function(*args, **kwargs)
