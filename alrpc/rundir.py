@@ -249,7 +249,7 @@ def read_restarts(run: Path) -> list[Restart]:
     """The restarts of a run; raises UserError for a file that is damaged."""
     path, restarts = run / RESTARTS, []
     try:
-        for number, tree in read_json_lines(path):
+        for number, tree in read_json_lines(path, MIB):
             try:
                 restarts.append(RESTART.validate_python(tree))
             except ValidationError as error:

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from alrpc import events, rundir
 from alrpc.errors import UserError
 from alrpc.events import Event
-from alrpc.reading.documents import describe, read_json_lines, shown
+from alrpc.reading.documents import LARGE, describe, read_json_lines, shown
 from alrpc.reading.regular import Absent
 
 Timed = tuple[float, Event]
@@ -35,12 +35,12 @@ def read_metrics(run: Path) -> Iterator[Timed]:
 
 def read_timings(run: Path) -> list[Event]:
     """Read the events that a run's timings.jsonl holds so far; none when there is no such file. Raises like `read_metrics`."""
-    return [event for _, _, event in _read_events(run / rundir.TIMINGS)]
+    return [event for _, _, event in _read_events(run / rundir.TIMINGS, LARGE)]
 
 
-def _read_events(path: Path) -> Iterator[tuple[int, dict, Event]]:
+def _read_events(path: Path, most: int | None = None) -> Iterator[tuple[int, dict, Event]]:
     try:
-        for number, tree in read_json_lines(path):
+        for number, tree in read_json_lines(path, most):
             try:
                 event = events.from_json(tree)
             except ValidationError as error:

@@ -64,16 +64,19 @@ def read_json(path: Path, shape: TypeAdapter[T], most: int = LARGE) -> T:
         raise UserError(f"{path}: {describe(error)}") from error
 
 
-def read_json_lines(path: Path) -> Iterator[tuple[int, Any]]:
+def read_json_lines(path: Path, most: int | None = None) -> Iterator[tuple[int, Any]]:
     """The number, from 1, and the value of each line of a JSON-lines file.
 
     A line that is no JSON is passed over: a full disk or a crash has cut it.
+
+    Args:
+        most: bytes of the largest file; None for a file of any size, whose lines the caller does not keep.
 
     Raises:
         Absent: when there is no such file.
         UserError: when it cannot be read, or a line is not UTF-8 or far too long.
     """
-    for number, line in read_lines(path):
+    for number, line in read_lines(path, most):
         if not line.endswith(b"\n"):  # it is being written
             return
         try:

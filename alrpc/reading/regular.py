@@ -42,9 +42,7 @@ def open_regular(path: Path) -> BinaryIO:
 def read_bytes(path: Path, most: int) -> bytes:
     """The contents of a regular file of at most `most` bytes; raises like `open_regular`, and UserError for a larger one."""
     with open_regular(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > most:
-            raise UserError(f"{path}: got {size:,} bytes; such a file has {most:,} at most")
+        _check_size(path, file, most)
         try:
             data = file.read(most + 1)
         except OSError as error:
@@ -52,6 +50,12 @@ def read_bytes(path: Path, most: int) -> bytes:
     if len(data) > most:
         raise UserError(f"{path}: got more than {most:,} bytes; such a file has {most:,} at most")
     return data
+
+
+def _check_size(path: Path, file: BinaryIO, most: int) -> None:
+    size = os.fstat(file.fileno()).st_size
+    if size > most:
+        raise UserError(f"{path}: got {size:,} bytes; such a file has {most:,} at most")
 
 
 def read_text(path: Path, most: int) -> str:
@@ -64,13 +68,18 @@ def read_text(path: Path, most: int) -> str:
         raise UserError(f"{path}:{line}: not UTF-8: {error.reason}; save the file as UTF-8") from error
 
 
-def read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def read_lines(path: Path, most: int | None = None) -> Iterator[tuple[int, bytes]]:
     """The number, from 1, and the bytes of each line, with its line break; reads on as the lines are taken.
 
+    Args:
+        most: bytes of the largest file; None for a file of any size, whose lines the caller does not keep.
+
     Raises:
-        UserError: like `open_regular`; or for a line of more than LINE bytes.
+        UserError: like `open_regular`; for a larger file; or for a line of more than LINE bytes.
     """
     with open_regular(path) as file:
+        if most is not None:
+            _check_size(path, file, most)
         number = 0
         while line := _next_line(path, file):
             number += 1

@@ -155,6 +155,14 @@ def test_names_and_classes_are_drawn_as_they_are_and_scores_that_are_not_finite_
     assert done.exit_code == 0, done.output
 
 
+def test_a_comparison_whose_configuration_lacks_what_is_not_needed_is_drawn(comparison):
+    result = json.loads((comparison / "comparison.json").read_text())
+    del result["config"]["train"]
+    (comparison / "comparison.json").write_text(json.dumps(result))
+    done = CliRunner().invoke(main, ["report", str(comparison)])
+    assert done.exit_code == 0, done.output
+
+
 def test_a_run_of_a_million_steps_is_thinned_as_it_is_read(run):
     line = '{"event": "losses", "component": %d, "epoch": 1, "step": %d, "associated_loss": 0.5, "skipped_updates": 1, "time": 9}\n'
     with (run / "metrics.jsonl").open("a") as file:

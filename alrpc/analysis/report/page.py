@@ -353,7 +353,7 @@ def of_comparison(comparison: Comparison, name: str) -> Article:
     tiles = [
         ("methods", str(len(rows)), f"{len(result['runs'])} runs"),
         ("rounds", str(result["repeat"]), "each with another seed"),
-        ("epochs", str(config["train"]["epochs"]), ""),
+        ("epochs", str(config.get("train", {}).get("epochs", "?")), ""),
         ("cores", str(machine["cores"]), machine["processor"]),
         ("alrpc", result["alrpc"], f"torch {result['torch']}"),
     ]
