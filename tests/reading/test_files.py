@@ -59,11 +59,11 @@ def refused(paths: list[Path]) -> str:
     return message
 
 
-@pytest.mark.parametrize("damage", [*DAMAGES, *OF_DOCUMENTS])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    ("name", "damage"),  # a line that is no JSON was cut by a full disk, and is passed over
+    [(name, damage) for name in NAMES for damage in (DAMAGES if name.endswith(".jsonl") else {**DAMAGES, **OF_DOCUMENTS})],
+)
 def test_a_damaged_file_is_named(run, comparison, name, damage):
-    if name.endswith(".jsonl") and damage in OF_DOCUMENTS:
-        pytest.skip("a line that is no JSON was cut by a full disk")
     path = (comparison if name == "comparison.json" else run) / name
     path.unlink()
     {**DAMAGES, **OF_DOCUMENTS}[damage](path)

@@ -119,7 +119,7 @@ def read_everything(run: Path) -> None:
 def test_no_document_is_more_than_one_line_of_trouble(run, comparison, name, contents):
     folder = comparison if name == "comparison.json" else run
 
-    @settings(FIXED, max_examples=40)
+    @settings(FIXED, max_examples=30)
     @given(contents(folder / name))
     def reads(data: bytes) -> None:
         (folder / name).write_bytes(data)
