@@ -44,7 +44,7 @@ def test_a_frozen_process_is_named_in_time_and_everything_ends(commands, until, 
     commands.workers()[rank].send_signal(signal.SIGSTOP)
     frozen = time.monotonic()
     _, message = process.communicate(timeout=60)
-    assert time.monotonic() - frozen < TIMEOUT + 3  # a test's machine may be busy
+    assert time.monotonic() - frozen < TIMEOUT + 12  # the machine of a test may be busy
     assert process.returncode == 1 and message.count("\n") == 1
     if rank:
         who = rf"stage 2 \(rank 2, host {HOST}\) has not answered for 5 s: it is frozen, or its host or the network is lost"
