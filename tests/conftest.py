@@ -18,6 +18,8 @@ import psutil
 import pytest
 import torch
 
+pytest_plugins = ["damageable"]  # of tests/modules; a second conftest.py would hide this one
+
 MODULES = Path(__file__).parent / "modules"  # blocks and data "of one's own", outside the package
 OWN_PATH = os.pathsep.join(filter(None, (str(MODULES), os.environ.get("PYTHONPATH"))))
 ALRPC = str(Path(sys.executable).parent / "alrpc")  # the console script of this environment
