@@ -12,11 +12,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import torch
-from torch.distributed import rpc
+from torch.distributed import PrefixStore, rpc
 
 from alrpc.pipeline.door import door_closed_after
 from alrpc.pipeline.failures import JOIN_TIMEOUT, LEAVE_TIMEOUT, Disconnected, StageLost
-from alrpc.pipeline.groups import INIT_METHOD
+from alrpc.pipeline.groups import INIT_METHOD, rendezvous_store
 from alrpc.pipeline.private_network import inside
 
 NOTHING = torch.zeros(1)
@@ -36,6 +36,7 @@ def join(rank: int, world_size: int) -> None:
     )
 
     def meet() -> None:
+        publish_names(world_size)
         with door_closed_after():
             rpc.init_rpc(_name(rank), rank=rank, world_size=world_size, rpc_backend_options=options)
 
@@ -43,6 +44,17 @@ def join(rank: int, world_size: int) -> None:
         inside(meet)
     except RuntimeError as error:
         raise Disconnected(f"the processes did not all meet: {_reason(error)}") from error
+
+
+def publish_names(world_size: int) -> None:
+    """Publish the names of all ranks where RPC looks for them.
+
+    Otherwise its agent would wait for each rank to publish its own, and keep the interpreter lock all the while, so that this
+    process could not even end if one of them were lost.
+    """
+    store = PrefixStore("rpc_prefix_0", rendezvous_store())
+    for rank in range(world_size):
+        store.set(f"names/{rank}", _name(rank))
 
 
 def leave() -> None:
