@@ -92,7 +92,7 @@ def test_a_thread_of_the_users_code_keeps_no_run_from_ending(commands):
 def test_a_stage_that_has_left_no_longer_watches_the_coordinator():
     own = Endpoint()
     own.left = True
-    own._watch()  # returns; otherwise it would end this process
+    own._watch_coordinator()  # returns; otherwise it would end this process
 
 
 def test_a_long_path_for_temporary_files_will_do(commands):
