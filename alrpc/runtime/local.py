@@ -190,6 +190,8 @@ def run_agent(launch: Launch, directory: Path, scratch: Path, meeting: TextIO, c
             message, code = read_cause(causes)
             message = message or describe_exit(error.failures, directory, launch.role, kills_for_want_of_memory() > kills)
             raise OF_EXIT_CODE.get(code, RunFailed)(message) from error
+        except (EOFError, ConnectionError) as error:  # in the middle of a start
+            raise RunFailed("the fork server of the launcher was killed while it started the run's processes") from error
         except SignalException as error:
             show_cursor()
             raise Interrupted(error.sigval) from error

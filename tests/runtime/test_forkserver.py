@@ -36,7 +36,8 @@ def test_it_has_one_thread_and_leaves_its_launchers_session(commands, until):
 
 def test_a_killed_server_ends_the_run(commands, until):
     process = commands.start(ALRPC, *LONG)
-    until(lambda: (commands.folder / "run" / "metrics.jsonl").exists())
+    metrics = commands.folder / "run" / "metrics.jsonl"
+    until(lambda: metrics.exists() and metrics.read_text())
     server = fork_server(process)
     server.kill()
     _, message = process.communicate(timeout=60)
