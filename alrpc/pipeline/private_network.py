@@ -13,6 +13,7 @@ import struct
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -47,7 +48,8 @@ def make_private_network() -> None:
     os.close(ready[1])
     if os.read(ready[0], 1):
         names = ("net",) if os.geteuid() == 0 else ("net", "user")
-        os.environ[NETWORK] = " ".join(str(os.open(f"/proc/{child}/ns/{name}", os.O_RDONLY)) for name in names)
+        with suppress(OSError):  # a system that lets it be made, but not be handed on
+            os.environ[NETWORK] = " ".join(str(os.open(f"/proc/{child}/ns/{name}", os.O_RDONLY)) for name in names)
     for descriptor in (ready[0], *done):
         os.close(descriptor)
     os.waitpid(child, 0)
