@@ -5,14 +5,15 @@ import os
 
 import pytest
 
+from alrpc.errors import UserError
 from alrpc.events import Round
-from alrpc.experiments.bench.measure import pair_up, summarise
+from alrpc.experiments.bench.measure import check_steady, pair_up, summarise
 from alrpc.experiments.bench.rounds import at_the_ends, steady_state
 from alrpc.timing import STATES
 
 
 def test_ceiling_of_a_small_network(commands):
-    options = ("--config", "digits-mlp", "--stages", "2", "--steps", "5", "--rounds", "2", "--json", "ceiling.json")
+    options = ("--config", "digits-mlp", "--stages", "2", "--steps", "100", "--rounds", "2", "--json", "ceiling.json")
     done = commands.alrpc("bench", "ceiling", *options)
     assert done.returncode == 0, done.stderr
     result = json.loads((commands.folder / "ceiling.json").read_text())
@@ -103,6 +104,23 @@ def test_only_what_happens_while_every_stage_works_counts():
     assert (first["stage"], first["steps"], first["seconds"], first["began"], first["ended"]) == (1, 2, 4.0, 0.0, 8.5)
     assert (second["stage"], second["steps"], second["seconds"]) == (2, 3, 4.0)
     assert (second["cpu_seconds"], second["states"]) == (2.0, {"computing": 1.0})
+
+
+def test_a_round_in_which_the_stages_never_worked_at_one_time_is_refused():
+    def marks(*moments):
+        return [{"moment": moment, "cpu": 0.0, "computing": 0.0} for moment in moments]
+
+    apart = [
+        Round(1, 0, "ceiling", marks(0.0, 1.0, 2.0), packet_bytes=1),
+        Round(2, 0, "ceiling", marks(2.5, 3.0, 3.5), packet_bytes=1),
+    ]
+    with pytest.raises(UserError, match=r"steps: got 2, .* \(round 0 \(ceiling\)\); measure more steps"):
+        check_steady(steady_state(apart), steps=2)
+    together = [
+        Round(1, 0, "ceiling", marks(0.0, 1.0, 2.0), packet_bytes=1),
+        Round(2, 0, "ceiling", marks(0.0, 1.0, 2.0), packet_bytes=1),
+    ]
+    check_steady(steady_state(together), steps=2)
 
 
 def test_a_round_leaves_room_for_as_many_steps_as_a_stage_can_run_ahead():

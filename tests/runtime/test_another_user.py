@@ -15,7 +15,7 @@ SMALL = ("--set", "model.widths=[16,16]")
 COMMANDS = {
     "launch": ("launch", "--stages", "2", *SMALL, "--set", "train.epochs=2", "--out", "run", "--quiet"),
     "compare": ("compare", *SMALL, "--methods", "al,gpipe", "--stages", "2", "--set", "train.epochs=1", "--out", "run"),
-    "bench": ("bench", "ceiling", "--config", "digits-mlp", *SMALL, "--stages", "2", "--steps", "2", "--rounds", "1"),
+    "bench": ("bench", "ceiling", "--config", "digits-mlp", *SMALL, "--stages", "2", "--steps", "200", "--rounds", "1"),
     "profile": ("profile", *SMALL, "--stages", "2", "--methods", "al,gpipe", "--steps", "2", "--out", "run"),
 }
 pytestmark = [

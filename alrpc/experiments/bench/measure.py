@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from alrpc.config import Config
+from alrpc.errors import UserError
 from alrpc.experiments.bench.rounds import CEILING, PIPELINE, ROUNDS, Settings
 from alrpc.experiments.bench.worker import measure_rounds
 from alrpc.network import resolve
@@ -50,7 +51,22 @@ def run_rounds(config: Config, settings: Settings, directory: Path, watch: Watch
         with watch(directory, settings.rounds):
             run_processes(launch, directory)
     job, *rounds = read_rounds(directory)
+    check_steady(rounds, settings.steps)
     return Measured(pair_up(rounds), job["samples_per_step"])
+
+
+def check_steady(rounds: list[dict], steps: int) -> None:
+    """Refuse rounds in which a stage ended no step while the others worked, as a busy machine makes them of a few short steps.
+
+    Raises:
+        UserError: if there are any.
+    """
+    missed = sorted({(event["round"], event["kind"]) for event in rounds if event["steps"] == 0})
+    if missed:
+        which = ", ".join(f"{number} ({kind})" for number, kind in missed)
+        raise UserError(
+            f"steps: got {steps}, in which the stages did not all work at one time (round {which}); measure more steps"
+        )
 
 
 def read_rounds(directory: Path) -> list[dict]:

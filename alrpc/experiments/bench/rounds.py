@@ -157,13 +157,13 @@ def steady_state(rounds: list[Round]) -> list[dict]:
     """Reduce the stages' reports of a round to the steady state, in which all of them work.
 
     It begins when the last stage has ended its first step, and ends when the first stage has ended its last one. The steps of
-    each stage that lie within it count. All stages are assumed to share one clock, since they are on one machine.
+    each stage that lie within it count, which may be none. All stages are assumed to share one clock, since they are on one machine.
     """
     begins = max(report.marks[1]["moment"] for report in rounds)
     ends = min(report.marks[-1]["moment"] for report in rounds)
     reduced = []
     for report in sorted(rounds, key=lambda report: report.stage):
-        within = [mark for mark in report.marks if begins <= mark["moment"] <= ends]
+        within = [mark for mark in report.marks if begins <= mark["moment"] <= ends] or report.marks[:1]
         took = {name: within[-1][name] - within[0][name] for name in within[0]}
         reduced.append(
             {
