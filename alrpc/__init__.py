@@ -26,8 +26,10 @@ if TYPE_CHECKING:  # for type checkers; a test holds these names equal to those 
     from alrpc.errors import UserError as UserError
     from alrpc.network import Network as Network
     from alrpc.network import associate as associate
+    from alrpc.network import decouple as decouple
     from alrpc.objectives.base import Classes as Classes
     from alrpc.objectives.base import Component as Component
+    from alrpc.objectives.base import Objective as Objective
     from alrpc.objectives.base import Values as Values
     from alrpc.objectives.cut import cut as cut
     from alrpc.runtime.restarts import launch_pipeline as launch_pipeline
@@ -42,6 +44,7 @@ _HOME = {
     "Dataset": "alrpc.data.dataset",
     "Interrupted": "alrpc.errors",
     "Network": "alrpc.network",
+    "Objective": "alrpc.objectives.base",
     "RunFailed": "alrpc.errors",
     "Split": "alrpc.data.dataset",
     "Stopped": "alrpc.errors",
@@ -49,6 +52,7 @@ _HOME = {
     "Values": "alrpc.objectives.base",
     "associate": "alrpc.network",
     "cut": "alrpc.objectives.cut",
+    "decouple": "alrpc.network",
     "launch_pipeline": "alrpc.runtime.restarts",
     "load_config": "alrpc.config",
     "load_data": "alrpc.data",

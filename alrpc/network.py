@@ -6,12 +6,13 @@ Every process of a run builds the same network from the same configuration.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from alrpc.config import Config, check_config
+from alrpc.config import Config, check_config, user_code_fields
 from alrpc.config.own_code import import_function
 from alrpc.data import check_data
 from alrpc.data.dataset import WordVectors
@@ -19,8 +20,8 @@ from alrpc.errors import UserError
 from alrpc.models import OBJECTIVES, check_model
 from alrpc.models.build import build_parts, resolve_fields
 from alrpc.objectives.associated import AssociatedLearning
-from alrpc.objectives.base import Component, Target, Tensors, as_tensors, eval_mode
-from alrpc.objectives.build import build_components, warn_of_idle_blocks
+from alrpc.objectives.base import Component, Objective, Target, Tensors, as_tensors, eval_mode
+from alrpc.objectives.build import build_components, make_objective, warn_of_idle_blocks
 from alrpc.system import peak_memory
 
 
@@ -124,10 +125,55 @@ def associate(
         autoencoder_loss=autoencoder_loss,
     )
     own = {"bridges": bridges, "encoders": encoders, "decoders": decoders, "pools": pools}
+    return _network_of(blocks, sample_input, objective, own)
+
+
+def decouple(
+    blocks: Sequence[nn.Module],
+    sample_input: Tensor | Tensors,
+    target: Target,
+    objective: str | Callable[..., Objective] = "classifier",
+    *,
+    heads: Sequence[nn.Module | None] | None = None,
+    pools: Sequence[nn.Module | None] | None = None,
+    **options: Any,
+) -> Network:
+    """Turn a list of ordinary blocks into a network whose blocks learn by themselves, by any objective.
+
+    Sizes and parameters are found and drawn as by `associate`, which has the own parts of associated learning.
+
+    Args:
+        blocks: f_1 … f_L, each an `nn.Module`.
+        sample_input: a micro-batch of at least one sample, (N, ...), or named tensors.
+        target: `Classes(count)` or `Values(width)`; some objectives learn from classes alone.
+        objective: the name of an objective (`alrpc list`); or one's own `alrpc.Objective`, a class or function that is called with
+            the target and the options.
+        heads: one's own head for each component, for the objectives that classify by one; None in a place builds the default.
+        pools: one's own first module of each default head, which makes a vector of what its `takes` names; None in a place does
+            what the option `pooling` says.
+        options: the fields of the objective in the configuration's section `objective` (`alrpc config objective`).
+
+    Raises:
+        UserError: naming the argument, the option or the component that is wrong.
+
+    Warns:
+        Advice: of blocks without parameters, which are components that train no block.
+    """
+    made = make_objective(objective, target, options) if isinstance(objective, str) else objective(target, **options)
+    return _network_of(blocks, sample_input, made, {"heads": heads, "pools": pools})
+
+
+def _network_of(
+    blocks: Sequence[nn.Module],
+    sample_input: Tensor | Tensors,
+    objective: Objective,
+    own: dict[str, Sequence[nn.Module | None] | None],
+) -> Network:
     network = Network(build_components(blocks, sample_input, objective, own))
     of_blocks = sum(parameter.numel() for block in blocks for parameter in block.parameters())
     added = sum(parameter.numel() for parameter in network.parameters()) - of_blocks
-    warn_of_idle_blocks(blocks, f" (all components add {added:,} parameters to the {of_blocks:,} of the blocks)")
+    more = f" (all components add {added:,} parameters to the {of_blocks:,} of the blocks)"
+    warn_of_idle_blocks(blocks, more, stacklevel=4)
     return network
 
 
@@ -143,12 +189,14 @@ def resolve(config: Config) -> tuple[Config, int]:
     check_config(config)
     check_model(config.model)
     check_data(config.data)
-    if ":" in config.data.name:
-        import_function(config.data.name, "data.name")
+    for field, name in user_code_fields(config).items():
+        import_function(name, field)
     model = {"name": config.model.name, **resolve_fields(config.model.name, config.model.fields)}
     if "vocabulary" in model and "vocabulary" not in config.model.fields:
         model["vocabulary"] = config.data.vocabulary
-    objective = {**OBJECTIVES.get(config.model.name, {}), **config.objective.model_dump(exclude_unset=True)}
+    objective = config.objective.model_dump(exclude_unset=True)
+    if config.objective.name == "associated":
+        objective = {**OBJECTIVES.get(config.model.name, {}), **objective}
     config = Config.model_validate({**config.model_dump(), "model": model, "objective": objective})
     with torch.random.fork_rng(devices=[]):
         parts, _ = build_parts(config.model.name, config.model.fields, config.train.seed)
@@ -164,7 +212,7 @@ def build_network(config: Config, sample: Tensors, target: Target, word_vectors:
     """
     with torch.random.fork_rng(devices=[]):
         parts, _ = build_parts(config.model.name, config.model.fields, config.train.seed)
-        objective = AssociatedLearning(target, **config.objective.model_dump())
+        objective = make_objective(config.objective.name, target, config.objective.model_dump(exclude={"name"}))
         network = Network(build_components(parts.pop("blocks"), sample, objective, parts))
     if word_vectors is not None:
         load_word_vectors(network.components[0].block, word_vectors)

@@ -9,6 +9,7 @@ import torch
 
 import alrpc
 from alrpc.config import Config, load_config, save_config
+from alrpc.config.objectives import SECTIONS
 from alrpc.data import read_data
 from alrpc.events import Losses
 from alrpc.network import build_network, resolve
@@ -37,7 +38,10 @@ def test_every_field_is_documented():
             elif not field.description:
                 yield path + name
 
-    assert list(undocumented(Config)) == []
+    sections = {name: section for name, section in SECTIONS.items() if name != "associated"}
+    assert [name for name in undocumented(Config) if name != "objective"] == []  # which is one of these sections:
+    assert {name: [*undocumented(section)] for name, section in sections.items()} == {name: ["name"] for name in sections}
+    assert list(undocumented(SECTIONS["associated"])) == []
 
 
 @pytest.mark.parametrize(

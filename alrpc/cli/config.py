@@ -38,7 +38,12 @@ def config(section: str | None, as_json: bool) -> None:
             click.echo(json.dumps(fields, indent=2, ensure_ascii=False))
             return
         for field in fields:
-            kind = f"of model {field['model']}" if "model" in field else field["type"]
+            kind = ", ".join(
+                [
+                    *(f"of {owner} {field[owner]}" for owner in ("model", "objective") if owner in field),
+                    *([field["type"]] if "type" in field else []),
+                ]
+            )
             click.secho(field["field"], bold=True, nl=False)
             click.echo(f": {kind}, default {json.dumps(field['default'], ensure_ascii=False)}")
             click.echo(textwrap.fill(field["meaning"], WIDTH, initial_indent="    ", subsequent_indent="    "))
@@ -61,12 +66,20 @@ def choose(fields: list[dict[str, Any]], section: str | None) -> list[dict[str, 
 def describe_fields() -> Iterator[dict[str, Any]]:
     """Describe each field of the configuration, and each argument of the models that ship; this imports no torch."""
     from alrpc.config import Config
+    from alrpc.config.objectives import SECTIONS
     from alrpc.config.own_code import describe_parameters
     from alrpc.models import MODELS
 
     schema = Config.model_json_schema()
     default = Config().model_dump(mode="json")
     for name, field in schema["properties"].items():
+        if name == "objective":
+            for objective, section in SECTIONS.items():
+                for inner, of_section in section.model_json_schema()["properties"].items():
+                    if inner != "name" or objective == default[name]["name"]:
+                        described = describe(f"{name}.{inner}", of_section, of_section.get("default"))
+                        yield described if inner == "name" else {**described, "objective": objective}
+            continue
         if "$ref" not in field:
             yield describe(name, field, default[name])
             continue

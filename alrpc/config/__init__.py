@@ -10,7 +10,7 @@ import importlib.util
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import (
@@ -27,18 +27,17 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from alrpc import rundir
+from alrpc.config.objectives import SECTIONS, Associated, Objective
 from alrpc.config.own_code import did_you_mean
+from alrpc.config.section import Section
 from alrpc.errors import UsageError, UserError
 from alrpc.reading import documents
 
 DEFAULT = "digits-mlp"
 LARGEST = (1 << 31) - 1  # of a configuration's numbers: what sizes and times beyond it ask for is never there
+NAMES = {"model.name": "mlp", "objective.name": "associated"}
+"""The names that decide which other fields a section has, and their defaults."""
 PYTHON = "python"  # names the model and the data of a run whose network and data set a caller of `alrpc.train` has made
-S = TypeVar("S", bound=BaseModel)
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
 
 class Model(Section):
@@ -53,25 +52,6 @@ class Model(Section):
     @property
     def fields(self) -> dict[str, Any]:
         return dict(self.model_extra or {})
-
-
-class Objective(Section):
-    """What every component learns; see `alrpc.associate`. For vgg, resnet, lstm and transformer the defaults are the thesis' values."""
-
-    target_width: PositiveInt = 128
-    """Width of the target representations t_1 … t_L."""
-    bridge_widths: list[PositiveInt] = [256]
-    """Hidden widths of each bridge; its last layer, to target_width, is added."""
-    activation: Literal["sigmoid", "tanh", "relu", "gelu", "none"] = "tanh"
-    """Activation after each layer of a bridge or target encoder."""
-    decoder_activation: Literal["sigmoid", "tanh", "relu", "gelu", "none"] = "none"
-    """Activation after each target decoder; the first decoder of a regression never has one."""
-    pooling: Literal["auto", "flatten", "mean", "grid"] = "auto"
-    """How a bridge reduces a block's output to a vector; auto keeps vectors, averages over tokens, and pools images to 4 x 4."""
-    associated_loss: Literal["mse", "smooth_l1"] = "mse"
-    """Loss between the bridge's output and the target representation."""
-    autoencoder_loss: Literal["mse", "cross_entropy"] = "mse"
-    """Loss between the decoded and the original target; cross_entropy applies only to the first component of a classification."""
 
 
 class Data(Section):
@@ -187,7 +167,7 @@ class Observe(Section):
 
 class Config(Section):
     model: Model = Model()
-    objective: Objective = Objective()
+    objective: Objective = Associated()
     data: Data = Data()
     train: Train = Train()
     pipeline: Pipeline = Pipeline()
@@ -225,7 +205,7 @@ def load_config(source: str | Path | None = None, overrides: Sequence[str] = ())
         raise UsageError(
             f"{path}: got a {type(tree).__name__} at the top; it must be a mapping of {', '.join(Config.model_fields)}"
         )
-    for override in sorted(overrides, key=lambda text: not text.startswith("model.name=")):  # before that model's fields
+    for override in sorted(overrides, key=lambda text: text.partition("=")[0] not in NAMES):  # these before the other fields
         _apply(tree, override)
     return parse_config(tree)
 
@@ -239,7 +219,7 @@ def parse_config(tree: dict[str, Any]) -> Config:
     try:
         config = Config.model_validate(tree)
     except ValidationError as error:
-        raise UsageError(_one_line(error, [])) from error
+        raise UsageError(_one_line(error)) from error
     free = (
         ("train.seed", "model.") if ":" in config.model.name else ("train.seed",)
     )  # one's own function knows what its fields may be
@@ -250,12 +230,9 @@ def parse_config(tree: dict[str, Any]) -> Config:
     return config
 
 
-def parse_section(section: type[S], name: str, fields: dict[str, Any]) -> S:
+def parse_section(name: str, fields: dict[str, Any]) -> Any:
     """Validate one section, given as a dictionary; raises like `parse_config`."""
-    try:
-        return section.model_validate(fields)
-    except ValidationError as error:
-        raise UsageError(_one_line(error, [name])) from error
+    return getattr(parse_config({name: fields}), name)
 
 
 def run_name(config: Config) -> str:
@@ -310,7 +287,7 @@ def check_config(config: Config) -> None:
 def user_code_fields(config: Config) -> dict[str, str]:
     """The fields that name the user's own code. Such code is imported only when the user asks for it, never because a run's file
     names it."""
-    names = {"model.name": config.model.name, "data.name": config.data.name}
+    names = {"model.name": config.model.name, "objective.name": config.objective.name, "data.name": config.data.name}
     return {field: name for field, name in names.items() if ":" in name}
 
 
@@ -345,19 +322,20 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         tree = tree[section]
         if not isinstance(tree, dict):
             raise UsageError(f"--set: {name}: {section} is not a section")
-    if name == "model.name" and tree.get("name") != value:
-        tree.clear()  # the fields in the file belong to another model
+    if name in NAMES and tree.get("name", NAMES[name]) != value:
+        tree.clear()  # the fields in the file belong to another model or objective
     tree[field] = value
 
 
-def _one_line(error: ValidationError, within: list[str]) -> str:
+def _one_line(error: ValidationError) -> str:
     """The first error, and how many more there are."""
     first, *others = error.errors()
-    place = within + [str(part) for part in first["loc"]]
+    place = [str(part) for part in first["loc"]]
+    objective = place.pop(1) if place[0] == "objective" and len(place) > 1 else ""
     name = documents.field_name(place)
     more = f" (and {len(others)} more)" if others else ""
     if first["type"] == "extra_forbidden":
-        known = _fields(place[:-1])
+        known = _fields(place[:-1], objective)
         close = difflib.get_close_matches(place[-1], known, n=1)
         hint = f"did you mean {'.'.join([*place[:-1], close[0]])}?" if close else f"known here: {', '.join(known)}"
         return f"{name}: unknown field; {hint}{more}"
@@ -370,8 +348,8 @@ def complaint(error: ErrorDetails) -> str:
     return f"{documents.complaint(error)}{did_you_mean(str(error['input']), known) if known else ''}"
 
 
-def _fields(place: Sequence[str]) -> list[str]:
+def _fields(place: Sequence[str], objective: str) -> list[str]:
     section: type[BaseModel] = Config
     for part in place:
-        section = section.model_fields[part].annotation
+        section = SECTIONS[objective] if part == "objective" else section.model_fields[part].annotation
     return list(section.model_fields)

@@ -25,7 +25,7 @@ def load_data(name: str, **fields: Any) -> Dataset:
     Raises:
         UserError: when a field is wrong, or the data can neither be read nor downloaded.
     """
-    return read_data(parse_section(Data, "data", {"name": name, **fields}))
+    return read_data(parse_section("data", {"name": name, **fields}))
 
 
 def read_data(data: Data) -> Dataset:

@@ -18,7 +18,7 @@ from alrpc.models import MODELS, check_fields, check_name
 from alrpc.system import derive_seed
 
 FUNCTIONS = {name: pkgutil.resolve_name(function) for name, function in MODELS.items()}
-PARTS = ("blocks", "bridges", "encoders", "decoders", "pools")
+PARTS = ("blocks", "bridges", "encoders", "decoders", "heads", "pools")
 
 
 def resolve_fields(name: str, fields: dict[str, Any]) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def build_parts(
     Args:
         name: a model of this package, or `package.module:function` for the user's own. The function is called with the
             model's fields. It returns a list of blocks, or a dict of `blocks` and, where the defaults do not fit,
-            `bridges`, `encoders`, `decoders`, `pools` (also lists) and `head`, a function that takes the width of the output
+            `bridges`, `encoders`, `decoders`, `heads`, `pools` (also lists, for the objectives that have them) and `head`, a function that takes the width of the output
             and returns the module that back-propagation appends to the last block.
 
     Raises:

@@ -1,3 +1,6 @@
 """Objectives: what a component learns, with which modules and losses. Each objective has its own file."""
 
-OBJECTIVES = {"associated": "alrpc.objectives.associated:AssociatedLearning"}
+OBJECTIVES = {
+    "associated": "alrpc.objectives.associated:AssociatedLearning",
+    "classifier": "alrpc.objectives.classifier:Classifier",
+}

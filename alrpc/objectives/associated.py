@@ -35,7 +35,7 @@ CODE = "target"  # the name of t_l among the tensors beside the activations
 
 
 class AssociatedLearning(Objective):
-    """The objective of associated learning; its options are the fields of `alrpc.config.Objective`.
+    """The objective of associated learning; its options are the fields of `alrpc.config.objectives.Associated`.
 
     Raises:
         UsageError: for an unknown option, or a value that is not allowed.
@@ -43,6 +43,7 @@ class AssociatedLearning(Objective):
 
     losses = ("associated", "autoencoder")
     exit_parts = ("decoder",)
+    own_parts = ("bridge", "encoder", "decoder", "pool")
     about_exits = (
         "deep exits begin at chance: exit l is decoded by the decoders of components l to 1 and learns from what the components "
         "before it give, so the exits rise one after another"
@@ -50,7 +51,7 @@ class AssociatedLearning(Objective):
 
     def __init__(self, target: Target, **options: Any):
         super().__init__(target)
-        chosen = config.parse_section(config.Objective, "objective", options)
+        chosen = config.parse_section("objective", {"name": "associated", **options})
         self.target_width = chosen.target_width
         self.bridge_widths = tuple(chosen.bridge_widths)
         self.activation = ACTIVATIONS[chosen.activation]

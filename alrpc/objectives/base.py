@@ -19,9 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from alrpc.errors import UserError
+from alrpc.errors import UsageError, UserError
 
 Tensors = dict[str, Tensor]
+LABEL = "label"  # the name of the label among the tensors beside the activations
 ALIGNMENT = 64  # bytes, alignment of torch's allocations on a CPU
 
 
@@ -99,6 +100,12 @@ def check_target(target: object) -> None:
         raise UserError(f"target: got {target!r}; give alrpc.Classes(count) or alrpc.Values(width)")
 
 
+def refuse_values(target: Target, name: str) -> None:
+    """Refuse, with a UsageError, a regression for an objective that learns from classes."""
+    if not isinstance(target, Classes):
+        raise UsageError(f"objective.name: {name} learns from classes, but the target is {target}; use associated")
+
+
 def _check_size(target: Target, field: str) -> None:
     """Make a target's number of classes or values an int; raises UserError unless it is a whole number of at least 1."""
     value = getattr(target, field)
@@ -127,6 +134,8 @@ class Place:
 
     number: int
     """The component's number, from 1."""
+    count: int
+    """The number of components."""
     block: nn.Module
     leaving: Tensors
     """The named tensors that leave the block."""
@@ -143,6 +152,8 @@ class Objective(ABC):
     """Names of the losses, in the order in which `learn` returns them."""
     exit_parts: tuple[str, ...] = ()
     """Names of the modules of every component that `decode` needs; the last stage receives their parameters."""
+    own_parts: tuple[str, ...] = ()
+    """Names of the parts that a model, or the user, may give for each component instead of the default."""
     about_exits: str = ""
     """A sentence for users on why deep exits may be no better than chance at first; "" where they should be."""
 
@@ -161,9 +172,12 @@ class Objective(ABC):
             UserError: naming the component whose parts do not fit together.
         """
 
-    @abstractmethod
     def begin(self, labels: Tensor) -> Tensors:
-        """The tensors that enter the first component beside the activations, for the labels of N samples."""
+        """The tensors that enter the first component beside the activations, for the labels of N samples.
+
+        Unless an objective says otherwise: class indices, (N,), int64, or values, (N, width), float32, under the name `label`.
+        """
+        return {LABEL: labels.long() if isinstance(self.target, Classes) else self.target.represent(labels)}
 
     @abstractmethod
     def learn(self, component: Component, leaving: Tensors, beside: Tensors) -> tuple[Tensors, tuple[Tensor, ...]]:

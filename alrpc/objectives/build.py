@@ -2,15 +2,47 @@
 
 from __future__ import annotations
 
+import pkgutil
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from types import UnionType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from alrpc.errors import Advice, UserError
-from alrpc.objectives.base import Component, Objective, Place, Tensors, as_tensors, call, eval_mode, gives, storage
+from alrpc import config
+from alrpc.config.own_code import import_function
+from alrpc.errors import Advice, UsageError, UserError, error_line, exit_call
+from alrpc.objectives import OBJECTIVES
+from alrpc.objectives.base import Component, Objective, Place, Target, Tensors, as_tensors, call, eval_mode, gives, storage
+
+
+def make_objective(name: str, target: Target, fields: Mapping[str, Any]) -> Objective:
+    """Make an objective of this package, or the user's own.
+
+    Args:
+        name: of `alrpc.objectives.OBJECTIVES`; or `package.module:Class`, called with the target and the fields, that gives an
+            `Objective`.
+
+    Raises:
+        UsageError: for an unknown name, a field that the objective refuses, or the exception that the user's class raised.
+    """
+    if ":" not in name:
+        config.parse_section("objective", {"name": name})
+        return pkgutil.resolve_name(OBJECTIVES[name])(target, **fields)
+    make = import_function(name, "objective.name")
+    try:
+        objective = make(target, **fields)
+    except UserError:
+        raise
+    except SystemExit as error:
+        raise UsageError(f"objective.name: {name} called {exit_call(error)}") from error
+    except Exception as error:
+        raise UsageError(f"objective.name: {name} raised {error_line(error)}") from error
+    if not isinstance(objective, Objective):
+        raise UsageError(f"objective.name: {name} gave {type(objective).__name__}; it must give an alrpc.Objective")
+    return objective
 
 
 def build_components(
@@ -24,7 +56,7 @@ def build_components(
     Args:
         sample: a micro-batch of at least one sample, (N, ...), or named tensors.
         own: the user's own modules, by the plural name of the part that they replace, one for each block; None for the
-            default.
+            default. Parts that the objective does not have are left aside.
 
     Raises:
         UserError: naming the argument, block or component that is wrong.
@@ -42,8 +74,9 @@ def build_components(
     beside = objective.begin(objective.target.blank(len(next(iter(activations[0].values())))))
     components = []
     for index, (block, leaving) in enumerate(zip(blocks, activations, strict=True)):
-        given = {name.removesuffix("s"): modules[index] for name, modules in own.items() if modules is not None}
-        place = Place(index + 1, block, leaving, beside, {name: module for name, module in given.items() if module is not None})
+        given = {part: own[f"{part}s"][index] for part in objective.own_parts if own.get(f"{part}s") is not None}
+        given = {part: module for part, module in given.items() if module is not None}
+        place = Place(index + 1, len(blocks), block, leaving, beside, given)
         try:
             parts, after = objective.build(place)
         except (RuntimeError, MemoryError) as error:  # no memory, mostly

@@ -47,7 +47,7 @@ def build_sequential_model(
         if make_head is not None:
             head = make_head(target.width)
         else:
-            pool = parts.get("pools", [None])[-1] or choose_pool(last, name, config.objective.pooling)
+            pool = parts.get("pools", [None])[-1] or choose_pool(last, name, getattr(config.objective, "pooling", "auto"))
             head = Pooled(pool, nn.LazyLinear(target.width))
         run_sample(head, last, "the head", (name,))
     if word_vectors is not None:

@@ -1,0 +1,85 @@
+"""The section `objective` of a configuration: its name decides which other fields it has."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Discriminator, Field, PositiveInt, Tag
+
+from alrpc.config.section import Section
+
+Activation = Literal["sigmoid", "tanh", "relu", "gelu", "none"]
+Pooling = Literal["auto", "flatten", "mean", "grid"]
+
+
+class Associated(Section):
+    """Associated learning; see `alrpc.associate`. For vgg, resnet, lstm and transformer the defaults are the thesis' values."""
+
+    name: Literal["associated"] = "associated"
+    """associated, classifier; or package.module:Class for an objective of your own, whose constructor's arguments are the other
+    fields."""
+    target_width: PositiveInt = 128
+    """Width of the target representations t_1 … t_L."""
+    bridge_widths: list[PositiveInt] = Field([256])
+    """Hidden widths of each bridge; its last layer, to target_width, is added."""
+    activation: Activation = "tanh"
+    """Activation after each layer of a bridge or target encoder."""
+    decoder_activation: Activation = "none"
+    """Activation after each target decoder; the first decoder of a regression never has one."""
+    pooling: Pooling = "auto"
+    """How a bridge reduces a block's output to a vector; auto keeps vectors, averages over tokens, and pools images to 4 x 4."""
+    associated_loss: Literal["mse", "smooth_l1"] = "mse"
+    """Loss between the bridge's output and the target representation."""
+    autoencoder_loss: Literal["mse", "cross_entropy"] = "mse"
+    """Loss between the decoded and the original target; cross_entropy applies only to the first component of a classification."""
+
+
+class Classifier(Section):
+    """A classifier on every block, which learns by cross entropy: decoupled greedy learning (Belilovsky et al., 2020)."""
+
+    name: Literal["classifier"]
+    head: Literal["auto", "linear", "mlp", "conv"] = "auto"
+    """What classifies a block's output: linear: a pool and one linear layer; mlp: a pool and two hidden layers; conv, for images: a
+    3 × 3 convolution of as many channels, ReLU, batch norm, a pool and one linear layer. auto: conv for images, else linear."""
+    width: PositiveInt | None = None
+    """Hidden width of an mlp head, channels of a conv head; null for as many as the block gives."""
+    pooling: Pooling = "auto"
+    """How a head makes one vector of a block's output; as for the bridges of associated learning, but auto averages over pixels."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Share of the target that is spread evenly over all classes."""
+
+
+class Own(Section):
+    """An objective of the user's own."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+
+
+class Unknown(Section):
+    """A name that no objective has, which is refused with those that there are."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: Literal["associated", "classifier"]
+
+
+SECTIONS: dict[str, type[Section]] = {"associated": Associated, "classifier": Classifier}
+
+
+def _tag(section: Any) -> str:
+    """Which section is meant: by its name, associated if it has none."""
+    name = section.get("name", "associated") if isinstance(section, dict) else getattr(section, "name", "associated")
+    if not isinstance(name, str):
+        return "unknown"
+    return "own" if ":" in name else name if name in SECTIONS else "unknown"
+
+
+Objective = Annotated[
+    Annotated[Associated, Tag("associated")]
+    | Annotated[Classifier, Tag("classifier")]
+    | Annotated[Own, Tag("own")]
+    | Annotated[Unknown, Tag("unknown")],
+    Discriminator(_tag),
+]
