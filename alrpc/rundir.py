@@ -31,6 +31,7 @@ from pydantic import TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from alrpc.errors import UsageError, UserError
+from alrpc.posix.utf8 import check_utf8
 from alrpc.reading.documents import Count, describe, read_json, read_json_lines
 from alrpc.reading.regular import MIB, Absent
 
@@ -53,9 +54,10 @@ def new_directory(out: Path | None, name: str) -> Iterator[Path]:
             that does not exist yet.
 
     Raises:
-        UserError: when the directory is not empty, another run has it, or it cannot be made or written to.
+        UserError: when the directory is not empty, another run has it, its path is not UTF-8, or it cannot be made or written to.
     """
     path = first = out or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    check_utf8(str(path), "--out")
     number = 1
     try:
         while path not in (made := _make(path)) and out is None:

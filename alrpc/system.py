@@ -61,7 +61,7 @@ def peak_memory(device: torch.device) -> int:
 
         return torch.cuda.max_memory_allocated(device)
     with contextlib.suppress(OSError):  # unlike getrusage's, it starts from what the process has, not from its parent's peak
-        for line in Path("/proc/self/status").read_text().splitlines():
+        for line in Path("/proc/self/status").read_text(errors="replace").splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024

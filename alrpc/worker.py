@@ -13,6 +13,7 @@ from alrpc.cli.options import out_option, quiet_option, source_options, step_opt
 from alrpc.errors import REFUSED, UserError, show_advice_as_lines
 from alrpc.pipeline.failures import hard_exit, write_error_file
 from alrpc.posix.streams import begin_streams
+from alrpc.posix.utf8 import check_utf8, use_utf8
 from alrpc.runtime.interface import choose_interface
 from alrpc.runtime.process import begin_process
 
@@ -41,6 +42,7 @@ def main(**options) -> None:
     stages is taken from there. Only the coordinator reads the configuration; it tells the stages what they need.
     """
     begin_streams()
+    use_utf8()
     missing = [name for name in GIVEN if name not in os.environ]
     if missing:
         print(f"alrpc: {missing[0]} is not set; start this with torchrun, or use alrpc launch", file=sys.stderr)
@@ -50,6 +52,8 @@ def main(**options) -> None:
     warnings.filterwarnings("ignore", module="torch.distributed")
     show_advice_as_lines()
     try:
+        for argument in sys.argv:
+            check_utf8(argument)
         process = begin_process()  # the watch over the launcher begins before the long import of torch
         choose_interface()
     except UserError as error:

@@ -56,6 +56,7 @@ if [[ -n $interface ]]; then
     export GLOO_SOCKET_IFNAME=$interface TP_SOCKET_IFNAME=$interface NCCL_SOCKET_IFNAME=$interface
 fi
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+export PYTHONUTF8=1 # whatever the locale says, as alrpc launch has it
 
 # nohup, or a shell in the background, ignores some signals; torchrun would end the run by them nevertheless.
 signals=SIGTERM

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from alrpc import rundir
-from alrpc.errors import UserError
+from alrpc.errors import UsageError, UserError
 
 
 def begin_at_once(out: Path | None, number: int) -> list[Path | UserError]:
@@ -111,3 +111,10 @@ def test_no_line_is_cut_by_a_full_disk_and_then_written_on(tmp_path):
                 assert raised.value.filename == str(path)
         rundir.append_lines(file, [{"step": 4}])
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [0, 1, 4]
+
+
+def test_a_directory_whose_path_is_not_utf8_is_refused(tmp_path):
+    refused = pytest.raises(UsageError, match=r"--out: got b'.*run-\\xe9', which is not UTF-8")
+    with refused, rundir.new_directory(tmp_path / "run-\udce9", "run"):
+        pass
+    assert not list(tmp_path.iterdir())

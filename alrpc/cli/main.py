@@ -21,8 +21,9 @@ from alrpc.cli.profile import profile
 from alrpc.cli.report import report
 from alrpc.cli.timeline import timeline
 from alrpc.cli.train import train
-from alrpc.errors import FAILED, show_advice_as_lines
+from alrpc.errors import FAILED, UsageError, command_code, show_advice_as_lines
 from alrpc.posix.streams import begin_streams, unwritten
+from alrpc.posix.utf8 import check_utf8, use_utf8
 from alrpc.system import keep_memory
 
 
@@ -31,8 +32,13 @@ class Program(click.Group):
 
     def __call__(self, *arguments, **settings):
         begin_streams()
+        use_utf8()
         try:
+            for argument in sys.argv:
+                check_utf8(argument)
             return super().__call__(*arguments, **settings)
+        except UsageError as error:
+            exit_with(str(error), command_code(error))
         finally:
             if lost := unwritten():
                 if lost.errno == errno.EPIPE:
