@@ -19,6 +19,7 @@ from alrpc.checkpoint.commit import find_checkpoint
 from alrpc.checkpoint.manifest import read_manifest
 from alrpc.checkpoint.resume import load_run
 from alrpc.config import Config, load_config, user_code_fields
+from alrpc.config.own_code import check_choice
 from alrpc.data import read_data
 from alrpc.data.dataset import Dataset, shuffled
 from alrpc.data.loader import Request, epoch_size, load_micro_batches
@@ -58,6 +59,7 @@ def inspect_run(
     Raises:
         UserError: naming what is missing or does not fit the run.
     """
+    check_choice("projection", projection, ("pca", "tsne"))
     config, network, dataset, step = open_run(run, model, data, overrides)
     result = measure(network, dataset, choose_samples(len(dataset.test), samples), config, projection)
     return {"run": run.resolve().name, "step": step, **result}

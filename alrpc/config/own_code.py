@@ -10,7 +10,7 @@ import pkgutil
 import symtable
 import sys
 import tokenize
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -101,9 +101,15 @@ def describe_module(name: str) -> str:
 def parameters(function: ast.FunctionDef) -> list[str] | None:
     """The names of a function's parameters; None if it takes any, or a decorator may have changed them."""
     given = function.args
-    if given.kwarg is not None or function.decorator_list:
+    if given.kwarg is not None or any(ast.unparse(each) != "checked" for each in function.decorator_list):
         return None
     return [each.arg for each in (*given.posonlyargs, *given.args, *given.kwonlyargs)]
+
+
+def check_choice(option: str, given: object, known: Collection[str]) -> None:
+    """Refuse, with a UsageError, the value of an option that is none of those known."""
+    if given not in known:
+        raise UsageError(f"{option}: got {given!r}{did_you_mean(str(given), known)}; use {', '.join(known)}")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

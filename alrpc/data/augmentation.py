@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from alrpc.config.own_code import check_choice
 from alrpc.system import derive_seed
 
 
@@ -25,7 +26,11 @@ def augment(images: Tensor, kind: Literal["basic", "strong"], seed: int, epoch: 
             up to 0.4 and of hue by up to 0.1, and with probability 0.2 a conversion to grayscale. An image with one channel
             has neither saturation nor hue.
         indices: (n,) indices of the images in the training split.
+
+    Raises:
+        UsageError: for another kind.
     """
+    check_choice("augmentation", kind, ("basic", "strong"))
     change = _transform(kind, *images.shape[-2:])
     changed = []
     with torch.random.fork_rng(devices=[]):  # torchvision only draws from the global generator

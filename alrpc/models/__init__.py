@@ -5,13 +5,18 @@ This module never imports torch, so that a mistake in the name of a model or of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+import functools
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any, ParamSpec, TypeVar
 
-from alrpc.config import PYTHON, Model
+import pydantic
+
+from alrpc.config import PYTHON, Model, complaint
 from alrpc.config.own_code import did_you_mean, find_function, parameters
 from alrpc.errors import UsageError
 
+P, T = ParamSpec("P"), TypeVar("T")
 MODELS = {
     "mlp": "alrpc.models.mlp:build",
     "vgg": "alrpc.models.vgg:build",
@@ -68,3 +73,21 @@ def check_fields(name: str, fields: Iterable[str], known: list[str] | None) -> N
         if known is not None and field not in known:
             near = did_you_mean(field, known)
             raise UsageError(f"model.{field}: unknown field{near}; model {name} has {', '.join(known) or 'none'}")
+
+
+def checked(build: Callable[P, T]) -> Callable[P, T]:
+    """A model's function that refuses, with a UsageError, an argument that does not fit its annotation."""
+
+    @functools.wraps(build)
+    def call(*arguments: P.args, **fields: P.kwargs) -> T:
+        try:
+            return pydantic.validate_call(build)(*arguments, **fields)
+        except pydantic.ValidationError as error:
+            first, known = error.errors()[0], list(inspect.signature(build).parameters)
+            field, *within = first["loc"]
+            if first["type"] == "unexpected_keyword_argument":
+                check_fields(build.__module__, [field], known)
+            field = known[field] if isinstance(field, int) and field < len(known) else field
+            raise UsageError(f"model.{'.'.join(map(str, (field, *within)))}: {complaint(first)}") from error
+
+    return call

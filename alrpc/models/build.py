@@ -7,14 +7,12 @@ import pkgutil
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import pydantic
 import torch
 from torch import nn
 
-from alrpc.config import complaint
 from alrpc.config.own_code import import_function
 from alrpc.errors import UsageError, UserError, error_line, exit_call
-from alrpc.models import MODELS, check_fields, check_name
+from alrpc.models import MODELS, check_fields, check_name, checked
 from alrpc.system import derive_seed
 
 FUNCTIONS = {name: pkgutil.resolve_name(function) for name, function in MODELS.items()}
@@ -53,11 +51,7 @@ def build_parts(
     function = find_model(name)
     torch.default_generator.manual_seed(derive_seed(seed, "parameters"))
     try:
-        parts = pydantic.validate_call(function)(**fields)
-    except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise UsageError(f"model.{field}: {complaint(first)}") from error
+        parts = function(**fields)
     except UserError:
         raise
     except SystemExit as error:
@@ -84,6 +78,6 @@ def build_parts(
 
 
 def find_model(name: str) -> Callable:
-    """The function of a model, or the user's own; raises UsageError for an unknown name."""
+    """The function of a model, or the user's own, which refuses what does not fit; raises UsageError for an unknown name."""
     check_name(name)
-    return FUNCTIONS[name] if name in FUNCTIONS else import_function(name, "model.name")
+    return FUNCTIONS[name] if name in FUNCTIONS else checked(import_function(name, "model.name"))

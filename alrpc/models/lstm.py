@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from alrpc.models import checked
 from alrpc.models.pooling import MeanOverTokens, Pooled
 
 
@@ -41,6 +42,7 @@ class SumOfDirections(nn.Module):
         return h.sum(dim=1)
 
 
+@checked
 def build(
     vocabulary: Annotated[int, Field(ge=3)] = 30_000,
     width: Annotated[int, Field(ge=1)] = 300,

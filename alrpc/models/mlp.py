@@ -7,11 +7,13 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import nn
 
+from alrpc.models import checked
 from alrpc.models.dropout import Dropout
 
 ACTIVATIONS = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
 
 
+@checked
 def build(
     widths: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] = (256, 256, 256, 256),
     activation: Literal["relu", "gelu", "tanh", "sigmoid"] = "relu",

@@ -6,7 +6,10 @@ import math
 
 from torch import Tensor, nn
 
+from alrpc.config.own_code import check_choice
+
 GRID = 4  # height and width to which the default pool of an image reduces it
+POOLINGS = ("auto", "flatten", "mean", "grid")
 
 
 class MeanOverTokens(nn.Module):
@@ -45,7 +48,12 @@ class Pooled(nn.Sequential):
 
 
 def choose_pool(tensors: dict[str, Tensor], name: str, pooling: str) -> nn.Module:
-    """The module that reduces one of the tensors that leave a block, named `name`, to one vector for each sample, (N, C)."""
+    """The module that reduces one of the tensors that leave a block, named `name`, to one vector for each sample, (N, C).
+
+    Raises:
+        UsageError: for a `pooling` that is none of POOLINGS.
+    """
+    check_choice("pooling", pooling, POOLINGS)
     shape = tensors[name].shape
     if pooling == "auto":
         pooling = {2: "flatten", 3: "mean", 4: "grid"}.get(len(shape), "flatten")

@@ -7,7 +7,10 @@ from typing import Annotated
 from pydantic import Field
 from torch import nn
 
+from alrpc.models import checked
 
+
+@checked
 def build(
     width: Annotated[int, Field(ge=1)] = 64,
     depths: Annotated[list[Annotated[int, Field(ge=1, le=10_000)]], Field(min_length=1, max_length=20)] = (2, 2, 2, 2),

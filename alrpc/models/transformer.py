@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from alrpc.errors import UsageError
+from alrpc.models import checked
 from alrpc.models.attention import SelfAttention
 from alrpc.models.dropout import Dropout
 from alrpc.models.pooling import MeanOverTokens
@@ -80,6 +81,7 @@ class Head(nn.Module):
         return self.linear(self.pool(self.norm(x), mask))
 
 
+@checked
 def build(
     vocabulary: Annotated[int, Field(ge=3)] = 30_000,
     width: Annotated[int, Field(ge=1)] = 300,

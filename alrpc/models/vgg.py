@@ -7,9 +7,12 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import nn
 
+from alrpc.models import checked
+
 Layer = Annotated[int, Field(ge=1)] | Literal["M"]
 
 
+@checked
 def build(
     channels: Annotated[list[Annotated[list[Layer], Field(min_length=1)]], Field(min_length=1)] = (
         (128, 256, "M"),

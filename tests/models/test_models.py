@@ -1,13 +1,22 @@
 """The thesis' networks: their sizes, what travels between their blocks, and what padding must not change."""
 
+import inspect
+from pathlib import Path
+
 import pytest
 import torch
 
 import alrpc
+from alrpc.analysis.quality import inspect_run
 from alrpc.config import load_config
+from alrpc.data.augmentation import augment
 from alrpc.data.dataset import WordVectors
+from alrpc.errors import UsageError
+from alrpc.models import mlp
 from alrpc.models.attention import SelfAttention
+from alrpc.models.build import FUNCTIONS
 from alrpc.models.dropout import Dropout
+from alrpc.models.pooling import choose_pool
 from alrpc.models.transformer import EncoderLayer
 from alrpc.network import build_network, resolve
 from alrpc.training.step import seed_step
@@ -168,3 +177,34 @@ def test_word_vectors_fill_the_rows_of_their_words_and_must_fit():
 def test_a_size_that_cannot_be_is_named(overrides, message):
     with pytest.raises(alrpc.UserError, match=message):
         resolve(load_config(None, overrides))
+
+
+def wrong(build, name):
+    """One wrong value for a field of a model: a word where numbers belong, and the other way round."""
+    return {name: 0.5 if isinstance(inspect.signature(build).parameters[name].default, str) else "maen"}
+
+
+@pytest.mark.parametrize(("name", "build"), FUNCTIONS.items(), ids=FUNCTIONS)
+def test_every_field_of_every_builder_refuses_what_it_does_not_know(name, build):
+    for field in inspect.signature(build).parameters:
+        with pytest.raises(alrpc.UserError, match=rf"^model\.{field}.*: got .*; it should be "):
+            build(**wrong(build, field))
+    with pytest.raises(alrpc.UserError, match=r"^model\.maen: unknown field; model .* has "):
+        build(maen=1)
+
+
+@pytest.mark.parametrize(
+    ("option", "call"),
+    [
+        ("model.activation", lambda: mlp.build([8], "maen")),
+        ("pooling", lambda: choose_pool({"x": torch.zeros(2, 3, 4, 4)}, "x", "maen")),
+        ("augmentation", lambda: augment(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), "maen", 0, 0, torch.tensor([0]))),
+        ("projection", lambda: inspect_run(Path("run"), 10, projection="maen")),
+        ("objective.pooling", lambda: alrpc.associate([torch.nn.Linear(4, 4)], torch.zeros(1, 4), CLASSES, pooling="maen")),
+        ("data.augmentation", lambda: alrpc.load_data("digits", augmentation="maen")),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_an_option_that_is_looked_up_is_refused_with_those_that_there_are(option, call):
+    with pytest.raises(UsageError, match=rf"^{option}: got 'maen'.*(use|it should be) .*, "):
+        call()
