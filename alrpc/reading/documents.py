@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import reprlib
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -12,7 +13,7 @@ import yaml
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
-from alrpc.errors import UserError
+from alrpc.errors import Advice, UserError
 from alrpc.reading.regular import MIB, decode_line, read_lines, read_text
 
 T = TypeVar("T")
@@ -67,7 +68,7 @@ def read_json(path: Path, shape: TypeAdapter[T], most: int = LARGE) -> T:
 def read_json_lines(path: Path, most: int | None = None) -> Iterator[tuple[int, Any]]:
     """The number, from 1, and the value of each line of a JSON-lines file.
 
-    A line that is no JSON is passed over: a full disk or a crash has cut it.
+    A line that is no JSON is left out: a full disk or a crash has cut it. At the end of the file these lines are told.
 
     Args:
         most: bytes of the largest file; None for a file of any size, whose lines the caller does not keep.
@@ -75,16 +76,24 @@ def read_json_lines(path: Path, most: int | None = None) -> Iterator[tuple[int, 
     Raises:
         Absent: when there is no such file.
         UserError: when it cannot be read, or a line is not UTF-8 or far too long.
+
+    Warns:
+        Advice: of lines that were left out.
     """
+    cut, first = 0, 0  # how many, and the number of the first
     for number, line in read_lines(path, most):
         if not line.endswith(b"\n"):  # it is being written
-            return
+            break
         try:
             tree = from_json(line)
         except ValueError:
             decode_line(path, number, line)
+            cut, first = cut + 1, first or number
         else:
             yield number, tree
+    if cut:
+        more = f" (and {cut - 1} more)" if cut > 1 else ""
+        warnings.warn(f"{path}:{first}{more}: no JSON, as when a full disk has cut a line; left out", Advice, stacklevel=2)
 
 
 def describe(error: ValidationError) -> str:

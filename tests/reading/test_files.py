@@ -14,7 +14,7 @@ from alrpc.analysis.aligned import align_timings
 from alrpc.analysis.rundata import read
 from alrpc.cli.main import main
 from alrpc.config import load_config
-from alrpc.errors import UserError
+from alrpc.errors import Advice, UserError
 from alrpc.reading.documents import parse_yaml
 
 DEEP = 100_000
@@ -134,8 +134,25 @@ def test_lines_that_a_full_disk_has_cut_and_keys_of_another_alrpc_are_no_obstacl
     )
     summary = json.loads((run / "summary.json").read_text())
     (run / "summary.json").write_text(json.dumps({**summary, "more": {"a": 1}}))
-    (after,), _ = read([run])
+    with pytest.warns(Advice, match=r"metrics\.jsonl:1 \(and 1 more\): no JSON, as when a full disk has cut a line; left out$"):
+        (after,), _ = read([run])
     assert (after.losses, after.curve) == (before.losses, before.curve) and after.summary["more"] == {"a": 1}
+
+
+@pytest.mark.parametrize(
+    ("command", "names"),
+    [("report", ["metrics.jsonl", "timings.jsonl", "logs/restarts.jsonl"]), ("timeline", ["timings.jsonl"])],
+)
+def test_a_line_that_was_cut_is_told(run, command, names):
+    told = set()
+    for name in names:
+        with (run / name).open("a") as file:
+            file.write('{"event": "los{"event": "losses"}\n')
+        lines = len((run / name).read_text().splitlines())
+        told.add(f"{run / name}:{lines}: no JSON, as when a full disk has cut a line; left out")
+    with pytest.warns(Advice) as warned:
+        assert CliRunner().invoke(main, [command, str(run)]).exit_code == 0
+    assert {str(each.message) for each in warned} == told
 
 
 def test_names_and_classes_are_drawn_as_they_are_and_scores_that_are_not_finite_leave_gaps(run):
