@@ -133,6 +133,7 @@ class Row(TypedDict):
     idle: Value
     chosen: Chosen
     processes: Count
+    parameters: NotRequired[dict[Name, Count]]
 
 
 class ComparedRun(TypedDict):

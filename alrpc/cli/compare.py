@@ -20,7 +20,7 @@ from alrpc.cli.options import (
     stages_option,
     with_stages,
 )
-from alrpc.errors import RunFailed
+from alrpc.errors import RunFailed, UsageError
 from alrpc.experiments import METHODS
 
 if TYPE_CHECKING:
@@ -31,6 +31,13 @@ if TYPE_CHECKING:
 @click.option(
     "--methods", default=",".join(METHODS), show_default=True, metavar="NAMES", help="The methods to run, separated by commas."
 )
+@click.option(
+    "--objectives",
+    default="",
+    metavar="NAMES",
+    help="The objectives by which al and al-sequential train, separated by commas, each with fields of its own after its name.  "
+    "[default: the configuration's]",
+)
 @stages_option
 @click.option(
     "--repeat", type=click.IntRange(min=1), default=3, show_default=True, help="The number of rounds; each has another seed."
@@ -40,6 +47,7 @@ if TYPE_CHECKING:
 @run_options("runs/compare-<model>-<data>-<time>")
 def compare(
     methods: str,
+    objectives: str,
     stages: int | None,
     repeat: int,
     goal: float | None,
@@ -53,8 +61,8 @@ def compare(
     """Train the same blocks by several methods, on the same data, epochs and seeds, and show them side by side.
 
     \b
-    al             associated learning, with a process for each stage: what `alrpc launch` does
-    al-sequential  associated learning in one process: what `alrpc train` does
+    al             the objective, with a process for each stage: what `alrpc launch` does
+    al-sequential  the objective in one process: what `alrpc train` does
     bp             back-propagation in one process
     layer-placed   back-propagation with the layers in N processes, of which one works at a time, as in the thesis
     gpipe          back-propagation in N processes, by GPipe's schedule of torch.distributed.pipelining
@@ -62,13 +70,16 @@ def compare(
     ddp            back-propagation with the whole network in each of N processes (DistributedDataParallel)
 
     Each run has processes of its own. The methods take turns, round after round, so that a machine that becomes slower does so
-    for all of them. Each method tries first which number of threads makes it fastest, gpipe and 1f1b also which number of
-    micro-batches; each stage of a pipeline of associated learning has its share of the cores.
+    for all of them. All train the same blocks from the same first parameters. Each method tries first which number of threads makes it fastest, gpipe and 1f1b also which number of
+    micro-batches; each stage of al has its share of the cores. The objective is associated learning unless objective.name or
+    --objectives says otherwise; `alrpc list` names all of them, `alrpc config objective` their fields.
 
     \b
     Examples:
         alrpc compare --stages 2 --set train.epochs=5
         alrpc compare --config mnist-vgg-small --set data.root=DIR --methods al,bp,gpipe --stages 2 --repeat 5
+        alrpc compare --objectives associated,classifier --methods al,bp,ddp --stages 2
+        alrpc compare --objectives "classifier head=linear,classifier head=mlp" --methods al,bp
         alrpc compare --repeat 1 --json >comparison.json
 
     The directory then holds comparison.json, which --json prints, accuracy.png, throughput.png and a directory for each run.
@@ -82,6 +93,9 @@ def compare(
 
     with plain_endings(outlives_terminal=True):
         names = parse_methods(methods, METHODS)
+        of_objectives = [" ".join(each.split()) for each in objectives.split(",") if each.strip()]
+        if len(set(of_objectives)) < len(of_objectives):
+            raise UsageError(f"--objectives: got {objectives!r}; give each once")
         config = read_config(source, with_stages(overrides, stages))
         if print_config:
             show_config(config)
@@ -111,13 +125,15 @@ def compare(
             if not quiet:
                 console.print(line, soft_wrap=True, highlight=False, markup=False)
 
-        result, directory = run(config, names, repeat, goal, out, run_name(config), watch, report)
+        result, directory = run(config, names, of_objectives, repeat, goal, out, run_name(config), watch, report)
         if as_json:
             click.echo(json.dumps(result, indent=2))
         else:
             show(console, result, directory)
         if result["failures"]:
-            raise RunFailed(f"{len(result['failures'])} of {repeat * len(names)} runs failed: {result['failures'][0]}")
+            raise RunFailed(
+                f"{len(result['failures'])} of {len(result['failures']) + len(result['runs'])} runs failed: {result['failures'][0]}"
+            )
 
 
 def show(console: Console, result: dict, directory: Path) -> None:

@@ -3,8 +3,8 @@
 from alrpc.experiments.baselines import METHODS as BASELINES
 
 METHODS = {
-    "al": "associated learning, with a process for each stage: what `alrpc launch` does",
-    "al-sequential": "associated learning in one process: what `alrpc train` does",
+    "al": "the objective (associated learning if not set), with a process for each stage: what `alrpc launch` does",
+    "al-sequential": "the objective in one process: what `alrpc train` does",
     **BASELINES,
 }
 """The methods that `alrpc compare` runs, and what each one is."""

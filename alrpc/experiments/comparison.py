@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import platform
+import re
 import socket
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -13,28 +15,78 @@ import torch
 from alrpc import __version__, rundir
 from alrpc.analysis.comparison.plots import draw
 from alrpc.analysis.comparison.summary import read_run, summarise, worst
-from alrpc.config import Config
+from alrpc.config import Config, parse_section
 from alrpc.data import read_data
-from alrpc.errors import RunFailed, StartupError
+from alrpc.errors import RunFailed, StartupError, UsageError
 from alrpc.experiments.baselines.worker import run_method as run_rank_of_method
 from alrpc.network import resolve
 from alrpc.pipeline.placement import check_pipeline
 from alrpc.planning.partition import choose_split
+from alrpc.reading import documents
 from alrpc.runtime.local import Launch, process_role, run_processes
 from alrpc.runtime.run import new_run_directory
 from alrpc.runtime.worker import Options, run_rank
 from alrpc.system import cores, local_device
 
 ALONE = ("al-sequential", "bp")  # in one process
+OF_OBJECTIVE = ("al", "al-sequential")  # train by the configured objective; all others by back-propagation
 Watch = Callable[[str, Path], AbstractContextManager]
 """(label, directory) -> a context that shows the run under way."""
 Report = Callable[[dict | str], None]
 """Takes a run's figures, or a message."""
 
 
+@dataclass(frozen=True)
+class Variant:
+    """What is compared: a method, with an objective where it has one."""
+
+    label: str
+    method: str
+    config: Config
+
+
+def make_variants(config: Config, methods: list[str], objectives: list[str]) -> list[Variant]:
+    """Every method by every objective where it trains by one, labelled by the objective; else the methods, by their names.
+
+    Args:
+        objectives: names, each with fields of its own after it, such as "classifier head=linear"; those that have the
+            configuration's name and no fields have the configuration's fields. None of them for the configuration's objective.
+
+    Raises:
+        UsageError: naming the field that is wrong.
+    """
+    variants = []
+    for method in methods:
+        if method not in OF_OBJECTIVE or not objectives:
+            variants.append(Variant(method, method, config))
+            continue
+        for objective in objectives:
+            label = f"{objective} sequential" if method == "al-sequential" else objective
+            variants.append(Variant(label, method, with_objective(config, objective)))
+    return variants
+
+
+def with_objective(config: Config, text: str) -> Config:
+    """The configuration with another objective, given as its name and fields; raises like `alrpc.config.parse_config`."""
+    name, *fields = text.split()
+    if name == config.objective.name and not fields:
+        return config
+    objective: dict = {"name": name}
+    for field in fields:
+        field_name, equals, value = field.partition("=")
+        if not equals:
+            raise UsageError(f"--objectives: got {field!r} after {name}; write field=value, such as {name} pooling=mean")
+        try:
+            objective[field_name] = documents.parse_yaml(value)
+        except ValueError as error:
+            raise UsageError(f"--objectives: {field_name}: {documents.shown(value)} is not a YAML value") from error
+    return config.model_copy(update={"objective": parse_section("objective", objective)})
+
+
 def compare(
     config: Config,
     methods: list[str],
+    objectives: list[str],
     repeat: int,
     goal: float | None,
     out: Path | None,
@@ -46,6 +98,7 @@ def compare(
 
     Args:
         methods: of `alrpc.experiments.METHODS`.
+        objectives: as for `make_variants`.
         goal: the score whose reaching is timed; None for the worst of all runs' best, which all of them reach.
         out: directory to make; None for runs/compare-<name>-<time>.
         watch: shows each run while it is under way.
@@ -57,16 +110,21 @@ def compare(
     Raises:
         UserError: for what the user can put right; nothing is left then.
     """
+    variants = make_variants(config, methods, objectives)
+    for variant in variants:
+        resolve(variant.config)
     config = resolve_shared_config(config, methods, report)
+    variants = make_variants(config, methods, objectives)
+    labels = [variant.label for variant in variants]
     with rundir.new_directory(out, f"compare-{name}") as directory:
-        runs, failures = run_rounds(config, methods, repeat, directory, watch, report)
+        runs, failures = run_rounds(variants, repeat, directory, watch, report)
         if not runs:
             raise RunFailed(failures[0])
-        result = combine(config, methods, repeat, goal, runs, failures)
+        result = combine(config, labels, repeat, goal, runs, failures)
         rundir.write_json(directory / rundir.COMPARISON, result)
         stages = config.pipeline.stages
         title = f"{config.model.name} on {config.data.name}, {stages} {'stage' if stages == 1 else 'stages'}"
-        draw(runs, methods, title, directory)
+        draw(runs, labels, title, directory)
         return result, directory
 
 
@@ -87,12 +145,12 @@ def resolve_shared_config(config: Config, methods: list[str], report: Report) ->
 
 
 def run_rounds(
-    config: Config, methods: list[str], repeat: int, directory: Path, watch: Watch, report: Report
+    variants: list[Variant], repeat: int, directory: Path, watch: Watch, report: Report
 ) -> tuple[list[dict], list[str]]:
-    """Run every method `repeat` times, in interleaved rounds.
+    """Run everything `repeat` times, in interleaved rounds.
 
-    Repeat r of every method has seed train.seed + r. A round is one repeat of all methods, each round beginning with another
-    one, so that a machine that gets slower or faster does so for all.
+    Repeat r has seed train.seed + r. A round is one repeat of all, each round beginning with another one, so that a machine that
+    gets slower or faster does so for all.
 
     Returns:
         The figures of each run, and the messages of those that failed.
@@ -103,32 +161,36 @@ def run_rounds(
     runs: list[dict] = []
     failures: list[str] = []
     for number in range(repeat):
-        first = number % len(methods)
-        for method in [*methods[first:], *methods[:first]]:
-            label = f"round {number + 1}/{repeat} {method}"
-            folder = directory / f"{method}-{number + 1}"
+        first = number % len(variants)
+        for variant in [*variants[first:], *variants[:first]]:
+            label = f"round {number + 1}/{repeat} {variant.label}"
+            folder = directory / re.sub(r"[^\w.-]+", "-", f"{variant.label}-{number + 1}")
             try:
                 with watch(label, folder):
-                    chosen = run_method(method, config, number, folder)
+                    chosen = run_method(variant.method, variant.config, number, folder)
             except RunFailed as error:
                 if isinstance(error, StartupError):
                     raise
                 failures.append(f"{label}: {error}")
                 report(failures[-1])
                 continue
-            run = read_run(folder, method, number + 1, config.train.seed + number)
+            run = read_run(folder, variant.label, number + 1, variant.config.train.seed + number)
+            run |= {
+                "engine": variant.method,
+                "objective": variant.config.objective.name if variant.method in OF_OBJECTIVE else None,
+            }
             run["chosen"] = run["chosen"] or chosen
             runs.append(run)
             report(run)
     return runs, failures
 
 
-def combine(config: Config, methods: list[str], repeat: int, goal: float | None, runs: list[dict], failures: list[str]) -> dict:
+def combine(config: Config, labels: list[str], repeat: int, goal: float | None, runs: list[dict], failures: list[str]) -> dict:
     """The contents of comparison.json, from the figures of all runs."""
     metric = runs[0]["metric"]
     goal = goal if goal is not None else worst(metric, [run["best"] for run in runs])
     reference = [run for run in runs if run["method"] == "bp"]
-    of_method = {method: [run for run in runs if run["method"] == method] for method in methods}
+    of_method = {label: [run for run in runs if run["method"] == label] for label in labels}
     return {
         "alrpc": __version__,
         "torch": torch.__version__,

@@ -44,6 +44,38 @@ def test_a_module_of_ones_own_trains_by_every_method(commands):
 
 
 @pytest.mark.timeout(180)
+def test_objectives_stand_side_by_side_with_options_of_their_own(commands):
+    objectives = "associated,classifier,classifier head=mlp width=8"
+    options = ("--methods", "al-sequential,bp", "--repeat", "1", "--set", "model.widths=[16,16]", "--set", "train.epochs=2")
+    done = commands.alrpc("compare", "--objectives", objectives, *options, "--out", "out")
+    assert done.returncode == 0, done.stderr
+    result = json.loads((commands.folder / "out" / "comparison.json").read_text())
+    labels = ["associated sequential", "classifier sequential", "classifier head=mlp width=8 sequential", "bp"]
+    assert [row["method"] for row in result["table"]] == labels
+    assert [row["objective"] for row in result["table"]] == ["associated", "classifier", "classifier", None]
+    of_blocks = 64 * 16 + 16 + 16 * 16 + 16
+    parameters = [sum(row["parameters"].values()) for row in result["table"]]
+    assert parameters[1] == of_blocks + 2 * (16 * 10 + 10)
+    assert parameters[2] == of_blocks + 2 * (16 * 8 + 8 + 8 * 8 + 8 + 8 * 10 + 10)
+    assert f"{parameters[2]:,}" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("objectives", "message"),
+    [
+        ("classifer", "objective.name: got 'classifer'; it should be"),
+        ("classifier haed=mlp", "objective.haed: unknown field; did you mean objective.head?"),
+        ("classifier mlp", "--objectives: got 'mlp' after classifier; write field=value"),
+        ("classifier,classifier", "--objectives: got 'classifier,classifier'; give each once"),
+    ],
+)
+def test_wrong_objectives_are_refused_and_nothing_is_written(commands, objectives, message):
+    refused = commands.alrpc("compare", "--objectives", objectives, "--methods", "al-sequential")
+    assert refused.returncode == 2 and refused.stderr.startswith(f"alrpc: {message}"), refused.stderr
+    assert list(commands.folder.iterdir()) == []
+
+
+@pytest.mark.timeout(180)
 def test_pipelines_take_texts_of_varying_length_with_mask_and_state_in_bfloat16(commands):
     write_texts(commands.folder / "texts.jsonl")
     fields = ["model.name=lstm", "model.width=16", "model.hidden=8", "data.name=text-file", "data.file=texts.jsonl"]

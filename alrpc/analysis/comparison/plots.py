@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 from pathlib import Path
+from textwrap import fill
 
 from alrpc.analysis.drawable import plain
 from alrpc.analysis.scores import about_interval, bounds, limit_scores
@@ -20,6 +21,15 @@ LOOKS = {  # colour-blind safe, the same in every plot
 }
 
 
+OTHERS = ("#0072b2", "#56b4e9", "#009e73", "#e69f00", "#cc79a7", "#882255", "#999933", "#332288", "#44aa99")
+MARKERS = ("o", "s", "D", "P", "^", "<", ">", "p", "h")
+
+
+def look(method: str, place: int) -> tuple[str, str]:
+    """Colour and marker of a method, or of an objective in this place among what is compared."""
+    return LOOKS.get(method) or (OTHERS[place % len(OTHERS)], MARKERS[place % len(MARKERS)])
+
+
 def draw(runs: list[dict], methods: list[str], title: str, directory: Path) -> None:
     """Write accuracy.png (score against time) and throughput.png (samples per second) into a directory."""
     import matplotlib
@@ -33,8 +43,8 @@ def draw(runs: list[dict], methods: list[str], title: str, directory: Path) -> N
 
     figure, axes = pyplot.subplots(figsize=(WIDTH, HEIGHT), layout="constrained")
     ends, about = [], {"mean, and each round faintly"} if any(len(found) > 1 for found in of_method.values()) else set()
-    for method, found in of_method.items():
-        colour, marker = LOOKS[method]
+    for place, (method, found) in enumerate(of_method.items()):
+        colour, marker = look(method, place)
         for run in found:
             axes.plot([p[0] for p in run["curve"]], [p[2] for p in run["curve"]], color=colour, alpha=0.25, linewidth=1)
         points = list(zip(*(run["curve"] for run in found), strict=True))  # by epoch
@@ -57,10 +67,10 @@ def draw(runs: list[dict], methods: list[str], title: str, directory: Path) -> N
     figure, axes = pyplot.subplots(figsize=(WIDTH, HEIGHT), layout="constrained")
     for place, (method, found) in enumerate(of_method.items()):
         rates = [run["samples_per_second"] for run in found]
-        bar = axes.bar(place, statistics.median(rates), color=LOOKS[method][0], alpha=0.8, width=0.7)
+        bar = axes.bar(place, statistics.median(rates), color=look(method, place)[0], alpha=0.8, width=0.7)
         axes.bar_label(bar, fmt="{:,.0f}", padding=8)
         axes.scatter([place] * len(rates), rates, color="black", s=12, zorder=3)
-    axes.set_xticks(range(len(of_method)), of_method)
+    axes.set_xticks(range(len(of_method)), [fill(method, 16) for method in of_method], fontsize=10 if len(of_method) < 8 else 7)
     axes.set(ylabel="training samples a second", title=f"{title}: median, and each round as a dot")
     axes.margins(y=0.12)
     axes.spines[["top", "right"]].set_visible(False)

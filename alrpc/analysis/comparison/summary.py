@@ -117,6 +117,7 @@ def summarise(runs: list[dict], goal: float, reference: list[dict]) -> dict:
         "idle": statistics.median(run["idle"] for run in runs),
         "chosen": runs[-1]["chosen"],
         "processes": runs[-1]["processes"],
+        **{name: runs[-1][name] for name in ("parameters", "engine", "objective") if name in runs[-1]},
     }
 
 

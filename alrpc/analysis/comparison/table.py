@@ -30,7 +30,7 @@ def table(rows: list[dict], metric: str, goal: float) -> Table:
 def heads(metric: str, goal: float) -> list[str]:
     """The headings of the table's columns."""
     scores = ["method", f"best {metric}", f"last {metric}"]
-    return [*scores, "s/epoch", "samples/s", "× bp", f"s to {goal:.4g}", "MiB largest", "MiB all", "idle"]
+    return [*scores, "s/epoch", "samples/s", "× bp", f"s to {goal:.4g}", "MiB largest", "MiB all", "idle", "parameters"]
 
 
 def cells(row: dict, metric: str) -> list[str]:
@@ -46,6 +46,7 @@ def cells(row: dict, metric: str) -> list[str]:
         f"{row['peak_memory_largest'] / MIB:,.0f}",
         f"{row['peak_memory_all'] / MIB:,.0f}",
         f"{row['idle']:.0%}",
+        f"{sum(row['parameters'].values()):,}" if "parameters" in row else "",
     ]
 
 
@@ -56,7 +57,7 @@ def choices(rows: list[dict]) -> list[str]:
         chosen = row["chosen"]
         alone = row["processes"] == 1
         many = "1 process" if alone else f"{row['processes']} processes"
-        if row["method"] == "al":
+        if row.get("engine", row["method"]) == "al":
             many = f"coordinator and {row['processes']} {'stage' if alone else 'stages'}"
         threads = f"{chosen['threads']} {'thread' if chosen['threads'] == 1 else 'threads'}{'' if alone else ' each'}"
         parts = [many, threads, chosen["device"]]

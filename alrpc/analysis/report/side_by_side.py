@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from alrpc.analysis.comparison.plots import LOOKS as METHODS
+from alrpc.analysis.comparison.plots import LOOKS, look
 from alrpc.analysis.report.chart import HEIGHT, POINTS, ROW, SMALL, PageFigure, frame_axes, name_rows, thinned
 from alrpc.analysis.report.svg import FONT, INK, SOFT, css, draw_svg, ramp
 from alrpc.analysis.rundata import Comparison, Run, labels
@@ -34,10 +34,10 @@ class Series:
 def series_of(comparison: Comparison) -> list[Series]:
     """A series for each method of a comparison."""
     found = []
-    for row in comparison.result["table"]:
+    for place, row in enumerate(comparison.result["table"]):
         method = row["method"]
         runs = [run for run in comparison.result["runs"] if run["method"] == method]
-        colour = METHODS[method][0] if method in METHODS else "#555555"
+        colour, _ = look(method, place)
         curves, rates = [run["curve"] for run in runs], [run["samples_per_second"] for run in runs]
         known = (runs[-1].get(name) for name in ("test_samples", "chance"))  # not those of alrpc 0.1
         found.append(Series(method, colour, curves, rates, *known))
@@ -46,7 +46,7 @@ def series_of(comparison: Comparison) -> list[Series]:
 
 def series_of_runs(runs: list[Run]) -> list[Series]:
     """A series for each run."""
-    colours = [colour for colour, _ in METHODS.values()]
+    colours = [colour for colour, _ in LOOKS.values()]
     few = len(runs) <= len(colours)
     return [
         Series(
