@@ -11,7 +11,6 @@ BAD = ("--set", "model.name=own_blocks:build_bad", "--set", "train.epochs=2", "-
 LAUNCH = ["launch", "--stages", "2", "--max-restarts", "3"]
 WRITTEN_OR_NEXT = r"(\S+ of component-002 is not finite after|loss of component 2 is nan at) step 30"
 """Whoever sees it first: the thread that writes the checkpoint, or the next step."""
-pytestmark = pytest.mark.timeout(180)
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,6 @@ HERE = {
 }
 
 
-@pytest.mark.timeout(200)
 @pytest.mark.skipif("ALRPC_DATA" not in os.environ, reason="ALRPC_DATA names no folder with MNIST and IMDB")
 @pytest.mark.parametrize("name", HERE)
 def test_the_configurations_whose_data_is_here_train_two_steps(name):

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from conftest import LIMIT
 
 import alrpc
 from alrpc.analysis.comparison.summary import read_run as figures_of
@@ -34,7 +35,7 @@ def browse(page: Path, folder: Path) -> str:
         pytest.skip("no chromium")
     command = [CHROMIUM, *FLAGS.split(), "--disable-sync", "--enable-logging=stderr", f"--user-data-dir={folder / 'profile'}"]
     command += ["--virtual-time-budget=3000", "--dump-dom", page.as_uri()]
-    shown = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    shown = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT)
     assert shown.returncode == 0, shown.stderr
     assert [line for line in shown.stderr.splitlines() if "CONSOLE" in line] == []
     return shown.stdout

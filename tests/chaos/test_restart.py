@@ -9,7 +9,7 @@ import signal
 import time
 
 import pytest
-from conftest import ALRPC, Commands, read_summary
+from conftest import ALRPC, LIMIT, Commands, read_summary
 
 from alrpc.rundir import read_reached
 
@@ -39,7 +39,7 @@ def dice(request, turn):
     return random.Random(f"{seed} {request.node.name}")
 
 
-def wait_for(condition, pause=0.02, seconds=60):
+def wait_for(condition, pause=0.02, seconds=LIMIT):
     end = time.monotonic() + seconds
     while not (value := condition()) and time.monotonic() < end:
         time.sleep(pause)
@@ -80,7 +80,7 @@ def test_whichever_process_is_killed_whenever_the_result_is_the_same(undisturbed
     victim = commands.workers()[rank]
     wait(commands.folder / "run", dice, undisturbed)
     victim.send_signal(signal.SIGKILL)
-    _, errors = launched.communicate(timeout=90)
+    _, errors = launched.communicate(timeout=LIMIT)
     assert launched.returncode == 0, errors
     who = f"stage {rank} (rank {rank}, " if rank else "the coordinator (rank 0, "
     assert f"{who}" in errors and "was killed by SIGKILL" in errors and "restart 1 of 1, from " in errors, errors
@@ -101,7 +101,7 @@ def test_whichever_process_is_frozen_whenever_the_result_is_the_same(undisturbed
     if seconds is not None:
         time.sleep(seconds)
         victim.send_signal(signal.SIGCONT)
-    _, errors = launched.communicate(timeout=90)
+    _, errors = launched.communicate(timeout=LIMIT)
     assert launched.returncode == 0, errors
     if seconds is None:
         assert "frozen" in errors and f"(rank {rank}, host " in errors and "restart 1 of 1" in errors, errors
@@ -117,7 +117,7 @@ def test_whichever_process_is_denied_its_disk_the_result_is_the_same(undisturbed
     resource.prlimit(victim, resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))  # no file may have more than no bytes
     time.sleep(dice.uniform(0.2, 1))
     resource.prlimit(victim, resource.RLIMIT_FSIZE, UNLIMITED)
-    _, errors = launched.communicate(timeout=90)
+    _, errors = launched.communicate(timeout=LIMIT)
     if launched.returncode:  # it was the run's end that could not be written
         assert "File too large" in errors and errors.rstrip().endswith("--resume run goes on from it"), errors
         assert commands.alrpc("launch", "--resume", "run", "--quiet").returncode == 0
@@ -133,14 +133,14 @@ def test_a_run_killed_on_every_number_of_stages_goes_on_on_another(undisturbed, 
         reached = step + dice.randrange(30)
         wait_for(lambda run=run, reached=reached: last_step(run) >= reached, 0)
         commands.workers()[dice.randrange(stages + 1)].send_signal(signal.SIGKILL)
-        launched.communicate(timeout=60)
+        launched.communicate(timeout=LIMIT)
         assert launched.returncode == 1
         after = {4: 2, 2: 3}.get(stages)
         start = ["launch", "--stages", str(after), "--resume", "run", "--quiet"]
     alone = commands.start(ALRPC, "train", "--resume", "run", "--quiet")
     wait_for(lambda run=run, reached=reached: last_step(run) >= reached + 15, 0)
     alone.kill()
-    alone.communicate(timeout=20)
+    alone.communicate(timeout=LIMIT)
     done = commands.alrpc("train", "--resume", "run", "--quiet")
     assert done.returncode == 0, done.stderr
     assert read_summary(run)["parameters_sha256"] == undisturbed["parameters_sha256"]
@@ -158,7 +158,7 @@ def test_a_run_that_fails_more_often_than_allowed_ends_with_the_cause_and_keeps_
     launched = commands.start(ALRPC, *FIELDS, "--out", "run")
     wait_for(lambda: list(commands.folder.glob("run/checkpoints/*/manifest.json")))
     commands.workers()[2].send_signal(signal.SIGKILL)
-    _, errors = launched.communicate(timeout=60)
+    _, errors = launched.communicate(timeout=LIMIT)
     assert launched.returncode == 1 and "stage 2 (rank 2, " in errors and "restart" not in errors
     assert "its last complete checkpoint is that of step " in errors
     assert list(commands.folder.glob("run/checkpoints/*/manifest.json"))

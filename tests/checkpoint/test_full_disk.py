@@ -6,7 +6,7 @@ import os
 import subprocess
 
 import pytest
-from conftest import ALRPC, read_summary
+from conftest import ALRPC, LIMIT, read_summary
 
 import alrpc
 from alrpc import rundir
@@ -14,13 +14,12 @@ from alrpc.errors import StageFailed
 from alrpc.runtime.run import resume_sequentially, run_sequentially
 
 FIELDS = ("--set", "train.epochs=18", "--set", "checkpoint.every=10")
-pytestmark = pytest.mark.timeout(180)
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("undisturbed")
-    done = subprocess.run([ALRPC, "train", *FIELDS, "--quiet", "--out", "run"], cwd=folder, timeout=90)
+    done = subprocess.run([ALRPC, "train", *FIELDS, "--quiet", "--out", "run"], cwd=folder, timeout=LIMIT)
     assert done.returncode == 0
     return read_summary(folder / "run")
 
@@ -80,7 +79,7 @@ def test_training_goes_on_and_the_last_whole_checkpoint_stays(commands, until, u
     assert reason in line
     assert [path for path in whole if path.exists()] and process.poll() is None
     allow()
-    _, errors = process.communicate(timeout=90)
+    _, errors = process.communicate(timeout=LIMIT)
     assert process.returncode == 0, errors
     summary = read_summary(run)
     assert summary["parameters_sha256"] == undisturbed["parameters_sha256"]

@@ -8,7 +8,7 @@ import socket
 import time
 
 import pytest
-from conftest import ALRPC, Commands, read_summary
+from conftest import ALRPC, LIMIT, Commands, read_summary
 from small_data import write_texts
 
 FIELDS = ("--set", "train.epochs=3", "--set", "checkpoint.every=10", "--set", "checkpoint.keep=100", "--quiet")
@@ -180,7 +180,7 @@ def test_the_checkpoint_before_a_bad_one_leads_to_the_same_bits(whole, commands)
 def test_checkpoints_after_the_one_to_go_on_from_do_not_outlive_it(whole, commands):
     run = stopped_at(whole, 60, commands.folder)
     launched = commands.start(ALRPC, "train", "--resume", "run", "--step", "10", "--set", "train.epochs=200", "--quiet")
-    end = time.monotonic() + 60
+    end = time.monotonic() + LIMIT
     while (run / "checkpoints" / "step-00000060" / "manifest.json").exists() and time.monotonic() < end:
         time.sleep(0.02)
     launched.kill()
@@ -229,13 +229,13 @@ def test_a_run_does_not_go_on_with_other_data_than_it_began_with(commands):
 def test_a_checkpoint_that_cannot_be_written_is_told_and_training_goes_on(commands):
     launched = commands.start(ALRPC, "launch", "--stages", "2", "--set", "train.epochs=12", "--out", "run")
     metrics, places = commands.folder / "run" / "metrics.jsonl", commands.folder / "run" / "checkpoints"
-    end = time.monotonic() + 60
+    end = time.monotonic() + LIMIT
     while not (metrics.exists() and '"start"' in metrics.read_text()) and time.monotonic() < end:
         time.sleep(0.02)
     places.mkdir(exist_ok=True)
     for step in (184, 276):  # the last of which is the end
         (places / f"step-{step:08d}").write_text("in the way")
-    out, errors = launched.communicate(timeout=90)
+    out, errors = launched.communicate(timeout=LIMIT)
     assert "no checkpoint of step 184: run/checkpoints/step-00000184: File exists" in out
     assert launched.returncode == 1 and errors.count("\n") == 1
     assert "the trained parameters could not be written: no checkpoint of step 276" in errors
@@ -249,7 +249,7 @@ def test_a_checkpoint_that_cannot_be_written_is_told_and_training_goes_on(comman
 
 def test_a_run_that_is_under_way_is_not_taken_from_its_processes(commands):
     launched = commands.start(ALRPC, "launch", "--stages", "2", "--set", "train.epochs=200", "--out", "run")
-    end = time.monotonic() + 60
+    end = time.monotonic() + LIMIT
     while not list(commands.folder.glob("run/checkpoints/*/manifest.json")) and time.monotonic() < end:
         time.sleep(0.02)
     for command in ("launch", "train"):
@@ -257,6 +257,6 @@ def test_a_run_that_is_under_way_is_not_taken_from_its_processes(commands):
         assert refused.returncode == 1 and "run: a training is under way in it" in refused.stderr
     assert launched.poll() is None
     launched.send_signal(signal.SIGINT)
-    launched.communicate(timeout=60)
+    launched.communicate(timeout=LIMIT)
     done = commands.alrpc("launch", "--resume", "run", "--set", "train.epochs=1")
     assert done.returncode == 2 and "has finished its 1 epochs" in done.stderr

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 import torch
-from conftest import read_summary
+from conftest import LIMIT, read_summary
 
 import alrpc
 from alrpc.system import working_commit
@@ -21,7 +21,7 @@ def test_help_answers_without_loading_torch(arguments):
     code = (
         "import sys; from alrpc.cli.main import main; main(sys.argv[1:], standalone_mode=False); print('torch' in sys.modules)"
     )
-    answer = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60)
+    answer = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=LIMIT)
     assert answer.returncode == 0, answer.stderr
     lines = answer.stdout.strip().splitlines()
     assert lines[-1] == "False" and len(lines) > 1
@@ -60,7 +60,6 @@ def test_train_shows_a_line_an_epoch_and_ends_with_result_and_directory(commands
     assert trained.stderr == ""
 
 
-@pytest.mark.timeout(200)
 def test_the_summary_tells_what_made_it_in_either_engine(commands):
     git = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]
     for arguments in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "first"]):
@@ -88,7 +87,6 @@ def test_without_a_repository_or_without_git_there_is_no_commit(tmp_path, monkey
     assert working_commit() is None
 
 
-@pytest.mark.timeout(200)
 def test_verbose_prints_all_losses_and_checkpoints_and_what_the_processes_log(commands):
     (commands.folder / "loud.py").write_text(
         "from torch import nn\n"
@@ -109,7 +107,6 @@ def test_verbose_prints_all_losses_and_checkpoints_and_what_the_processes_log(co
         assert f"stage-{stage}: builds its blocks" in done.stderr.splitlines()
 
 
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize("command", [["train"], ["launch", "--stages", "2"]])
 def test_a_block_that_has_nothing_to_learn_is_told_in_one_line(commands, command):
     done = commands.alrpc(*command, "--set", "model.name=own_blocks:build_idle", "--set", "train.epochs=1", "--quiet")

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 from click.testing import CliRunner
+from conftest import LIMIT
 
 import alrpc
 from alrpc.cli.compare import compare
@@ -25,7 +26,7 @@ def printed(*arguments):
 @pytest.mark.parametrize("command", ["list", "config"])
 def test_they_answer_without_torch(command):
     code = f"import sys; sys.modules['torch'] = None; from alrpc.cli.main import main; main(['{command}'])"
-    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=LIMIT)
     assert answer.returncode == 0 and "resnet" in answer.stdout, answer.stderr
 
 

@@ -12,7 +12,6 @@ from alrpc.runtime.run import run_sequentially
 
 OBEYING = ["setpriv", "--bounding-set=-dac_override,-dac_read_search,-fowner"] if os.geteuid() == 0 else []
 """Before a command, so that permissions hold for root too."""
-pytestmark = pytest.mark.timeout(180)
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -6,9 +6,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import yaml
-from conftest import PATH, free_port, read_summary
+from conftest import LIMIT, PATH, free_port, read_summary
 
 COMPOSE = Path(__file__).parents[2] / "docker" / "compose.yaml"
 
@@ -24,7 +23,7 @@ def services(profile: str) -> dict[str, dict]:
 
 def test_it_is_valid_by_the_compose_specification():
     check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(COMPOSE)]
-    checked = subprocess.run(check, capture_output=True, text=True, timeout=60)
+    checked = subprocess.run(check, capture_output=True, text=True, timeout=LIMIT)
     assert checked.returncode == 0, checked.stdout
 
 
@@ -43,7 +42,6 @@ def test_both_profiles_start_the_same_processes():
     assert commands[0] == commands[1] and len(commands[0]) == 5
 
 
-@pytest.mark.timeout(180)
 def test_its_commands_train(commands):
     port = free_port()
     processes = []
@@ -54,7 +52,7 @@ def test_its_commands_train(commands):
         own = {"PATH": PATH, "GLOO_SOCKET_IFNAME": "lo", "TP_SOCKET_IFNAME": "lo", **shared}
         processes.append(commands.start(*shlex.split(text), **own))
     for process in processes:
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=LIMIT)
         assert process.returncode == 0, errors
     summary = read_summary(commands.folder / "run")
     assert summary["stages"] == 4 and summary["test_accuracy"] > 0

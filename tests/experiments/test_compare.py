@@ -19,7 +19,6 @@ def build(width: int = 32):
 """
 
 
-@pytest.mark.timeout(280)
 def test_a_module_of_ones_own_trains_by_every_method(commands):
     (commands.folder / "mine.py").write_text(OWN)
     (commands.folder / "mine.yaml").write_text(
@@ -43,7 +42,6 @@ def test_a_module_of_ones_own_trains_by_every_method(commands):
         assert (commands.folder / "out" / picture).read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.timeout(180)
 def test_objectives_stand_side_by_side_with_options_of_their_own(commands):
     objectives = "associated,classifier,classifier head=mlp width=8"
     options = ("--methods", "al-sequential,bp", "--repeat", "1", "--set", "model.widths=[16,16]", "--set", "train.epochs=2")
@@ -75,7 +73,6 @@ def test_wrong_objectives_are_refused_and_nothing_is_written(commands, objective
     assert list(commands.folder.iterdir()) == []
 
 
-@pytest.mark.timeout(180)
 def test_pipelines_take_texts_of_varying_length_with_mask_and_state_in_bfloat16(commands):
     write_texts(commands.folder / "texts.jsonl")
     fields = ["model.name=lstm", "model.width=16", "model.hidden=8", "data.name=text-file", "data.file=texts.jsonl"]

@@ -9,8 +9,6 @@ from conftest import Commands
 
 STAGES, STEPS = 4, 5
 
-pytestmark = pytest.mark.timeout(180)
-
 
 @pytest.fixture(scope="module")
 def profiled(tmp_path_factory):

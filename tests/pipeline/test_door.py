@@ -7,6 +7,7 @@ import sys
 from contextlib import suppress
 
 import pytest
+from conftest import LIMIT
 
 from alrpc.pipeline.door import Intruder, door_closed_after
 
@@ -76,6 +77,6 @@ sys.stdin.read()
         except BaseException:
             other.kill()
             raise
-    other.communicate("", timeout=20)
+    other.communicate("", timeout=LIMIT)
     connection.close()
     listener.close()

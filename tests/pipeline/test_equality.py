@@ -13,7 +13,6 @@ SEQUENCES = [
 ]
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize(
     ("options", "steps", "variants"),
     [
@@ -43,7 +42,6 @@ def test_every_number_of_stages_gives_the_bits_of_the_sequential_reference(comma
         assert summary["steps"] == reference["steps"]
 
 
-@pytest.mark.timeout(180)
 def test_a_regression_runs_through_the_pipeline(commands):
     options = ["--set", "model.name=own_blocks:build_for_regression", "--set", "data.name=own_blocks:regression"]
     options += ["--set", "train.epochs=2", "--quiet"]
@@ -72,7 +70,6 @@ NETWORKS = {
 }
 
 
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize(("name", "stages"), [("vgg", 2), ("resnet", 4), ("lstm", 2), ("transformer", 4), ("mlp", 3)])
 def test_every_network_is_equal_in_a_pipeline_and_in_one_process(commands, name, stages):
     write_images(commands.folder)
@@ -88,7 +85,6 @@ def test_every_network_is_equal_in_a_pipeline_and_in_one_process(commands, name,
     assert pipeline["parameters_sha256"] == reference["parameters_sha256"] and pipeline["exits"] == reference["exits"]
 
 
-@pytest.mark.timeout(400)
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 def test_compiled_components_are_equal_too(commands):
     fields = ("compile=true", "model.widths=[16,16]", "model.dropout=0.1", "train.epochs=1", "pipeline.stages=2")

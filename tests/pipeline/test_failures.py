@@ -3,11 +3,10 @@
 import re
 import signal
 import socket
-import time
 from pathlib import Path
 
 import pytest
-from conftest import ALRPC
+from conftest import ALRPC, patience
 
 from alrpc.rundir import read_reached
 
@@ -15,8 +14,6 @@ HOST = re.escape(socket.gethostname())
 LONG = ["launch", "--stages", "3", "--set", "train.epochs=5000", "--out", "run", "--quiet"]
 
 OFFER = r"(there is no checkpoint of it|its last complete checkpoint is that of step \d+; --resume run goes on from it)"
-
-pytestmark = pytest.mark.timeout(180)
 
 
 def start(commands, *arguments):
@@ -31,9 +28,7 @@ def has_trained(commands):
 
 def ending(process, seconds: float = 10) -> tuple[int, str]:
     """The exit code and the one message of a process that ends in time."""
-    began = time.monotonic()
-    out, err = process.communicate(timeout=seconds)
-    assert time.monotonic() - began < seconds
+    out, err = process.communicate(timeout=patience(seconds))
     assert out == ""
     return process.returncode, err.strip()
 
@@ -90,7 +85,7 @@ def test_a_killed_launcher_leaves_nobody_behind(commands, until):
     process.send_signal(signal.SIGKILL)
     _, message = ending(process)
     assert re.fullmatch(f"alrpc: the launcher \\(pid {process.pid}, host {HOST}\\) was killed; the run has ended", message)
-    assert commands.leftovers(10) == []
+    assert commands.leftovers(patience(10)) == []
 
 
 def test_an_interrupted_launcher_ends_every_process(commands, until):
@@ -99,7 +94,7 @@ def test_an_interrupted_launcher_ends_every_process(commands, until):
     process.send_signal(signal.SIGINT)
     code, message = ending(process)
     assert code == 130 and re.fullmatch(f"alrpc: ended by SIGINT; {OFFER}", message)
-    assert commands.leftovers(5) == []
+    assert commands.leftovers(patience(5)) == []
 
 
 def test_a_stage_that_raises_is_named_with_its_exception(commands):

@@ -1,6 +1,5 @@
 """A stage's memory is bounded by its window, however long the run and however slow a later stage."""
 
-import pytest
 from conftest import read_summary
 
 PACKET = 4 << 20  # bytes
@@ -38,7 +37,6 @@ def long():
 """
 
 
-@pytest.mark.timeout(200)
 def test_peak_memory_grows_neither_with_the_epoch_nor_with_a_later_stages_slowness(commands):
     (commands.folder / "slow.py").write_text(SLOW)
     peaks = {}

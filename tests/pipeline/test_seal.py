@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import LIMIT
 from torch.distributed import distributed_c10d
 from torch.distributed.rpc import internal
 
@@ -115,7 +116,6 @@ os._exit(0)
 """
 
 
-@pytest.mark.timeout(120)
 def test_a_process_that_does_not_know_the_secret_runs_nothing_in_a_process_of_the_run(commands):
     victim = subprocess.Popen(
         [sys.executable, "-c", VICTIM],
@@ -130,7 +130,7 @@ def test_a_process_that_does_not_know_the_secret_runs_nothing_in_a_process_of_th
         attacker = commands.run(sys.executable, "-c", ATTACKER, str(commands.folder / "mark"))
         assert "does not carry the secret of this run" in attacker.stdout, attacker.stderr
         assert not (commands.folder / "mark").exists()
-        said, log = victim.communicate("", timeout=30)
+        said, log = victim.communicate("", timeout=LIMIT)
         assert said == "still there\n" and "refused: a message does not carry the secret" in log
     finally:
         victim.kill()

@@ -11,7 +11,7 @@ import time
 
 import psutil
 import pytest
-from conftest import ALRPC
+from conftest import ALRPC, LIMIT, patience
 
 HOST = re.escape(socket.gethostname())
 TIMEOUT = 6
@@ -29,8 +29,6 @@ LONG = [
 ]
 SHORT = ["launch", "--stages", "2", "--set", "health.timeout=5", "--out", "run", "--quiet"]
 
-pytestmark = pytest.mark.timeout(180)
-
 
 def has_trained(commands):
     metrics = commands.folder / "run" / "metrics.jsonl"
@@ -43,15 +41,15 @@ def test_a_frozen_process_is_named_in_time_and_everything_ends(commands, until, 
     until(lambda: has_trained(commands))
     commands.workers()[rank].send_signal(signal.SIGSTOP)
     frozen = time.monotonic()
-    _, message = process.communicate(timeout=60)
-    assert time.monotonic() - frozen < TIMEOUT + 12  # the machine of a test may be busy
+    _, message = process.communicate(timeout=LIMIT)
+    assert time.monotonic() - frozen < TIMEOUT + patience(5)
     assert process.returncode == 1 and message.count("\n") == 1
     if rank:
         who = rf"stage 2 \(rank 2, host {HOST}\) has not answered for 5 s: it is frozen, or its host or the network is lost"
         assert re.match(rf"alrpc: {who}; last packet: \w+ packet of step \d+, epoch \d+; log: run/logs/stage-2.log", message)
     else:
         assert re.match(rf"alrpc: the coordinator \(rank 0, host {HOST}\) has not been heard of for 5 s: it is frozen", message)
-    assert commands.leftovers(5) == []
+    assert commands.leftovers(patience(5)) == []
 
 
 def test_what_is_suspended_together_goes_on_together(commands, until):
@@ -66,7 +64,7 @@ def test_what_is_suspended_together_goes_on_together(commands, until):
     time.sleep(2 * TIMEOUT)
     for each in everyone:
         each.resume()
-    _, message = process.communicate(timeout=90)
+    _, message = process.communicate(timeout=LIMIT)
     assert process.returncode == 0 and message == "", message
 
 
@@ -95,7 +93,7 @@ def test_a_hung_loader_is_named(commands):
     options = ["--stages", "2", "--set", f"health.timeout={TIMEOUT}", "--out", "run", "--quiet"]
     began = time.monotonic()
     done = commands.alrpc("launch", *options, "--set", "data.name=own_blocks:hanging")
-    assert done.returncode == 1 and time.monotonic() - began < 60
+    assert done.returncode == 1 and time.monotonic() - began < TIMEOUT + patience(20)
     cause = r"hangs: the loader of data has given nothing for 5 s, after \d+ micro-batches"
     assert re.match(rf"alrpc: the coordinator \(rank 0, host {HOST}\) {cause}", done.stderr), done.stderr
 

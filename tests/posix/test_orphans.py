@@ -10,7 +10,6 @@ import psutil
 import pytest
 from conftest import ALRPC, LIMIT
 
-pytestmark = pytest.mark.timeout(240)
 SLOW = """
 import time
 from torch import nn

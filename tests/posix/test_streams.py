@@ -11,7 +11,6 @@ from conftest import ALRPC, LIMIT, PATH, free_port, read_summary
 
 from alrpc.posix import streams
 
-pytestmark = pytest.mark.timeout(180)
 TORCHRUN = str(Path(__file__).parents[2] / "launch" / "torchrun.sh")
 SMALL = ["--set", "model.widths=[8,8]", "--set", "train.epochs=2"]
 WHERE = {
@@ -82,13 +81,13 @@ def test_a_reader_that_is_slow_gets_all_of_what_a_short_command_prints(pipe):
     ],
 )
 def test_a_command_that_only_prints_says_so_when_it_cannot(where, code, message):
-    done = subprocess.run(["bash", "-c", f'"$0" --version {where}', ALRPC], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["bash", "-c", f'"$0" --version {where}', ALRPC], capture_output=True, text=True, timeout=LIMIT)
     assert (done.returncode, done.stderr) == (code, message)
 
 
 def test_a_command_that_only_prints_ends_quietly_without_a_reader(pipe):
     os.close(pipe.pop(0))
-    done = subprocess.run([ALRPC, "--version"], stdout=pipe[0], stderr=subprocess.PIPE, text=True, timeout=60)
+    done = subprocess.run([ALRPC, "--version"], stdout=pipe[0], stderr=subprocess.PIPE, text=True, timeout=LIMIT)
     assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
 
 

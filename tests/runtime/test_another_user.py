@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import ALRPC, PATH, free_port
+from conftest import ALRPC, LIMIT, PATH, free_port
 
 SCRIPT = Path(__file__).parents[2] / "launch" / "torchrun.sh"
 SMALL = ("--set", "model.widths=[16,16]")
@@ -20,7 +20,6 @@ COMMANDS = {
 }
 pytestmark = [
     pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="only root on Linux can become another user"),
-    pytest.mark.timeout(240),
 ]
 needs_namespaces = pytest.mark.skipif(
     sys.platform == "linux" and subprocess.run(["unshare", "-n", "true"], capture_output=True).returncode != 0,
@@ -118,4 +117,4 @@ def test_under_torchrun_another_user_can_neither_connect_nor_call(commands, unti
                         other.connect(("127.0.0.1", number))
     assert run.poll() is None
     run.terminate()
-    run.communicate(timeout=60)
+    run.communicate(timeout=LIMIT)

@@ -4,7 +4,6 @@ import pytest
 from conftest import PATH, free_port
 
 LAUNCH = ["launch", "--stages", "2"]
-pytestmark = pytest.mark.timeout(180)
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,11 @@ import sys
 import textwrap
 
 import psutil
-import pytest
-from conftest import ALRPC, MODULES
+from conftest import ALRPC, LIMIT, MODULES, patience
 
 from alrpc.pipeline.endpoint import Endpoint
 
 LONG = ["launch", "--stages", "2", "--set", "train.epochs=5000", "--out", "run", "--quiet"]
-pytestmark = pytest.mark.timeout(180)
 
 
 def fork_server(process) -> psutil.Process:
@@ -29,9 +27,9 @@ def test_it_has_one_thread_and_leaves_its_launchers_session(commands, until):
     assert os.getsid(server.pid) != os.getsid(process.pid)
     assert {each.ppid() for each in commands.workers().values()} == {server.pid}
     process.send_signal(signal.SIGINT)
-    _, message = process.communicate(timeout=60)
+    _, message = process.communicate(timeout=LIMIT)
     assert process.returncode == 130 and message.startswith("alrpc: ended by SIGINT")
-    assert commands.leftovers(10) == []
+    assert commands.leftovers(patience(10)) == []
 
 
 def test_a_killed_server_ends_the_run(commands, until):
@@ -40,9 +38,9 @@ def test_a_killed_server_ends_the_run(commands, until):
     until(lambda: metrics.exists() and metrics.read_text())
     server = fork_server(process)
     server.kill()
-    _, message = process.communicate(timeout=60)
+    _, message = process.communicate(timeout=LIMIT)
     assert process.returncode == 1 and message.startswith("alrpc: ")
-    assert commands.leftovers(10) == []
+    assert commands.leftovers(patience(10)) == []
 
 
 def test_a_script_without_a_guard_launches_its_own_modules_twice_in_other_environments(commands):

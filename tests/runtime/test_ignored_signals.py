@@ -4,11 +4,10 @@ import signal
 from pathlib import Path
 
 import pytest
-from conftest import ALRPC, PATH, free_port, read_summary
+from conftest import ALRPC, LIMIT, PATH, free_port, read_summary
 
 TORCHRUN = str(Path(__file__).parents[2] / "launch" / "torchrun.sh")
 IGNORED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT)
-pytestmark = pytest.mark.timeout(180)
 
 
 @pytest.mark.parametrize(
@@ -22,6 +21,6 @@ def test_it_ends_neither_the_run_nor_a_process_of_it(commands, until, command):
     for number in IGNORED:
         for each in (process, *commands.workers().values()):
             each.send_signal(number)
-    _, errors = process.communicate(timeout=90)
+    _, errors = process.communicate(timeout=LIMIT)
     assert process.returncode == 0, errors
     assert read_summary(commands.folder / "run")["epochs"] == 60

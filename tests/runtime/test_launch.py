@@ -8,8 +8,6 @@ from conftest import read_summary
 import alrpc
 from alrpc.config import load_config
 
-pytestmark = pytest.mark.timeout(180)
-
 
 def test_a_run_leaves_its_record_and_a_network_that_predicts_alike(commands):
     launched = commands.alrpc("launch", "--stages", "2", "--set", "train.epochs=3", "--out", "run")

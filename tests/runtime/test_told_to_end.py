@@ -5,11 +5,10 @@ import signal
 import time
 
 import pytest
-from conftest import ALRPC, PATH, Commands, free_port, read_summary
+from conftest import ALRPC, LIMIT, PATH, Commands, free_port, patience, read_summary
 
 TRY_AGAIN = 75  # EX_TEMPFAIL
 FIELDS = ("--set", "train.epochs=8", "--quiet")
-pytestmark = pytest.mark.timeout(180)
 
 
 def has_trained(folder, lines=3):
@@ -43,7 +42,7 @@ def test_whoever_is_told_to_end_takes_a_checkpoint_first(commands, undisturbed, 
     until(lambda: has_trained(commands.folder))
     for each in [process, *(commands.workers().values() if whom == "everybody" else [])]:
         each.send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=30)
+    _, errors = process.communicate(timeout=LIMIT)
     assert process.returncode == TRY_AGAIN and errors.count("\n") == 1, errors
     check_that_it_goes_on(commands, undisturbed, errors)
 
@@ -53,7 +52,7 @@ def test_one_stage_that_is_told_to_end_is_enough_under_torchrun_too(commands, un
     process = commands.start(*torchrun, *FIELDS, "--out", "run", PATH=PATH, OMP_NUM_THREADS="1")
     until(lambda: has_trained(commands.folder))
     commands.workers()[2].send_signal(signal.SIGTERM)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=LIMIT)
     assert process.returncode == 1  # torchrun's own
     check_that_it_goes_on(commands, undisturbed, next(line for line in errors.splitlines() if line.startswith("alrpc: ")))
 
@@ -66,7 +65,7 @@ def test_without_time_for_a_checkpoint_the_run_ends_as_by_any_signal(commands, u
     time.sleep(1)
     process.send_signal(signal.SIGTERM)
     told = time.monotonic()
-    _, errors = process.communicate(timeout=30)
-    assert process.returncode == 143 and time.monotonic() - told < 8
+    _, errors = process.communicate(timeout=LIMIT)
+    assert process.returncode == 143 and time.monotonic() - told < patience(8)
     offer = "its last complete checkpoint is that of step 23; --resume run goes on from it"
     assert errors == f"alrpc: ended by SIGTERM; {offer}\n"

@@ -11,12 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import PATH, free_port, read_summary
+from conftest import LIMIT, PATH, free_port, patience, read_summary
 
 from alrpc.analysis.aligned import align_timings
 
 SCRIPT = Path(__file__).parents[2] / "launch" / "torchrun.sh"
-pytestmark = pytest.mark.timeout(240)
 
 
 def test_the_script_runs_one_node_with_the_bits_of_the_sequential_reference(commands):
@@ -33,7 +32,7 @@ def test_torchruns_own_restarts_go_on_from_the_last_checkpoint(commands, until):
     started = commands.start(SCRIPT, "2", *options, "--out", "run", PATH=PATH, PORT=free_port(), RESTARTS="1")
     until(lambda: list(commands.folder.glob("run/checkpoints/*/manifest.json")))
     commands.workers()[2].send_signal(signal.SIGKILL)
-    _, errors = started.communicate(timeout=120)
+    _, errors = started.communicate(timeout=LIMIT)
     assert started.returncode == 0, errors
     assert commands.alrpc("train", *options, "--out", "reference").returncode == 0
     one, other = (read_summary(commands.folder / name) for name in ("run", "reference"))
@@ -130,7 +129,7 @@ def test_two_hosts_give_the_bits_of_one(commands, hosts):
     elsewhere.mkdir()
     ahead = 5000 if subprocess.run(["unshare", "--time", "true"], capture_output=True).returncode == 0 else 0
     for process in start_on(commands, hosts, *options, "--out", "run", ahead=ahead, other=elsewhere):
-        _, errors = process.communicate(timeout=90)
+        _, errors = process.communicate(timeout=LIMIT)
         assert process.returncode == 0, errors
     assert commands.alrpc("train", *options, "--out", "reference").returncode == 0
     one, other = (read_summary(commands.folder / name) for name in ("run", "reference"))
@@ -154,8 +153,8 @@ def test_a_stage_killed_on_another_host_ends_the_run_on_both(commands, hosts, un
     metrics = commands.folder / "run" / "metrics.jsonl"
     until(lambda: metrics.exists() and metrics.read_text())
     commands.workers()[3].send_signal(signal.SIGKILL)
-    _, told = first.communicate(timeout=10)
-    _, beside = second.communicate(timeout=10)
+    _, told = first.communicate(timeout=patience(10))
+    _, beside = second.communicate(timeout=patience(10))
     cause = (
         rf"alrpc: stage 3 \(rank 3, host {re.escape(socket.gethostname())}\) (was killed by SIGKILL|is gone: connection lost)"
     )
@@ -166,7 +165,7 @@ def test_a_stage_killed_on_another_host_ends_the_run_on_both(commands, hosts, un
 
 def test_what_the_coordinator_refuses_is_the_last_line_on_both_hosts(commands, hosts):
     first, second = start_on(commands, hosts, "--set", "data.name=own_blocks:no_dataset", "--out", "run", "--quiet")
-    (_, told), (_, beside) = first.communicate(timeout=60), second.communicate(timeout=60)
+    (_, told), (_, beside) = first.communicate(timeout=LIMIT), second.communicate(timeout=LIMIT)
     assert first.returncode == second.returncode == 1
     assert told.splitlines()[-1] == beside.splitlines()[-1], (told, beside)
     assert told.splitlines()[-1].startswith("alrpc: data.name: own_blocks:no_dataset")
@@ -198,13 +197,13 @@ def test_a_lost_network_is_named_in_time_and_both_hosts_end(commands, hosts, unt
     subprocess.run(["ip", "-n", name, "link", "set", wire, "down"], check=True, timeout=20)
     lost = time.monotonic()
     message = next(line for line in first.stderr if line.startswith("alrpc: "))
-    assert time.monotonic() - lost < 6 + 3  # a test's machine may be busy
+    assert time.monotonic() - lost < 6 + patience(3)
     assert (
         f"alrpc: stage 2 (rank 2, host {socket.gethostname()}) has not answered for 5 s: it is frozen, or its host" in message
     )
     assert "last packet: " in message
-    (_, told), (_, beside) = first.communicate(timeout=60), second.communicate(timeout=60)
-    assert time.monotonic() - lost < 60
+    (_, told), (_, beside) = first.communicate(timeout=LIMIT), second.communicate(timeout=LIMIT)
+    assert time.monotonic() - lost < patience(60)
     assert f"the coordinator (rank 0, host {socket.gethostname()}) has not been heard of for 5 s" in beside.splitlines()[-1]
     assert told.splitlines()[-1] == message.rstrip()
     assert first.returncode == second.returncode == 1

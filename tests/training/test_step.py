@@ -173,7 +173,6 @@ def test_precision_changes_the_arithmetic_but_not_the_parameters_type(precision)
         assert loss.item() == pytest.approx(other.item(), rel=0.02)
 
 
-@pytest.mark.timeout(240)
 @pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
 def test_a_compiled_component_learns_the_same():
     plain, compiled = component(), component()
