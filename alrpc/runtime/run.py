@@ -88,6 +88,7 @@ def lifetime(run: Run, engine: str, stages: int, stdout: TextIO | None = None) -
 
     Raises:
         UserError: when another process trains in the directory, or the data is not the one with which the run began.
+        Exception: what has gone wrong in the commit of a checkpoint; the function for events raises it too.
     """
     described: dict = {}
     leaving = threading.Event()
@@ -117,7 +118,7 @@ def lifetime(run: Run, engine: str, stages: int, stdout: TextIO | None = None) -
             appending=run.resume is not None,
             draw_timeline=draw_run,
         ) as (progress, record),
-        ThreadPoolExecutor(1, "commit") as disk,  # so that a slow disk delays neither training nor the coordinator
+        in_thread("commit") as (submit, check),  # so that a slow disk delays neither training nor the coordinator
     ):
 
         def tell(event: Event) -> None:
@@ -127,8 +128,9 @@ def lifetime(run: Run, engine: str, stages: int, stdout: TextIO | None = None) -
         committer = Committer(run.directory, stages, run.config.checkpoint.keep, lambda: described, tell, committed)
 
         def emit(event: Event) -> None:
+            check()
             if isinstance(event, (Written, Unwritten)):
-                disk.submit(committer.receive, event)
+                submit(committer.receive, event)
             elif isinstance(event, ToldToEnd):
                 run.stopping.set()
             else:
@@ -137,6 +139,34 @@ def lifetime(run: Run, engine: str, stages: int, stdout: TextIO | None = None) -
                 tell(event)
 
         yield emit, take_data, progress
+
+
+@contextmanager
+def in_thread(name: str) -> Iterator[tuple[Callable[..., None], Callable[[], None]]]:
+    """A thread that calls functions in order; their end is waited for.
+
+    Returns:
+        A function that has a function called with arguments, and one that raises the first exception that a function has raised;
+        the end of the context raises it too.
+    """
+    raised: list[Exception] = []
+
+    def submit(function: Callable, *arguments) -> None:
+        thread.submit(call, function, *arguments)
+
+    def call(function: Callable, *arguments) -> None:
+        try:
+            function(*arguments)
+        except Exception as error:
+            raised.append(error)
+
+    def check() -> None:
+        if raised:
+            raise raised[0]
+
+    with ThreadPoolExecutor(1, name) as thread:
+        yield submit, check
+    check()
 
 
 def conclude(run: Run, progress: Progress) -> dict:

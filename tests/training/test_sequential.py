@@ -10,7 +10,7 @@ from torch import nn
 import alrpc
 from alrpc import events
 from alrpc.network import build_network, resolve
-from alrpc.runtime.run import run_sequentially
+from alrpc.runtime.run import in_thread, run_sequentially
 
 
 def digits_network(dataset: alrpc.Dataset) -> alrpc.Network:
@@ -51,6 +51,34 @@ def test_training_twice_gives_the_same_bits_and_leaves_the_callers_generator_alo
         assert torch.equal(torch.get_rng_state(), before)
         digests.add(network.digest())
     assert len(digests) == 1
+
+
+def test_whatever_goes_wrong_as_a_checkpoint_is_committed_ends_the_run_with_its_cause(monkeypatch, tmp_path):
+    def fail(*_):
+        raise RuntimeError("the manifest is odd")
+
+    monkeypatch.setattr("alrpc.checkpoint.commit.commit", fail)
+    with pytest.raises(RuntimeError, match="the manifest is odd"):
+        run_sequentially(alrpc.load_config(None, ["train.epochs=100"]), "run", tmp_path / "run", quiet=True)
+    evaluated = [line for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines() if '"evaluation"' in line]
+    assert len(evaluated) < 50
+    assert not (tmp_path / "run" / "summary.json").exists()
+
+
+@pytest.mark.parametrize("once", [True, False], ids=["at-the-end", "meanwhile"])
+def test_a_thread_of_a_run_passes_on_what_its_functions_raise(once):
+    ended = threading.Event()
+
+    def fail():
+        raise ValueError("odd")
+
+    with pytest.raises(ValueError, match="odd"), in_thread("any") as (submit, check):
+        submit(fail)
+        submit(ended.set)
+        if not once:
+            assert ended.wait(60)
+            check()
+            pytest.fail("nothing was raised")
 
 
 @pytest.mark.parametrize(
