@@ -1,6 +1,8 @@
-"""Tables of a timeline's window, for a terminal."""
+"""A timeline's window in figures: a table for a terminal, and the same for JSON."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from rich.table import Table
 
@@ -28,3 +30,24 @@ def share_table(title: str, window: Window) -> Table:
     for stage in stages:
         table.add_row(str(stage), *(f"{seconds[stage][state] / window.seconds:.1%}" for state in states))
     return table
+
+
+def figures(window: Window) -> dict[str, Any]:
+    """The window for JSON: its `seconds`, its `bubble` (the share of all stages' time in which they do not work), the number of the
+    stage that is the `bottleneck` (null for none), and for each stage its share of `work` and its seconds in each state."""
+    return {
+        "engine": window.timings.engine,
+        "seconds": window.seconds,
+        "bubble": window.bubble(),
+        "bottleneck": window.bottleneck()[0],
+        "per_stage": [
+            {
+                "stage": stage,
+                "components": window.timings.components_of(stage),
+                "work": window.work(stage),
+                **{f"seconds_{state}": seconds for state, seconds in window.seconds_of(stage).items()},
+            }
+            for stage in sorted(window.lanes)
+            if stage
+        ],
+    }

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
 
 from alrpc.cli.options import (
     heavy_imports,
+    json_option,
     out_option,
     parse_methods,
     plain_endings,
@@ -35,8 +37,15 @@ METHODS = ("al", *BASELINES)
     help=f"The methods to record, separated by commas: some of {', '.join(METHODS)}.",
 )
 @out_option("runs/profile-<model>-<data>-<time>")
+@json_option
 def profile(
-    source: str | None, overrides: tuple[str, ...], stages: int | None, steps: int, methods: str, out: Path | None
+    source: str | None,
+    overrides: tuple[str, ...],
+    stages: int | None,
+    steps: int,
+    methods: str,
+    out: Path | None,
+    as_json: bool,
 ) -> None:
     """Record a few steps of every stage, down to each operator, and merge the recordings into one trace.
 
@@ -60,13 +69,17 @@ def profile(
         with heavy_imports():
             from rich.console import Console
 
-            from alrpc.analysis.tables import share_table
+            from alrpc.analysis.tables import figures, share_table
             from alrpc.analysis.timeline import describe
             from alrpc.analysis.trace import TRACE
             from alrpc.experiments.profiling.profile import profile as run
 
-        console = Console()
+        console = Console(stderr=as_json)  # then standard output has nothing but JSON
         windows, directory = run(config, names, steps, out, run_name(config), lambda name: console.status(f"recording {name}"))
+        if as_json:
+            of_methods = {name: {**figures(each), "trace": str(directory / name / TRACE)} for name, each in windows.items()}
+            click.echo(json.dumps({"methods": of_methods, "picture": str(directory / "timeline.png")}, indent=2))
+            return
         for name, window in windows.items():
             console.print(share_table(name, window))
             console.print(describe(window), soft_wrap=True, highlight=False)

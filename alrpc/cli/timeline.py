@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import click
 
-from alrpc.cli.options import choose_run, heavy_imports, plain_endings
+from alrpc.cli.options import choose_run, heavy_imports, json_option, plain_endings
 
 
 @click.command(short_help="Draw what each process of a run did over time.")
 @click.argument("runs", metavar="[RUN ...]", type=click.Path(readable=False, path_type=Path), nargs=-1)
 @click.option("--step", type=click.IntRange(min=0), help="The micro-batch to begin with.  [default: one in mid-training]")
 @click.option("--steps", type=click.IntRange(min=1), help="The number of training micro-batches to show.  [default: 6]")
-def timeline(runs: tuple[Path, ...], step: int | None, steps: int | None) -> None:
+@json_option
+def timeline(runs: tuple[Path, ...], step: int | None, steps: int | None, as_json: bool) -> None:
     """Draw what each process of a run did over time: forward, backward, update, waits, checkpoints.
 
     RUN is the directory of a run; without it the last run below ./runs is taken. Several runs are drawn on one time axis. The command
@@ -38,12 +40,16 @@ def timeline(runs: tuple[Path, ...], step: int | None, steps: int | None) -> Non
             from rich.console import Console
 
             from alrpc.analysis.aligned import align_timings
-            from alrpc.analysis.tables import share_table
+            from alrpc.analysis.tables import figures, share_table
             from alrpc.analysis.timeline import STEPS, choose_window, describe, draw
 
         windows = [choose_window(align_timings(run), step, steps or STEPS) for run in runs]
         paths = [runs[0] / "timeline.png", runs[0] / "timeline.svg"]
         draw(windows, paths)
+        if as_json:
+            of_runs = [{"run": str(run), **figures(window)} for run, window in zip(runs, windows, strict=True)]
+            click.echo(json.dumps({"runs": of_runs, "pictures": list(map(str, paths))}, indent=2))
+            return
         console = Console()
         for run, window in zip(runs, windows, strict=True):
             console.print(share_table(str(run), window))

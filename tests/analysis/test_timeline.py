@@ -3,11 +3,13 @@
 import json
 
 import pytest
+from click.testing import CliRunner
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from alrpc.analysis.aligned import align_timings, offset_at
 from alrpc.analysis.timeline import LOOKS, choose_window, draw, draw_lanes, legend
+from alrpc.cli.main import main
 from alrpc.errors import UserError
 from alrpc.telemetry.bottleneck import find_bottleneck
 from alrpc.timing import STATES
@@ -55,6 +57,19 @@ def test_moments_of_all_stages_are_on_one_clock_and_no_packet_is_there_before_it
     assert first.begin == pytest.approx(100.001) and second.begin == pytest.approx(100.002, abs=0.0005)
     assert all(there.ready >= here.sent for here, there in zip(first.packets, second.packets, strict=True))
     assert [each.step for each in second.packets] == list(range(64)) and second.packets[0].sent is not None
+
+
+def test_the_table_is_printed_as_json(run):
+    done = CliRunner().invoke(main, ["timeline", str(run), "--json"])
+    printed = json.loads(done.stdout)
+    assert printed["pictures"] == [str(run / "timeline.png"), str(run / "timeline.svg")]
+    (shown,) = printed["runs"]
+    assert (shown["run"], shown["engine"], shown["bottleneck"]) == (str(run), "pipeline", 2)
+    assert [stage["components"] for stage in shown["per_stage"]] == [[1, 2], [3, 4]]
+    for stage, work in zip(shown["per_stage"], (0.24, 0.98), strict=True):
+        assert sum(stage[f"seconds_{state}"] for state in STATES) == pytest.approx(shown["seconds"])
+        assert stage["work"] == pytest.approx(work, abs=0.02)
+    assert shown["bubble"] == pytest.approx(1 - (0.24 + 0.98) / 2, abs=0.02)
 
 
 def test_shares_add_up_to_the_time_that_is_shown_and_the_stage_that_works_most_is_named(run):
