@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +26,7 @@ from alrpc.errors import RunFailed, UsageError
 from alrpc.experiments import METHODS
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
 
 @click.command(short_help="Compare methods on the same blocks and the same data.")
@@ -70,9 +72,10 @@ def compare(
     ddp            back-propagation with the whole network in each of N processes (DistributedDataParallel)
 
     Each run has processes of its own. The methods take turns, round after round, so that a machine that becomes slower does so
-    for all of them. All train the same blocks from the same first parameters. Each method tries first which number of threads makes it fastest, gpipe and 1f1b also which number of
-    micro-batches; each stage of al has its share of the cores. The objective is associated learning unless objective.name or
-    --objectives says otherwise; `alrpc list` names all of them, `alrpc config objective` their fields.
+    for all of them. All train the same blocks from the same first parameters. Each method tries first which number of threads
+    makes it fastest, gpipe and 1f1b also which number of micro-batches; each stage of al has its share of the cores. The objective
+    is associated learning unless objective.name or --objectives says otherwise; `alrpc list` names all of them,
+    `alrpc config objective` their fields.
 
     \b
     Examples:
@@ -93,9 +96,7 @@ def compare(
 
     with plain_endings(outlives_terminal=True):
         names = parse_methods(methods, METHODS)
-        of_objectives = [" ".join(each.split()) for each in objectives.split(",") if each.strip()]
-        if len(set(of_objectives)) < len(of_objectives):
-            raise UsageError(f"--objectives: got {objectives!r}; give each once")
+        of_objectives = parse_objectives(objectives)
         config = read_config(source, with_stages(overrides, stages))
         if print_config:
             show_config(config)
@@ -103,7 +104,6 @@ def compare(
         start_fork_server()
         with heavy_imports():
             from rich.console import Console
-            from rich.live import Live
 
             from alrpc.analysis.comparison import table
             from alrpc.experiments.comparison import compare as run
@@ -111,13 +111,8 @@ def compare(
         console = Console(stderr=as_json)  # then standard output has nothing but JSON
 
         def watch(label: str, directory: Path) -> AbstractContextManager:
-            if quiet or not console.is_terminal:
-                return nullcontext()
-            return Live(
-                console=console,
-                transient=True,
-                refresh_per_second=2,
-                get_renderable=lambda: table.under_way(label, directory, config.train.epochs),
+            return (
+                nullcontext() if quiet else watching(console, partial(table.under_way, label, directory, config.train.epochs))
             )
 
         def report(result: dict | str) -> None:
@@ -130,10 +125,25 @@ def compare(
             click.echo(json.dumps(result, indent=2))
         else:
             show(console, result, directory)
-        if result["failures"]:
-            raise RunFailed(
-                f"{len(result['failures'])} of {len(result['failures']) + len(result['runs'])} runs failed: {result['failures'][0]}"
-            )
+        if failures := result["failures"]:
+            raise RunFailed(f"{len(failures)} of {len(failures) + len(result['runs'])} runs failed: {failures[0]}")
+
+
+def parse_objectives(text: str) -> list[str]:
+    """Parse the comma-separated value of --objectives; raises UsageError for one that is given twice."""
+    objectives = [" ".join(each.split()) for each in text.split(",") if each.strip()]
+    if len(set(objectives)) < len(objectives):
+        raise UsageError(f"--objectives: got {text!r}; give each once")
+    return objectives
+
+
+def watching(console: Console, render: Callable[[], RenderableType]) -> AbstractContextManager:
+    """Show, on a terminal, what `render` gives, twice a second while the context lasts."""
+    from rich.live import Live
+
+    if not console.is_terminal:
+        return nullcontext()
+    return Live(console=console, transient=True, refresh_per_second=2, get_renderable=render)
 
 
 def show(console: Console, result: dict, directory: Path) -> None:
