@@ -16,7 +16,7 @@ class Associated(Section):
     """Associated learning; see `alrpc.associate`. For vgg, resnet, lstm and transformer the defaults are the thesis' values."""
 
     name: Literal["associated"] = "associated"
-    """associated, classifier; or package.module:Class for an objective of your own, whose constructor's arguments are the other
+    """associated, classifier, contrastive; or package.module:Class for an objective of your own, whose constructor's arguments are the other
     fields."""
     target_width: PositiveInt = 128
     """Width of the target representations t_1 … t_L."""
@@ -49,6 +49,29 @@ class Classifier(Section):
     """Share of the target that is spread evenly over all classes."""
 
 
+class Contrastive(Section):
+    """Supervised contrastive learning on every block, whose output a classifier reads without changing what the block learns:
+    SCPL (arXiv 2602.00062), the classifiers as in DASCPL."""
+
+    name: Literal["contrastive"]
+    temperature: float = Field(0.1, gt=0)
+    """What the cosines of two samples are divided by."""
+    projector_widths: list[PositiveInt] = Field([512, 1024])
+    """Widths of the linear layers, with ReLU between them, that map a block's pooled output to the vectors that are compared; []
+    compares the pooled outputs themselves, as SCPL does for texts."""
+    pooling: Pooling = "auto"
+    """How one vector is made of a block's output, for the projector and for a linear or mlp head: auto averages over tokens or
+    pixels, flatten is SCPL's for images."""
+    tau_plus: float = Field(0.0, ge=0, lt=1)
+    """Share of a sample's negatives that is taken to be of its own class, which the sum over negatives is corrected for
+    (debiased estimator, Chuang et al., 2020); 0 for no correction."""
+    head: Literal["auto", "linear", "mlp", "conv"] = "linear"
+    """What classifies a block's output, without gradient into the block, with the learning rate target_lr; as of objective
+    classifier."""
+    width: PositiveInt | None = None
+    """Hidden width of an mlp head, channels of a conv head; null for as many as the block gives."""
+
+
 class Own(Section):
     """An objective of the user's own."""
 
@@ -62,10 +85,10 @@ class Unknown(Section):
 
     model_config = ConfigDict(extra="allow")
 
-    name: Literal["associated", "classifier"]
+    name: Literal["associated", "classifier", "contrastive"]
 
 
-SECTIONS: dict[str, type[Section]] = {"associated": Associated, "classifier": Classifier}
+SECTIONS: dict[str, type[Section]] = {"associated": Associated, "classifier": Classifier, "contrastive": Contrastive}
 
 
 def _tag(section: Any) -> str:
@@ -79,6 +102,7 @@ def _tag(section: Any) -> str:
 Objective = Annotated[
     Annotated[Associated, Tag("associated")]
     | Annotated[Classifier, Tag("classifier")]
+    | Annotated[Contrastive, Tag("contrastive")]
     | Annotated[Own, Tag("own")]
     | Annotated[Unknown, Tag("unknown")],
     Discriminator(_tag),

@@ -3,4 +3,5 @@
 OBJECTIVES = {
     "associated": "alrpc.objectives.associated:AssociatedLearning",
     "classifier": "alrpc.objectives.classifier:Classifier",
+    "contrastive": "alrpc.objectives.contrastive:Contrastive",
 }

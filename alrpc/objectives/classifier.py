@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from alrpc import config
 from alrpc.objectives.base import LABEL, Component, Objective, Place, Target, Tensors, call, gives, refuse_values
-from alrpc.objectives.heads import check_scores, make_head
+from alrpc.objectives.heads import head_of
 
 
 class Classifier(Objective):
@@ -37,11 +37,8 @@ class Classifier(Objective):
         self.options = config.parse_section("objective", {"name": "classifier", **options})
 
     def build(self, place: Place) -> tuple[dict[str, nn.Module], Tensors]:
-        head = place.own.get("head")
-        if head is None:
-            head = make_head(place, self.options.head, self.options.width, self.options.pooling, self.target.width)
-        check_scores(place, head, self.target.width)
-        return {"head": head}, place.beside
+        chosen = self.options
+        return {"head": head_of(place, chosen.head, chosen.width, chosen.pooling, self.target.width)}, place.beside
 
     def learn(self, component: Component, leaving: Tensors, beside: Tensors) -> tuple[Tensors, tuple[Tensor, ...]]:
         scores = self.exit(component, leaving)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
 import alrpc
@@ -20,6 +21,7 @@ from alrpc.training.stage import Stage
 CASES = {
     "associated": ["objective.name=associated"],
     "classifier": ["objective.name=classifier", "objective.head=mlp", "objective.label_smoothing=0.1"],
+    "contrastive": ["objective.name=contrastive", "objective.projector_widths=[16, 24]"],
 }
 OF_CLASSES = [name for name in CASES if name not in ("associated",)]
 every_objective = pytest.mark.parametrize("name", CASES)
@@ -88,7 +90,8 @@ def test_the_bits_do_not_depend_on_the_number_of_stages(name):
 def small(name: str) -> alrpc.Network:
     torch.manual_seed(0)
     blocks = [nn.Sequential(nn.Linear(12, 12), nn.ReLU()) for _ in range(3)]
-    options = dict(option.removeprefix("objective.").split("=") for option in CASES[name] if "objective.name" not in option)
+    given = (option.removeprefix("objective.").split("=") for option in CASES[name] if "objective.name" not in option)
+    options = {option: yaml.safe_load(value) for option, value in given}
     return alrpc.decouple(blocks, torch.zeros(2, 12), alrpc.Classes(3), name, **options)
 
 
