@@ -16,7 +16,7 @@ class Associated(Section):
     """Associated learning; see `alrpc.associate`. For vgg, resnet, lstm and transformer the defaults are the thesis' values."""
 
     name: Literal["associated"] = "associated"
-    """associated, classifier, contrastive; or package.module:Class for an objective of your own, whose constructor's arguments are the other
+    """associated, classifier, contrastive, deinfo; or package.module:Class for an objective of your own, whose constructor's arguments are the other
     fields."""
     target_width: PositiveInt = 128
     """Width of the target representations t_1 … t_L."""
@@ -72,6 +72,29 @@ class Contrastive(Section):
     """Hidden width of an mlp head, channels of a conv head; null for as many as the block gives."""
 
 
+class Deinfo(Section):
+    """DeInfoReg on every block (arXiv 2506.18193): samples correlate as their labels do, the numbers of a projection vary, each by
+    itself, and classify. The loss is the sum of four terms, each times its weight."""
+
+    name: Literal["deinfo"]
+    projector_widths: list[PositiveInt] = Field([2048, 2048, 2048])
+    """Widths of the linear layers, with batch norm and ReLU between them, that map a block's pooled output to the projection; []
+    for the pooled output itself, as DeInfoReg does for texts."""
+    pooling: Pooling = "auto"
+    """How the projector makes one vector of a block's output: auto averages over tokens or pixels, flatten is DeInfoReg's for
+    images."""
+    invariance: float = Field(1.0, ge=0)
+    """Weight of the squared differences between the samples' correlations and their labels'."""
+    covariance: float = Field(1.0, ge=0)
+    """Weight of the squared covariances of different numbers of the projection."""
+    variance: float = Field(1.0, ge=0)
+    """Weight of what the numbers' standard deviations lack to 1."""
+    classifier: float = Field(0.001, ge=0)
+    """Weight of the cross entropy of the classifier of the projection, which is also the exit."""
+    detach: bool = False
+    """Whether the classifier leaves the projection as it is: its gradient trains the classifier alone."""
+
+
 class Own(Section):
     """An objective of the user's own."""
 
@@ -85,10 +108,15 @@ class Unknown(Section):
 
     model_config = ConfigDict(extra="allow")
 
-    name: Literal["associated", "classifier", "contrastive"]
+    name: Literal["associated", "classifier", "contrastive", "deinfo"]
 
 
-SECTIONS: dict[str, type[Section]] = {"associated": Associated, "classifier": Classifier, "contrastive": Contrastive}
+SECTIONS: dict[str, type[Section]] = {
+    "associated": Associated,
+    "classifier": Classifier,
+    "contrastive": Contrastive,
+    "deinfo": Deinfo,
+}
 
 
 def _tag(section: Any) -> str:
@@ -103,6 +131,7 @@ Objective = Annotated[
     Annotated[Associated, Tag("associated")]
     | Annotated[Classifier, Tag("classifier")]
     | Annotated[Contrastive, Tag("contrastive")]
+    | Annotated[Deinfo, Tag("deinfo")]
     | Annotated[Own, Tag("own")]
     | Annotated[Unknown, Tag("unknown")],
     Discriminator(_tag),

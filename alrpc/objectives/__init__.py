@@ -4,4 +4,5 @@ OBJECTIVES = {
     "associated": "alrpc.objectives.associated:AssociatedLearning",
     "classifier": "alrpc.objectives.classifier:Classifier",
     "contrastive": "alrpc.objectives.contrastive:Contrastive",
+    "deinfo": "alrpc.objectives.deinfo:Deinfo",
 }

@@ -22,6 +22,7 @@ CASES = {
     "associated": ["objective.name=associated"],
     "classifier": ["objective.name=classifier", "objective.head=mlp", "objective.label_smoothing=0.1"],
     "contrastive": ["objective.name=contrastive", "objective.projector_widths=[16, 24]"],
+    "deinfo": ["objective.name=deinfo", "objective.projector_widths=[24, 16]"],
 }
 OF_CLASSES = [name for name in CASES if name not in ("associated",)]
 every_objective = pytest.mark.parametrize("name", CASES)
