@@ -34,22 +34,36 @@ class Associated(Section):
     """Loss between the decoded and the original target; cross_entropy applies only to the first component of a classification."""
 
 
-class Classifier(Section):
+class Head(Section):
+    """What classifies a block's output."""
+
+    head: Literal["auto", "linear", "mlp", "conv", "augmented"] = "auto"
+    """What classifies a block's output: linear: a pool and one linear layer; mlp: a pool and hidden layers; conv, for images: 3 × 3
+    convolutions with batch norm and ReLU that halve the image, a pool and one linear layer; augmented: fresh copies of the next
+    blocks, a pool and one linear layer (AugLocal, Ma et al., 2024). auto: conv for images, else linear."""
+    width: PositiveInt | None = None
+    """Hidden width of an mlp head, channels of a conv head; null for as many as the block gives, but at least 64 for conv."""
+    layers: PositiveInt = 2
+    """Hidden layers of an mlp head, convolutions of a conv head, blocks that an augmented head copies."""
+    pooling: Pooling = "auto"
+    """How one vector is made of a block's output for a linear or mlp head: as for the bridges of associated learning, but auto
+    averages over pixels."""
+
+
+class Classifier(Head):
     """A classifier on every block, which learns by cross entropy: decoupled greedy learning (Belilovsky et al., 2020)."""
 
     name: Literal["classifier"]
-    head: Literal["auto", "linear", "mlp", "conv"] = "auto"
-    """What classifies a block's output: linear: a pool and one linear layer; mlp: a pool and two hidden layers; conv, for images: a
-    3 × 3 convolution of as many channels, ReLU, batch norm, a pool and one linear layer. auto: conv for images, else linear."""
-    width: PositiveInt | None = None
-    """Hidden width of an mlp head, channels of a conv head; null for as many as the block gives."""
-    pooling: Pooling = "auto"
-    """How a head makes one vector of a block's output; as for the bridges of associated learning, but auto averages over pixels."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Share of the target that is spread evenly over all classes."""
+    similarity: float = Field(0.0, ge=0, lt=1)
+    """Share of the loss that compares the similarities of samples by their features with those by their classes (predsim, Nøkland &
+    Eidnes, 2019: 0.99)."""
+    transport: float = Field(0.0, ge=0)
+    """Weight of the mean square of what each residual branch of a block adds (TRGL, Karkar et al., 2023)."""
 
 
-class Contrastive(Section):
+class Contrastive(Head):
     """Supervised contrastive learning on every block, whose output a classifier reads without changing what the block learns:
     SCPL (arXiv 2602.00062), the classifiers as in DASCPL."""
 
@@ -65,11 +79,9 @@ class Contrastive(Section):
     tau_plus: float = Field(0.0, ge=0, lt=1)
     """Share of a sample's negatives that is taken to be of its own class, which the sum over negatives is corrected for
     (debiased estimator, Chuang et al., 2020); 0 for no correction."""
-    head: Literal["auto", "linear", "mlp", "conv"] = "linear"
+    head: Literal["auto", "linear", "mlp", "conv", "augmented"] = "linear"
     """What classifies a block's output, without gradient into the block, with the learning rate target_lr; as of objective
     classifier."""
-    width: PositiveInt | None = None
-    """Hidden width of an mlp head, channels of a conv head; null for as many as the block gives."""
 
 
 class Deinfo(Section):

@@ -31,7 +31,9 @@ def build(
         if stride != 1 or before != after:
             shortcut = nn.Sequential(nn.Conv2d(before, after, 1, stride, bias=False), nn.BatchNorm2d(after))
         first = BasicBlock(before, after, stride, shortcut)
-        blocks.append(nn.Sequential(first, *(BasicBlock(after, after) for _ in range(depth - 1))))
+        block = nn.Sequential(first, *(BasicBlock(after, after) for _ in range(depth - 1)))
+        block.residual_branches = [f"{place}.bn2" for place in range(depth)]  # what is added to what runs past them
+        blocks.append(block)
         before = after
 
     def head(width: int) -> nn.Module:

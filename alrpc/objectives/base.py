@@ -134,15 +134,18 @@ class Place:
 
     number: int
     """The component's number, from 1."""
-    count: int
-    """The number of components."""
-    block: nn.Module
+    blocks: Sequence[nn.Module]
+    """The blocks of all components, of which an objective may use the architecture."""
     leaving: Tensors
     """The named tensors that leave the block."""
     beside: Tensors
     """The tensors that the previous component sends beside the activations."""
     own: Mapping[str, nn.Module]
     """The user's own modules, by the name of the part that each one replaces."""
+
+    @property
+    def block(self) -> nn.Module:
+        return self.blocks[self.number - 1]
 
 
 class Objective(ABC):

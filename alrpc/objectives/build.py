@@ -76,7 +76,7 @@ def build_components(
     for index, (block, leaving) in enumerate(zip(blocks, activations, strict=True)):
         given = {part: own[f"{part}s"][index] for part in objective.own_parts if own.get(f"{part}s") is not None}
         given = {part: module for part, module in given.items() if module is not None}
-        place = Place(index + 1, len(blocks), block, leaving, beside, given)
+        place = Place(index + 1, blocks, leaving, beside, given)
         try:
             parts, after = objective.build(place)
         except (RuntimeError, MemoryError) as error:  # no memory, mostly

@@ -19,6 +19,7 @@ from torch.nn import functional
 from alrpc import config
 from alrpc.objectives.base import LABEL, Component, Objective, Place, Target, Tensors, call, gives, refuse_values
 from alrpc.objectives.heads import head_of
+from alrpc.objectives.terms import check_branches, make_embedding, similarity_loss, transport_loss, watch_branches
 
 
 class Classifier(Objective):
@@ -28,28 +29,41 @@ class Classifier(Objective):
         UsageError: for an unknown option, a value that is not allowed, or a target that is no classification.
     """
 
-    losses = ("classifier",)
     own_parts = ("head", "pool")
 
     def __init__(self, target: Target, **options: Any):
         super().__init__(target)
         refuse_values(target, "classifier")
         self.options = config.parse_section("objective", {"name": "classifier", **options})
+        terms = [name for name in ("similarity", "transport") if getattr(self.options, name)]
+        self.losses = ("classifier", *terms)
 
     def build(self, place: Place) -> tuple[dict[str, nn.Module], Tensors]:
-        chosen = self.options
-        return {"head": head_of(place, chosen.head, chosen.width, chosen.pooling, self.target.width)}, place.beside
+        parts = {"head": head_of(place, self.options, self.target.width)}
+        if self.options.similarity:
+            parts["embedding"] = make_embedding(place)
+        if self.options.transport:
+            check_branches(place.blocks)
+            watch_branches(place.block)
+        return parts, place.beside
 
     def learn(self, component: Component, leaving: Tensors, beside: Tensors) -> tuple[Tensors, tuple[Tensor, ...]]:
-        scores = self.exit(component, leaving)
-        smoothing = self.options.label_smoothing
-        return beside, (functional.cross_entropy(scores.float(), beside[LABEL], label_smoothing=smoothing),)
+        label, share = beside[LABEL], self.options.similarity
+        scores = self.exit(component, leaving).float()
+        loss = functional.cross_entropy(scores, label, label_smoothing=self.options.label_smoothing)
+        losses = [(1 - share) * loss if share else loss]
+        if share:
+            features = call(component.embedding, leaving, takes=gives(component.block)[:1]).float()
+            losses.append(share * similarity_loss(features, self.target.represent(label)))
+        if self.options.transport:
+            losses.append(self.options.transport * transport_loss(component.block, like=loss))
+        return beside, tuple(losses)
 
     def parameter_groups(self, component: Component) -> dict[str, list[nn.Parameter]]:
-        return {"lr": [*component.block.parameters(), *component.head.parameters()]}
+        return {"lr": list(component.parameters())}
 
     def exit(self, component: Component, leaving: Tensors) -> Tensor:
         return call(component.head, leaving, takes=gives(component.block)[:1])
 
     def training_only(self, component: Component, is_last: bool) -> list[nn.Module]:
-        return [] if is_last else [component.head]
+        return [part for name, part in component.named_children() if name == "embedding" or (name == "head" and not is_last)]

@@ -44,7 +44,7 @@ class Contrastive(Objective):
     def build(self, place: Place) -> tuple[dict[str, nn.Module], Tensors]:
         chosen = self.options
         projector, _ = make_projector(place, chosen.projector_widths, chosen.pooling)
-        predictor = head_of(place, chosen.head, chosen.width, chosen.pooling, self.target.width)
+        predictor = head_of(place, chosen, self.target.width)
         return {"projector": projector, "predictor": predictor}, place.beside
 
     def learn(self, component: Component, leaving: Tensors, beside: Tensors) -> tuple[Tensors, tuple[Tensor, ...]]:

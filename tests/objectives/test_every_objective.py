@@ -20,7 +20,12 @@ from alrpc.training.stage import Stage
 
 CASES = {
     "associated": ["objective.name=associated"],
-    "classifier": ["objective.name=classifier", "objective.head=mlp", "objective.label_smoothing=0.1"],
+    "classifier": [
+        "objective.name=classifier",
+        "objective.head=mlp",
+        "objective.label_smoothing=0.1",
+        "objective.similarity=0.9",
+    ],
     "contrastive": ["objective.name=contrastive", "objective.projector_widths=[16, 24]"],
     "deinfo": ["objective.name=deinfo", "objective.projector_widths=[24, 16]"],
 }
