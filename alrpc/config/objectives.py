@@ -16,8 +16,8 @@ class Associated(Section):
     """Associated learning; see `alrpc.associate`. For vgg, resnet, lstm and transformer the defaults are the thesis' values."""
 
     name: Literal["associated"] = "associated"
-    """associated, classifier, contrastive, deinfo; or package.module:Class for an objective of your own, whose constructor's arguments are the other
-    fields."""
+    """associated, classifier, contrastive, deinfo, forward_forward; or package.module:Class for an objective of your own, whose
+    constructor's arguments are the other fields."""
     target_width: PositiveInt = 128
     """Width of the target representations t_1 … t_L."""
     bridge_widths: list[PositiveInt] = Field([256])
@@ -107,6 +107,25 @@ class Deinfo(Section):
     """Whether the classifier leaves the projection as it is: its gradient trains the classifier alone."""
 
 
+class ForwardForward(Head):
+    """Forward-forward on every block (Hinton, 2022): inputs that bear their true label are told from inputs that bear a wrong one.
+
+    Component 1 writes the labels into the first numbers of the input, so that the input is no text, and packets hold three rows a
+    sample in training."""
+
+    name: Literal["forward_forward"]
+    goodness: Literal["sum", "mean"] = "sum"
+    """What a block makes high for true and low for wrong labels: the sum or the mean of its squared activations. The sum of a large
+    image drives the logistic function to its ends; the mean does not."""
+    threshold: float | None = None
+    """The goodness that is as likely of a true as of a wrong label; null for the numbers in an activation, or 1 for the mean."""
+    peer: float = Field(0.03, ge=0)
+    """Weight of the loss that makes the units of a block equally active; 0 for none."""
+    head: Literal["auto", "linear", "mlp", "conv", "augmented"] = "linear"
+    """What classifies a block's output, without gradient into the block, with the learning rate target_lr; as of objective
+    classifier."""
+
+
 class Own(Section):
     """An objective of the user's own."""
 
@@ -120,7 +139,7 @@ class Unknown(Section):
 
     model_config = ConfigDict(extra="allow")
 
-    name: Literal["associated", "classifier", "contrastive", "deinfo"]
+    name: Literal["associated", "classifier", "contrastive", "deinfo", "forward_forward"]
 
 
 SECTIONS: dict[str, type[Section]] = {
@@ -128,6 +147,7 @@ SECTIONS: dict[str, type[Section]] = {
     "classifier": Classifier,
     "contrastive": Contrastive,
     "deinfo": Deinfo,
+    "forward_forward": ForwardForward,
 }
 
 
@@ -144,6 +164,7 @@ Objective = Annotated[
     | Annotated[Classifier, Tag("classifier")]
     | Annotated[Contrastive, Tag("contrastive")]
     | Annotated[Deinfo, Tag("deinfo")]
+    | Annotated[ForwardForward, Tag("forward_forward")]
     | Annotated[Own, Tag("own")]
     | Annotated[Unknown, Tag("unknown")],
     Discriminator(_tag),

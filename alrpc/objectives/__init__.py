@@ -5,4 +5,5 @@ OBJECTIVES = {
     "classifier": "alrpc.objectives.classifier:Classifier",
     "contrastive": "alrpc.objectives.contrastive:Contrastive",
     "deinfo": "alrpc.objectives.deinfo:Deinfo",
+    "forward_forward": "alrpc.objectives.forward_forward:ForwardForward",
 }

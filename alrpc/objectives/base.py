@@ -136,6 +136,8 @@ class Place:
     """The component's number, from 1."""
     blocks: Sequence[nn.Module]
     """The blocks of all components, of which an objective may use the architecture."""
+    entering: Tensors
+    """The named tensors that enter the block."""
     leaving: Tensors
     """The named tensors that leave the block."""
     beside: Tensors
@@ -181,6 +183,15 @@ class Objective(ABC):
         Unless an objective says otherwise: class indices, (N,), int64, or values, (N, width), float32, under the name `label`.
         """
         return {LABEL: labels.long() if isinstance(self.target, Classes) else self.target.represent(labels)}
+
+    def enter(self, component: Component, tensors: Tensors, beside: Tensors | None) -> Tensors:
+        """The tensors that the component's block runs on, made of those that enter the component, (N, ...) each; the same unless
+        an objective says otherwise. In training it may draw from the component's random numbers.
+
+        Args:
+            beside: the tensors that enter beside the activations; None when the network predicts.
+        """
+        return tensors
 
     @abstractmethod
     def learn(self, component: Component, leaving: Tensors, beside: Tensors) -> tuple[Tensors, tuple[Tensor, ...]]:
@@ -231,8 +242,13 @@ class Component(nn.Module):
         for name, part in parts.items():
             self.add_module(name, part)
 
-    def activate(self, tensors: Tensors) -> Tensors:
-        """Run the block on the named tensors that enter the component; returns those that leave the block, (N, ...) each."""
+    def activate(self, tensors: Tensors, beside: Tensors | None = None) -> Tensors:
+        """Run the block on the named tensors that enter the component; returns those that leave the block, (N, ...) each.
+
+        Args:
+            beside: what enters beside them in training; None to predict.
+        """
+        tensors = self.objective.enter(self, tensors, beside)
         output = call(self.block, tensors)
         names = gives(self.block)
         return {**tensors, **dict(zip(names, output if isinstance(output, tuple) else (output,), strict=True))}
@@ -244,7 +260,7 @@ class Component(nn.Module):
 
     def compute(self, tensors: Tensors, beside: Tensors) -> tuple[Tensors, Tensors, tuple[Tensor, ...]]:
         """The arithmetic of `forward`, which torch.compile may replace."""
-        leaving = self.activate(tensors)
+        leaving = self.activate(tensors, beside)
         beside, losses = self.objective.learn(self, leaving, beside)
         return leaving, beside, losses
 
@@ -269,6 +285,11 @@ def call(module: nn.Module, tensors: Tensors, takes: tuple[str, ...] = ("x",)) -
     if missing:
         raise KeyError(f"{type(module).__name__} takes {missing[0]!r}, but only {sorted(tensors)} reach it")
     return module(*(tensors[name] for name in names))
+
+
+def takes(module: nn.Module) -> tuple[str, ...]:
+    """The names of the tensors that a block takes: its attribute `takes`, or ("x",) if it has none."""
+    return getattr(module, "takes", ("x",))
 
 
 def gives(module: nn.Module) -> tuple[str, ...]:

@@ -70,20 +70,21 @@ def build_components(
         _check_modules(name, given, nn.Module | None)
         if len(given) != len(blocks):
             raise UserError(f"{name}: got {len(given)} for {len(blocks)} blocks; give one for each, None for the default")
-    activations = trace_blocks(blocks, check_sample(sample, "sample_input"))
-    beside = objective.begin(objective.target.blank(len(next(iter(activations[0].values())))))
+    entering = check_sample(sample, "sample_input")
+    activations = trace_blocks(blocks, entering)
+    beside = objective.begin(objective.target.blank(len(next(iter(entering.values())))))
     components = []
     for index, (block, leaving) in enumerate(zip(blocks, activations, strict=True)):
         given = {part: own[f"{part}s"][index] for part in objective.own_parts if own.get(f"{part}s") is not None}
         given = {part: module for part, module in given.items() if module is not None}
-        place = Place(index + 1, blocks, leaving, beside, given)
+        place = Place(index + 1, blocks, entering, leaving, beside, given)
         try:
             parts, after = objective.build(place)
         except (RuntimeError, MemoryError) as error:  # no memory, mostly
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise UserError(f"component {index + 1}: its modules cannot be made: {reason}") from error
         components.append(Component(index + 1, block, objective, parts))
-        beside = after
+        entering, beside = leaving, after
     _refuse_sharing(components)
     return components
 

@@ -23,6 +23,7 @@ from torch.nn import functional
 from alrpc import config
 from alrpc.objectives.base import LABEL, Component, Objective, Place, Target, Tensors, call, gives, refuse_values
 from alrpc.objectives.heads import BatchNorm, make_projector
+from alrpc.objectives.terms import similarity_loss
 
 EPSILON = 1e-7  # added to a variance below a root
 
@@ -54,7 +55,7 @@ class Deinfo(Objective):
         with torch.autocast(projected.device.type, enabled=False):  # correlations are differences of near numbers
             unit = functional.normalize(projected.float())
             losses = (
-                chosen.invariance * invariance(unit, labels, self.target.width),
+                chosen.invariance * similarity_loss(unit, self.target.represent(labels)),
                 chosen.covariance * covariance(unit),
                 chosen.variance * variance(unit),
                 chosen.classifier * functional.cross_entropy(scores.float(), labels),
@@ -72,24 +73,6 @@ class Deinfo(Objective):
 
     def training_only(self, component: Component, is_last: bool) -> list[nn.Module]:
         return [] if is_last else [component.projector, component.classifier]
-
-
-def invariance(vectors: Tensor, labels: Tensor, classes: int) -> Tensor:
-    """The mean over all pairs of samples of (r_ij - y_ij)².
-
-    r_ij is Pearson's correlation of z_i and z_j over their numbers, 0 for a vector of equal numbers; y_ij that of the one-hot labels,
-    1 for equal and -1 / (classes - 1) for different ones.
-
-    Args:
-        vectors: z, (N, D).
-        labels: (N,).
-    """
-    centred = functional.normalize(vectors - vectors.mean(dim=1, keepdim=True))
-    correlation = (centred @ centred.T).clamp(-1, 1)
-    wanted = (labels[:, None] == labels).to(vectors.dtype)
-    if classes > 1:
-        wanted = wanted - (1 - wanted) / (classes - 1)
-    return (correlation - wanted).square().mean()
 
 
 def covariance(vectors: Tensor) -> Tensor:

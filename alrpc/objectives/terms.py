@@ -1,4 +1,4 @@
-"""Terms that may be added to a local classifier's loss: similarity matching, and the energy of residual branches."""
+"""Terms of local losses: similarity matching, and the energy of residual branches."""
 
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ from torch.nn import functional
 import alrpc
 from alrpc.objectives import deinfo
 from alrpc.objectives.base import Microbatch
+from alrpc.objectives.terms import similarity_loss
 
 LABELS = [0, 2, 0, 1, 2, 0]
 
@@ -26,10 +27,14 @@ def correlation(a: list[float], b: list[float]) -> float:
 
 
 def test_invariance_compares_correlations_of_samples_with_those_of_their_one_hot_labels():
-    rows = unit_vectors().tolist()
+    network = alrpc.decouple([nn.Linear(4, 4)], torch.zeros(2, 4), alrpc.Classes(3), "deinfo", projector_widths=[])
+    component = network.double().components[0]
+    x = torch.randn(6, 4, dtype=torch.float64)
+    _, losses = component(Microbatch({"x": x}, {"label": torch.tensor(LABELS)}))
+    rows = component.block(x).tolist()
     one_hot = [[float(label == c) for c in range(3)] for label in LABELS]
     squares = [(correlation(rows[i], rows[j]) - correlation(one_hot[i], one_hot[j])) ** 2 for i in range(6) for j in range(6)]
-    assert deinfo.invariance(unit_vectors(), torch.tensor(LABELS), 3).item() == pytest.approx(sum(squares) / 36, rel=1e-12)
+    assert losses[0].item() == pytest.approx(sum(squares) / 36, rel=1e-5)
 
 
 def test_covariance_and_variance_are_the_formulas():
@@ -52,13 +57,13 @@ def test_covariance_and_variance_are_the_formulas():
 def test_losses_and_gradients_are_finite_where_nothing_varies(vectors):
     vectors = vectors.detach().clone().requires_grad_()
     labels = torch.tensor([0, 1, 0])[: len(vectors)]
-    terms = deinfo.invariance(vectors, labels, 2), deinfo.covariance(vectors), deinfo.variance(vectors)
+    terms = (
+        similarity_loss(vectors, functional.one_hot(labels, 2).float()),
+        deinfo.covariance(vectors),
+        deinfo.variance(vectors),
+    )
     sum(terms).backward()
     assert all(term.isfinite() for term in terms) and vectors.grad.isfinite().all()
-
-
-def test_a_single_class_has_losses():
-    assert deinfo.invariance(unit_vectors(), torch.zeros(6, dtype=torch.int64), 1).isfinite()
 
 
 def losses_of(precision: torch.dtype | None = None, **options) -> tuple[alrpc.Component, tuple[torch.Tensor, ...]]:

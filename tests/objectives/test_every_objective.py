@@ -1,5 +1,7 @@
 """What holds for every objective: the bits do not depend on the stages, and no gradient leaves a component."""
 
+from typing import get_args
+
 import pytest
 import torch
 import yaml
@@ -7,10 +9,12 @@ from torch import nn
 
 import alrpc
 from alrpc.config import Config, load_config
+from alrpc.config.objectives import SECTIONS, Unknown
 from alrpc.data import read_data
 from alrpc.errors import UserError
 from alrpc.events import Event, Finished
 from alrpc.network import build_network, combine_digests, resolve
+from alrpc.objectives import OBJECTIVES
 from alrpc.objectives.base import Microbatch
 from alrpc.timing import Timing
 from alrpc.training.optimizer import make_recipe
@@ -28,9 +32,14 @@ CASES = {
     ],
     "contrastive": ["objective.name=contrastive", "objective.projector_widths=[16, 24]"],
     "deinfo": ["objective.name=deinfo", "objective.projector_widths=[24, 16]"],
+    "forward_forward": ["objective.name=forward_forward", "objective.goodness=mean"],
 }
 OF_CLASSES = [name for name in CASES if name not in ("associated",)]
 every_objective = pytest.mark.parametrize("name", CASES)
+
+
+def test_every_objective_has_a_case_and_a_section_of_the_configuration():
+    assert set(CASES) == set(OBJECTIVES) == set(SECTIONS) == set(get_args(Unknown.model_fields["name"].annotation))
 
 
 def configure(name: str, *more: str) -> Config:
