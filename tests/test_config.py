@@ -59,7 +59,12 @@ def test_every_field_is_documented():
         ("checkpoint.grace=1e300", "checkpoint.grace: got 1e+300; the largest number"),
         ("train.lr=.nan", "train.lr: got nan; it should be a finite number"),
         ("train.end_lr=1", "train.end_lr: got 1.0, above train.lr"),
-        ("train.optimizer=lion", "train.optimizer: got 'lion'; it should be 'adam', 'adamw' or 'sgd'"),
+        (
+            "train.optimizer=lion",
+            "train.optimizer: got 'lion'; it should be 'adam', 'adamw', 'sgd' or 'lars', or package.module:function for your own",
+        ),
+        ("train.warmup=30", "train.warmup: got 30.0 of 30 epochs; it must end before the run"),
+        ("train.betas=[0.9]", "train.betas: got [0.9]; list should have at least 2 items"),
         ("data.batch_size=0", "data.batch_size: got 0; it should be greater than 0"),
         ("data.name=digit", "data.name: unknown data set 'digit' (did you mean digits?); use digits, mnist"),
         ("data.root=/nowhere/at/all", "data.root: /nowhere/at/all is not a directory"),

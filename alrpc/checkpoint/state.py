@@ -17,6 +17,7 @@ KEPT = {  # what each optimizer keeps of a parameter: of the parameter's shape, 
     "adam": {"step", "exp_avg", "exp_avg_sq"},
     "adamw": {"step", "exp_avg", "exp_avg_sq"},
     "sgd": {"momentum_buffer"},
+    "lars": {"momentum_buffer"},
 }
 
 
@@ -45,7 +46,7 @@ def check_state(component: Component, optimizer: str, state: State) -> None:
     """Compare a snapshot's names, types and shapes with the component's; a fused optimizer would read beyond a smaller tensor.
 
     Args:
-        optimizer: one of KEPT.
+        optimizer: one of KEPT, or the user's own, which may keep anything for a parameter.
 
     Raises:
         ValueError: naming what is missing, unknown, or of another type or shape.
@@ -53,8 +54,13 @@ def check_state(component: Component, optimizer: str, state: State) -> None:
     groups = component.objective.parameter_groups(component).values()
     parameters = [parameter for of_group in groups for parameter in of_group]
     own = {name: _describe(tensor) for name, tensor in component.state_dict().items()}
+    if optimizer not in KEPT:
+        state = {name: tensor for name, tensor in state.items() if not _of_own_optimizer(name, len(parameters))}
     kept = {
-        index: {f"optimizer.{index}.{key}": "float32 ()" if key == "step" else _describe(parameter) for key in KEPT[optimizer]}
+        index: {
+            f"optimizer.{index}.{key}": "float32 ()" if key == "step" else _describe(parameter)
+            for key in KEPT.get(optimizer, ())
+        }
         for index, parameter in enumerate(parameters)
     }
     known = {**own, **{f"gradient.{name}": _describe(parameter) for name, parameter in component.named_parameters()}}
@@ -69,6 +75,12 @@ def check_state(component: Component, optimizer: str, state: State) -> None:
             raise ValueError(f"{field_name([name])}: got {_describe(tensor)}; it must be {known.get(name, 'left out')}")
         if name.endswith(".step") and name not in own and not tensor >= 1:
             raise ValueError(f"{name}: got {tensor.item()}; an optimizer has taken 1 step or more")
+
+
+def _of_own_optimizer(name: str, parameters: int) -> bool:
+    kind, _, rest = name.partition(".")
+    index = rest.partition(".")[0]
+    return kind == "optimizer" and index.isdecimal() and int(index) < parameters
 
 
 def _describe(tensor: Tensor) -> str:

@@ -17,6 +17,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -29,7 +30,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from alrpc import rundir
 from alrpc.config.objectives import SECTIONS, Associated, Objective
 from alrpc.config.own_code import did_you_mean
-from alrpc.config.section import Section
+from alrpc.config.section import Section, name_or_own
 from alrpc.errors import UsageError, UserError
 from alrpc.reading import documents
 
@@ -94,20 +95,28 @@ class Train(Section):
     """Passes over the training data; an evaluation follows each pass."""
     seed: int = 0
     """Seed of the initial parameters, the order of samples and every random number."""
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    """Optimizer; each component has its own instance."""
+    optimizer: Annotated[str, *name_or_own("adam", "adamw", "sgd", "lars")] = "adam"
+    """Optimizer; each component has its own instance. lars is sgd whose rate is adapted to each tensor (You et al., 2017). A function
+    of your own is called with the parameter groups, lr and weight_decay, and gives a torch.optim.Optimizer."""
     lr: PositiveFloat = 1e-3
     """Learning rate of blocks and bridges (f, b) at the first step."""
     target_lr: PositiveFloat | None = None
     """Learning rate of target encoders and decoders (g, h) at the first step; null for the same as lr."""
     end_lr: PositiveFloat | None = None
     """Value of lr at the last step, with target_lr in proportion; null for a hundredth of lr. A constant schedule ignores it."""
-    schedule: Literal["constant", "linear", "cosine"] = "cosine"
-    """How the learning rates change from the first step to the last."""
+    schedule: Annotated[str, *name_or_own("constant", "linear", "cosine")] = "cosine"
+    """How the learning rates change from the first step to the last. A function of your own is called with the first and the last
+    rate, the step, from 0, and the number of steps, and gives the rate."""
+    warmup: NonNegativeFloat = 0.0
+    """Epochs in which the learning rates rise in equal steps from 0 to their first values; the schedule follows."""
     weight_decay: float = Field(0.0, ge=0)
-    """L2 penalty for adam and sgd, decoupled for adamw."""
+    """L2 penalty for adam, sgd and lars, decoupled for adamw."""
     momentum: float = Field(0.9, ge=0, lt=1)
-    """Momentum of sgd; the other optimizers ignore it."""
+    """Momentum of sgd and lars; the other optimizers ignore it."""
+    nesterov: bool = False
+    """Whether the momentum of sgd is Nesterov's; the other optimizers ignore it."""
+    betas: Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)] = [0.9, 0.999]  # noqa: RUF012
+    """Decay rates of the running means of gradients and of their squares in adam and adamw; the other optimizers ignore them."""
     clip_norm: PositiveFloat | None = None
     """Largest gradient norm; each of a component's parameter groups is clipped by itself; null for no clipping."""
     accumulate: PositiveInt = 1
@@ -280,6 +289,10 @@ def check_config(config: Config) -> None:
     """
     if config.train.end_lr is not None and config.train.end_lr > config.train.lr:
         raise UsageError(f"train.end_lr: got {config.train.end_lr}, above train.lr, {config.train.lr}; rates only fall")
+    if config.train.warmup >= config.train.epochs and config.train.warmup:
+        raise UsageError(f"train.warmup: got {config.train.warmup} of {config.train.epochs} epochs; it must end before the run")
+    if config.train.nesterov and config.train.optimizer == "sgd" and not config.train.momentum:
+        raise UsageError("train.nesterov: needs a train.momentum above 0")
     if config.observe.tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise UsageError("observe.tensorboard: needs the extra: pip install 'alrpc[tensorboard]' (tensorboard is missing)")
 
@@ -287,7 +300,13 @@ def check_config(config: Config) -> None:
 def user_code_fields(config: Config) -> dict[str, str]:
     """The fields that name the user's own code. Such code is imported only when the user asks for it, never because a run's file
     names it."""
-    names = {"model.name": config.model.name, "objective.name": config.objective.name, "data.name": config.data.name}
+    names = {
+        "model.name": config.model.name,
+        "objective.name": config.objective.name,
+        "data.name": config.data.name,
+        "train.optimizer": config.train.optimizer,
+        "train.schedule": config.train.schedule,
+    }
     return {field: name for field, name in names.items() if ":" in name}
 
 

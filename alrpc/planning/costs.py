@@ -29,7 +29,6 @@ MICRO_BATCHES = 6  # micro-batches to measure, spread over an epoch since their 
 REPEATS = 5  # measurements of each micro-batch; the median counts
 WARM = 2  # updates before the first measurement
 START_TIMEOUT = 120.0  # seconds that a neighbour may take to start
-OPTIMIZER_STATES = {"adam": 2, "adamw": 2, "sgd": 1}  # state values that an optimizer keeps for each parameter
 
 
 @dataclass(frozen=True)
@@ -140,8 +139,10 @@ def _measure(trainers: Sequence[Trainer], batch: Microbatch, warm: int) -> list[
             synchronize(trainer.device)
             seconds.append(time.perf_counter() - began)
         batch = output.batch
-        states = OPTIMIZER_STATES[trainer.recipe.train.optimizer]
-        parameters = sum(p.nbytes * (2 + states) for p in trainer.component.parameters())
+        states = sum(
+            each.nbytes for of_one in trainer.optimizer.state.values() for each in of_one.values() if isinstance(each, Tensor)
+        )
+        parameters = states + sum(p.nbytes * 2 for p in trainer.component.parameters())
         buffers = sum(buffer.nbytes for buffer in trainer.component.buffers())
         packet = sum(tensor.nbytes for tensor in (*batch.tensors.values(), *batch.beside.values()))
         costs.append(Cost(trainer.number, statistics.median(seconds), parameters + buffers, kept.total, packet))

@@ -34,13 +34,16 @@ class Fields(TypedDict, total=False):
     precision: Literal["fp32", "bf16"]
     epochs: int
     seed: int
-    optimizer: Literal["adam", "adamw", "sgd"]
+    optimizer: str
     lr: float
     target_lr: float | None
     end_lr: float | None
-    schedule: Literal["constant", "linear", "cosine"]
+    schedule: str
+    warmup: float
     weight_decay: float
     momentum: float
+    nesterov: bool
+    betas: list[float]
     clip_norm: float | None
     accumulate: int
     nonfinite: Literal["stop", "skip"]

@@ -139,7 +139,9 @@ def optimizer_step(optimizer: torch.optim.Optimizer, recipe: Recipe, number: int
         if clip_norm is not None:
             nn.utils.clip_grad_norm_(group["params"], clip_norm)
         start = group["initial_lr"]
-        group["lr"] = learning_rate(recipe.train.schedule, start, start * recipe.end_lr_ratio, number, recipe.updates)
+        group["lr"] = learning_rate(
+            recipe.train.schedule, start, start * recipe.end_lr_ratio, number, recipe.updates, recipe.warmup
+        )
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return True

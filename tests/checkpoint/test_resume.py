@@ -80,11 +80,15 @@ def test_a_run_that_ended_between_its_last_checkpoint_and_its_summary_is_evaluat
 
 def test_gradients_that_wait_for_their_optimizer_step_are_not_lost(commands):
     fields = ("--set", "train.epochs=1", "--set", "train.accumulate=4", "--set", "checkpoint.every=10", "--quiet")
-    for optimizer, out in (("adam", "a"), ("sgd", "s")):
+    own = "own_recipe:rmsprop"
+    for optimizer, out in (("adam", "a"), ("sgd", "s"), (own, "o")):
         options = (*fields, "--set", f"train.optimizer={optimizer}", "--set", "checkpoint.keep=9")
         assert commands.alrpc("train", *options, "--out", out).returncode == 0
         whole = read_summary(commands.folder / out)
-        done = commands.alrpc("train", "--resume", stopped_at(commands.folder / out, 10, commands.folder).name, "--quiet")
+        asked = ("--set", f"train.optimizer={own}") if optimizer == own else ()  # code is imported on the user's word alone
+        done = commands.alrpc(
+            "train", "--resume", stopped_at(commands.folder / out, 10, commands.folder).name, "--quiet", *asked
+        )
         assert done.returncode == 0, done.stderr
         assert read_summary(commands.folder / "run")["parameters_sha256"] == whole["parameters_sha256"]
         shutil.rmtree(commands.folder / "run")

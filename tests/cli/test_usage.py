@@ -31,7 +31,7 @@ main(sys.argv[1:])
         (["launch", "--set", "data.name=mnsit"], "data.name: unknown data set 'mnsit' (did you mean mnist?); use digits,"),
         (
             ["plan", "--set", "train.optimizer=adem"],
-            "train.optimizer: got 'adem'; it should be 'adam', 'adamw' or 'sgd' (did you",
+            "train.optimizer: got 'adem'; it should be 'adam', 'adamw', 'sgd' or 'lars' (did you",
         ),
         (
             ["train", "--set", "train.schedule=cosin"],
