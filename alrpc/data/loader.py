@@ -16,7 +16,7 @@ from alrpc.data.checks import check_batch
 from alrpc.data.dataset import Dataset, Split
 from alrpc.errors import UserError, describe_exit
 from alrpc.objectives.base import Tensors, canonical
-from alrpc.posix.forks import ensure_server
+from alrpc.posix.forks import ensure_server, make_socket_directory
 from alrpc.posix.parent import Parent
 
 AHEAD = 4  # micro-batches that each worker reads ahead
@@ -150,6 +150,7 @@ def _begin_worker(worker: int) -> None:
     take a checkpoint, after which torch ends its workers."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     Parent().watch()  # torch's own watch would take the fork server for the parent
+    make_socket_directory()
 
 
 def load_micro_batches(dataset: Dataset, wanted: Iterable[Request], seed: int, workers: int = 0) -> Iterator[Loaded]:

@@ -8,10 +8,10 @@ import signal
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from multiprocessing import forkserver, process
+from multiprocessing import forkserver, process, util
 
 OWN_DESCRIPTORS = "/proc/self/fd/"
-LONGEST_TEMPDIR = 60  # characters; the system allows about a hundred for the path of a socket
+LONGEST_TEMPDIR = 70  # bytes; the system allows 107 for the path of a socket, of which multiprocessing's names take 33
 
 _server = forkserver._forkserver  # multiprocessing has no public function for what is needed here
 
@@ -57,13 +57,31 @@ def _forget_server() -> None:
 os.register_at_fork(after_in_child=_forget_server)
 
 
+def make_socket_directory() -> None:
+    """Make the directory in which multiprocessing puts this process' sockets, and which it removes at the process' exit.
+
+    It lies in /tmp where TMPDIR is too long; multiprocessing would make one in TMPDIR, and could not make a socket in it.
+    """
+    before = tempfile.gettempdir()
+    tempfile.tempdir = short_directory()
+    try:
+        util.get_temp_dir()
+    finally:
+        tempfile.tempdir = before
+
+
+def short_directory() -> str:
+    """A directory for temporary files whose path leaves room for the name of a socket."""
+    place = tempfile.gettempdir()
+    return place if len(os.fsencode(place)) <= LONGEST_TEMPDIR else "/tmp"
+
+
 @contextmanager
 def socket_directory() -> Iterator[None]:
     """Let multiprocessing put a socket into a directory that is removed at the end of the context."""
-    place = tempfile.gettempdir()
     settings = process.current_process()._config
     before = settings.get("tempdir")
-    with tempfile.TemporaryDirectory(prefix="alrpc-", dir=place if len(place) <= LONGEST_TEMPDIR else "/tmp") as folder:
+    with tempfile.TemporaryDirectory(prefix="alrpc-", dir=short_directory()) as folder:
         settings["tempdir"] = folder
         try:
             yield

@@ -4,6 +4,8 @@ import contextlib
 import itertools
 import re
 import signal
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -34,6 +36,13 @@ def below(process: psutil.Process, depth: int) -> list[psutil.Process]:
     return [child for child in generation if child.cpu_times().user > 0.1]
 
 
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """A directory for temporary files with a short path, in which readers put their sockets."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:
+        yield Path(folder)
+
+
 # Whose processes are to be at work when the command is killed: so many, and in which generation.
 @pytest.mark.parametrize(
     ("command", "depth", "count"),
@@ -51,10 +60,8 @@ def below(process: psutil.Process, depth: int) -> list[psutil.Process]:
     ],
     ids=lambda value: "-".join(re.findall(r"\w+", str(value)))[:40],
 )
-def test_nothing_is_left_of_a_killed_command(commands, until, command, depth, count):
+def test_nothing_is_left_of_a_killed_command(commands, scratch, until, command, depth, count):
     (commands.folder / "slow.py").write_text(SLOW)
-    scratch = commands.folder / "tmp"
-    scratch.mkdir()
     process = commands.start(ALRPC, *command, TMPDIR=str(scratch))
     root = psutil.Process(process.pid)
 

@@ -97,7 +97,8 @@ def test_a_stage_that_has_left_no_longer_watches_the_coordinator():
 def test_a_long_path_for_temporary_files_will_do(commands):
     folder = commands.folder / ("x" * 100)
     folder.mkdir()
-    done = commands.alrpc("launch", "--stages", "2", "--set", "train.epochs=1", "--quiet", TMPDIR=str(folder))
+    options = ["--set", "train.epochs=1", "--set", "data.workers=1", "--quiet"]
+    done = commands.alrpc("launch", "--stages", "2", *options, TMPDIR=str(folder))
     assert done.returncode == 0, done.stderr
 
 
