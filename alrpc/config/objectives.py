@@ -61,6 +61,9 @@ class Classifier(Head):
     Eidnes, 2019: 0.99)."""
     transport: float = Field(0.0, ge=0)
     """Weight of the mean square of what each residual branch of a block adds (TRGL, Karkar et al., 2023)."""
+    reconstruction: float = Field(0.0, ge=0)
+    """Weight of the mean squared error of the network's input as rebuilt from the output of a block, of all but the last, so that a
+    block keeps what later ones may need (InfoPro, Wang et al., 2021). The input then travels with the activations."""
 
 
 class Contrastive(Head):

@@ -205,9 +205,9 @@ class Objective(ABC):
             The tensors that leave the component beside the activations, and the losses, scalars with graph.
         """
 
-    @abstractmethod
     def parameter_groups(self, component: Component) -> dict[str, list[nn.Parameter]]:
         """All parameters of a component, by their learning rate: `lr` or `target_lr`. Each group is clipped by itself."""
+        return {"lr": list(component.parameters())}
 
     @abstractmethod
     def exit(self, component: Component, leaving: Tensors) -> Tensor:
@@ -222,9 +222,10 @@ class Objective(ABC):
         """
         return output
 
-    @abstractmethod
     def training_only(self, component: Component, is_last: bool) -> list[nn.Module]:
-        """The component's modules that the prediction of the network's last exit does not use."""
+        """The component's modules that the prediction of the network's last exit does not use: all but the last exit's, unless an
+        objective says otherwise."""
+        return [] if is_last else [part for name, part in component.named_children() if name != "block"]
 
 
 class Component(nn.Module):

@@ -17,9 +17,18 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from alrpc import config
-from alrpc.objectives.base import LABEL, Component, Objective, Place, Target, Tensors, call, gives, refuse_values
+from alrpc.objectives.base import LABEL, Component, Objective, Place, Target, Tensors, call, gives, refuse_values, takes
 from alrpc.objectives.heads import head_of
-from alrpc.objectives.terms import check_branches, make_embedding, similarity_loss, transport_loss, watch_branches
+from alrpc.objectives.terms import (
+    check_branches,
+    make_embedding,
+    make_reconstructor,
+    similarity_loss,
+    transport_loss,
+    watch_branches,
+)
+
+INPUT = "network_input"  # the name of the network's input among the tensors that travel, for `reconstruction`
 
 
 class Classifier(Objective):
@@ -35,7 +44,7 @@ class Classifier(Objective):
         super().__init__(target)
         refuse_values(target, "classifier")
         self.options = config.parse_section("objective", {"name": "classifier", **options})
-        terms = [name for name in ("similarity", "transport") if getattr(self.options, name)]
+        terms = [name for name in ("similarity", "transport", "reconstruction") if getattr(self.options, name)]
         self.losses = ("classifier", *terms)
 
     def build(self, place: Place) -> tuple[dict[str, nn.Module], Tensors]:
@@ -45,7 +54,17 @@ class Classifier(Objective):
         if self.options.transport:
             check_branches(place.blocks)
             watch_branches(place.block)
-        return parts, place.beside
+        if not self.options.reconstruction:
+            return parts, place.beside
+        wanted = place.entering[takes(place.block)[0]] if place.number == 1 else place.beside[INPUT]
+        if place.number < len(place.blocks):  # the last block may forget what does not help to classify
+            parts["reconstructor"] = make_reconstructor(place, wanted)
+        return parts, {**place.beside, INPUT: wanted}
+
+    def enter(self, component: Component, tensors: Tensors, beside: Tensors | None) -> Tensors:
+        if component.number > 1 or beside is None or not self.options.reconstruction:
+            return tensors
+        return {**tensors, INPUT: tensors[takes(component.block)[0]].clone()}  # which the block may overwrite
 
     def learn(self, component: Component, leaving: Tensors, beside: Tensors) -> tuple[Tensors, tuple[Tensor, ...]]:
         label, share = beside[LABEL], self.options.similarity
@@ -57,13 +76,20 @@ class Classifier(Objective):
             losses.append(share * similarity_loss(features, self.target.represent(label)))
         if self.options.transport:
             losses.append(self.options.transport * transport_loss(component.block, like=loss))
+        if self.options.reconstruction:
+            losses.append(self.options.reconstruction * self._reconstruction(component, leaving, like=loss))
         return beside, tuple(losses)
 
-    def parameter_groups(self, component: Component) -> dict[str, list[nn.Parameter]]:
-        return {"lr": list(component.parameters())}
+    def _reconstruction(self, component: Component, leaving: Tensors, like: Tensor) -> Tensor:
+        """The mean squared error of the rebuilt input; 0, without graph, in the last component."""
+        if not hasattr(component, "reconstructor"):
+            return like.new_zeros(())
+        rebuilt = call(component.reconstructor, leaving, takes=gives(component.block)[:1])
+        return functional.mse_loss(rebuilt.float(), leaving[INPUT])
 
     def exit(self, component: Component, leaving: Tensors) -> Tensor:
         return call(component.head, leaving, takes=gives(component.block)[:1])
 
     def training_only(self, component: Component, is_last: bool) -> list[nn.Module]:
-        return [part for name, part in component.named_children() if name == "embedding" or (name == "head" and not is_last)]
+        used = ("block", "head") if is_last else ("block",)
+        return [part for name, part in component.named_children() if name not in used]

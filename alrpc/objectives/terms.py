@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -9,11 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from alrpc.errors import UserError
-from alrpc.models.pooling import Pooled, choose_pool
+from alrpc.models.pooling import Pooled
 from alrpc.objectives.base import Place, gives
-from alrpc.objectives.build import run_sample
+from alrpc.objectives.heads import BatchNorm, make_pool
 
 EPSILON = 1e-8  # keeps the gradient of a deviation of zero finite
+CHANNELS = 12  # of the convolutions that rebuild an image
 BRANCHES = "residual_branches"
 """A block's attribute: the names of its submodules whose outputs are added to what runs past them."""
 
@@ -37,14 +39,12 @@ def similarities(vectors: Tensor) -> Tensor:
 
 
 def make_embedding(place: Place) -> nn.Module:
-    """What is compared of a block's output: a 3 × 3 convolution of a map, a linear layer of a vector or of each token."""
-    name = gives(place.block)[0]
-    shape = place.leaving[name].shape
+    """What is compared of a block's output: a 3 × 3 convolution of a map, else a linear layer of the pooled vector."""
+    shape = place.leaving[gives(place.block)[0]].shape
     if len(shape) == 4:
         return nn.Conv2d(shape[1], shape[1], 3, padding=1, bias=False)
-    pool = choose_pool(place.leaving, name, "mean" if len(shape) > 2 else "flatten")
-    width = run_sample(pool, place.leaving, f"the pool of component {place.number}", (name,)).shape[-1]
-    return Pooled(pool, nn.Linear(width, width, bias=False))
+    pool, width = make_pool(place, "auto")
+    return Pooled(copy.deepcopy(pool), nn.Linear(width, width, bias=False))
 
 
 def check_branches(blocks: Sequence[nn.Module]) -> None:
@@ -74,3 +74,29 @@ def transport_loss(block: nn.Module, like: Tensor) -> Tensor:
     """
     branches = [block.get_submodule(name) for name in getattr(block, BRANCHES, ())]
     return sum((branch.__dict__.pop("energy").float() for branch in branches), like.new_zeros(()))
+
+
+def make_reconstructor(place: Place, wanted: Tensor) -> nn.Module:
+    """What rebuilds the network's input, (N, …), from a block's output: two 3 × 3 convolutions for images, the second at the input's
+    size; else a pool and a linear layer (Wang et al., Revisiting Locally Supervised Learning, ICLR 2021, section 3.3).
+
+    Raises:
+        UserError: for an input that holds indices, as a text's words.
+    """
+    name = gives(place.block)[0]
+    shape = place.leaving[name].shape
+    if not wanted.is_floating_point():
+        raise UserError(
+            f"objective.reconstruction: rebuilds an input of numbers, but the network's holds indices ({wanted.dtype}), as of a "
+            "text's words; leave it out"
+        )
+    if len(shape) == 4 == wanted.ndim:
+        return nn.Sequential(
+            nn.Conv2d(shape[1], CHANNELS, 3, padding=1, bias=False),
+            BatchNorm(CHANNELS),
+            nn.ReLU(),
+            nn.Upsample(tuple(wanted.shape[2:])),  # by repetition, whose gradient is deterministic on a GPU
+            nn.Conv2d(CHANNELS, wanted.shape[1], 3, padding=1),
+        )
+    pool, width = make_pool(place, "auto")
+    return Pooled(copy.deepcopy(pool), nn.Linear(width, wanted[0].numel()), nn.Unflatten(1, tuple(wanted.shape[1:])))

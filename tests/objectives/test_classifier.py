@@ -95,6 +95,30 @@ def test_transport_without_residual_branches_is_refused():
         made(transport=1.0)
 
 
+def test_reconstruction_is_the_error_of_the_input_as_rebuilt_by_all_blocks_but_the_last():
+    torch.manual_seed(0)
+    blocks = [nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.ReLU(inplace=True), nn.MaxPool2d(2)) for _ in range(1)]
+    blocks = [nn.ReLU(inplace=True), *blocks, nn.Conv2d(4, 4, 3)]
+    network = alrpc.decouple(blocks, torch.zeros(2, 3, 8, 8), alrpc.Classes(3), "classifier", reconstruction=2.0)
+    image = torch.randn(5, 3, 8, 8)
+    batch = Microbatch({"x": image.clone()}, network.objective.begin(torch.arange(5) % 3))
+    for component in network.components[:2]:
+        batch, (_, loss) = component(batch)
+        with torch.no_grad():
+            error = (component.reconstructor(batch.tensors["x"]) - image).square().mean()
+        assert loss.item() == pytest.approx(2 * error.item(), rel=1e-5) and loss.requires_grad
+    _, (_, nothing) = network.components[2](batch)
+    assert nothing == 0 and not hasattr(network.components[2], "reconstructor")
+    assert network(image).shape == (5, 3)
+
+
+def test_reconstruction_of_words_is_refused():
+    with pytest.raises(
+        UserError, match=r"objective.reconstruction: rebuilds an input of numbers, but the network's holds indices"
+    ):
+        alrpc.decouple([nn.Embedding(9, 4), nn.Linear(4, 4)], torch.zeros(2, 5).long(), alrpc.Classes(2), reconstruction=1.0)
+
+
 @pytest.mark.parametrize("head", ["linear", "mlp", "conv", "augmented", "auto"])
 def test_every_head_classifies_images(head):
     blocks = [nn.Sequential(nn.LazyConv2d(8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2)) for _ in range(3)]

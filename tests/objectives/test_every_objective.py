@@ -29,6 +29,7 @@ CASES = {
         "objective.head=mlp",
         "objective.label_smoothing=0.1",
         "objective.similarity=0.9",
+        "objective.reconstruction=0.5",
     ],
     "contrastive": ["objective.name=contrastive", "objective.projector_widths=[16, 24]"],
     "deinfo": ["objective.name=deinfo", "objective.projector_widths=[24, 16]"],
