@@ -204,6 +204,11 @@ def resolve(config: Config) -> tuple[Config, int]:
     return config, len(parts["blocks"])
 
 
+def configured_objective(config: Config, target: Target) -> Objective:
+    """The objective of a configured network; raises as `make_objective`."""
+    return make_objective(config.objective.name, target, config.objective.model_dump(exclude={"name"}))
+
+
 def build_network(config: Config, sample: Tensors, target: Target, word_vectors: WordVectors | None = None) -> Network:
     """The network on the CPU, its parameters a function of the arguments alone; torch's generator is left as it was.
 
@@ -212,8 +217,7 @@ def build_network(config: Config, sample: Tensors, target: Target, word_vectors:
     """
     with torch.random.fork_rng(devices=[]):
         parts, _ = build_parts(config.model.name, config.model.fields, config.train.seed)
-        objective = make_objective(config.objective.name, target, config.objective.model_dump(exclude={"name"}))
-        network = Network(build_components(parts.pop("blocks"), sample, objective, parts))
+        network = Network(build_components(parts.pop("blocks"), sample, configured_objective(config, target), parts))
     if word_vectors is not None:
         load_word_vectors(network.components[0].block, word_vectors)
     return network

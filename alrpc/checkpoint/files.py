@@ -79,11 +79,12 @@ def write_files(run: Path, stage: int, step: int, states: dict[str, State]) -> W
     """Write snapshots, given by the names of their files, and wait until they are on the disk.
 
     Raises:
-        NonFinite: if any value is not finite; no file has been written then.
+        NonFinite: if any value of a component or its optimizer is not finite; no file has been written then.
     """
     for name, state in states.items():
         for part, tensor in state.items():
-            if tensor.is_floating_point() and not tensor.isfinite().all():
+            of_training = not part.startswith("feedback.")  # with train.nonfinite=skip, what is heard need not be finite
+            if of_training and tensor.is_floating_point() and not tensor.isfinite().all():
                 raise NonFinite(f"{part} of {name.removesuffix('.safetensors')} is not finite after step {step}")
     directory, files = checkpoint_directory(run, step), {}
     try:

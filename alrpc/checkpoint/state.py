@@ -1,4 +1,4 @@
-"""A component's state: parameters, buffers, optimizer state, and gradients in the middle of an accumulation.
+"""A component's state: parameters, buffers, optimizer state, gradients in the middle of an accumulation, and its ring of feedback.
 
 Random numbers, the order of samples and learning rates are functions of seed and step, so they have no state.
 """
@@ -9,10 +9,11 @@ from torch import Tensor
 
 from alrpc.objectives.base import Component
 from alrpc.reading.documents import field_name
+from alrpc.training.feedback import Ring
 from alrpc.training.step import Trainer
 
 State = dict[str, Tensor]
-PREFIXES = ("optimizer", "gradient")
+PREFIXES = ("optimizer", "gradient", "feedback")
 KEPT = {  # what each optimizer keeps of a parameter: of the parameter's shape, but for the number of steps
     "adam": {"step", "exp_avg", "exp_avg_sq"},
     "adamw": {"step", "exp_avg", "exp_avg_sq"},
@@ -29,12 +30,14 @@ def snapshot(trainer: Trainer) -> State:
     for name, parameter in trainer.component.named_parameters():
         if parameter.grad is not None:
             state[f"gradient.{name}"] = parameter.grad
+    if trainer.ring is not None:
+        state |= {f"feedback.{name}": tensor for name, tensor in trainer.ring.state().items()}
     return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in state.items()}
 
 
-def split_state(state: State) -> tuple[State, State, State]:
-    """Split a snapshot into the component's own state, the optimizer's state and the gradients."""
-    parts: tuple[State, ...] = ({}, {}, {})
+def split_state(state: State) -> tuple[State, State, State, State]:
+    """Split a snapshot into the component's own state, the optimizer's state, the gradients and the ring's."""
+    parts: tuple[State, ...] = ({}, {}, {}, {})
     for name, tensor in state.items():
         kind, _, rest = name.partition(".")
         index = PREFIXES.index(kind) + 1 if kind in PREFIXES else 0
@@ -70,6 +73,10 @@ def check_state(component: Component, optimizer: str, state: State) -> None:
             raise ValueError(f"it has {min(present)}, but no {min(of_parameter.keys() - present)}")
     if missing := own.keys() - state.keys():
         raise ValueError(f"it has no {min(missing)}")
+    if component.objective.delay:
+        feedback = split_state(state)[3]
+        Ring(component).load(feedback)
+        state = {name: tensor for name, tensor in state.items() if name.removeprefix("feedback.") not in feedback}
     for name, tensor in sorted(state.items(), key=lambda item: item[0] not in own):
         if known.get(name) != _describe(tensor):
             raise ValueError(f"{field_name([name])}: got {_describe(tensor)}; it must be {known.get(name, 'left out')}")
@@ -90,7 +97,7 @@ def _describe(tensor: Tensor) -> str:
 def restore(trainer: Trainer, state: State) -> None:
     """Load a snapshot into a trainer; raises ValueError for a snapshot of another component."""
     check_state(trainer.component, trainer.recipe.train.optimizer, state)
-    own, optimizer, gradients = split_state(state)
+    own, optimizer, gradients, feedback = split_state(state)
     trainer.component.load_state_dict(own)
     kept: dict[int, State] = {}
     for name, tensor in optimizer.items():
@@ -100,3 +107,5 @@ def restore(trainer: Trainer, state: State) -> None:
     for name, parameter in trainer.component.named_parameters():
         if name in gradients:
             parameter.grad = gradients[name].to(parameter.device)
+    if trainer.ring is not None:
+        trainer.ring.load(feedback)

@@ -16,8 +16,8 @@ class Associated(Section):
     """Associated learning; see `alrpc.associate`. For vgg, resnet, lstm and transformer the defaults are the thesis' values."""
 
     name: Literal["associated"] = "associated"
-    """associated, classifier, contrastive, deinfo, forward_forward; or package.module:Class for an objective of your own, whose
-    constructor's arguments are the other fields."""
+    """associated, classifier, contrastive, deinfo, forward_forward, synthetic; or package.module:Class for an
+    objective of your own, whose constructor's arguments are the other fields."""
     target_width: PositiveInt = 128
     """Width of the target representations t_1 … t_L."""
     bridge_widths: list[PositiveInt] = Field([256])
@@ -129,6 +129,23 @@ class ForwardForward(Head):
     classifier."""
 
 
+class Synthetic(Head):
+    """Synthetic gradients: every block but the last learns at once from a prediction of its gradient, and the prediction from the
+    gradient that the next block sends back (Jaderberg et al., 2017; Czarnecki et al., 2017)."""
+
+    name: Literal["synthetic"]
+    synthesiser_width: PositiveInt = 128
+    """Channels, or hidden width, of what predicts a gradient: three 5 × 5 convolutions for images, else three linear layers."""
+    label: bool = True
+    """Whether the prediction of a gradient is given the label too."""
+    delay: PositiveInt = 2
+    """Micro-batches after which a block hears of its gradient. From 2 on, neighbouring stages work at the same time; each keeps
+    the outputs of so many micro-batches."""
+    head: Literal["auto", "linear", "mlp", "conv", "augmented"] = "linear"
+    """What classifies a block's output: the network's own head on the last block; on the others an exit without gradient into the
+    block, with the learning rate target_lr. As of objective classifier."""
+
+
 class Own(Section):
     """An objective of the user's own."""
 
@@ -142,7 +159,7 @@ class Unknown(Section):
 
     model_config = ConfigDict(extra="allow")
 
-    name: Literal["associated", "classifier", "contrastive", "deinfo", "forward_forward"]
+    name: Literal["associated", "classifier", "contrastive", "deinfo", "forward_forward", "synthetic"]
 
 
 SECTIONS: dict[str, type[Section]] = {
@@ -151,6 +168,7 @@ SECTIONS: dict[str, type[Section]] = {
     "contrastive": Contrastive,
     "deinfo": Deinfo,
     "forward_forward": ForwardForward,
+    "synthetic": Synthetic,
 }
 
 
@@ -168,6 +186,7 @@ Objective = Annotated[
     | Annotated[Contrastive, Tag("contrastive")]
     | Annotated[Deinfo, Tag("deinfo")]
     | Annotated[ForwardForward, Tag("forward_forward")]
+    | Annotated[Synthetic, Tag("synthetic")]
     | Annotated[Own, Tag("own")]
     | Annotated[Unknown, Tag("unknown")],
     Discriminator(_tag),

@@ -6,4 +6,5 @@ OBJECTIVES = {
     "contrastive": "alrpc.objectives.contrastive:Contrastive",
     "deinfo": "alrpc.objectives.deinfo:Deinfo",
     "forward_forward": "alrpc.objectives.forward_forward:ForwardForward",
+    "synthetic": "alrpc.objectives.synthetic:SyntheticGradients",
 }

@@ -159,6 +159,9 @@ class Objective(ABC):
     """Names of the modules of every component that `decode` needs; the last stage receives their parameters."""
     own_parts: tuple[str, ...] = ()
     """Names of the parts that a model, or the user, may give for each component instead of the default."""
+    delay: int = 0
+    """Micro-batches after which a component hears from the next one; 0 for an objective in which nothing travels back. See
+    `alrpc.objectives.feedback`."""
     about_exits: str = ""
     """A sentence for users on why deep exits may be no better than chance at first; "" where they should be."""
 
@@ -254,15 +257,19 @@ class Component(nn.Module):
         names = gives(self.block)
         return {**tensors, **dict(zip(names, output if isinstance(output, tuple) else (output,), strict=True))}
 
-    def forward(self, batch: Microbatch) -> tuple[Microbatch, tuple[Tensor, ...]]:
-        """The micro-batch that leaves the component, without graph, and its losses, scalars with graph."""
-        tensors, beside, losses = self.compute(batch.tensors, batch.beside)
+    def forward(self, batch: Microbatch, *feedback: Tensors) -> tuple[Microbatch, tuple[Tensor, ...]]:
+        """The micro-batch that leaves the component, without graph, and its losses, scalars with graph.
+
+        Args:
+            feedback: what was kept and heard of an earlier micro-batch, for `WithFeedback.learn`.
+        """
+        tensors, beside, losses = self.compute(batch.tensors, batch.beside, *feedback)
         return Microbatch(*({name: canonical(t) for name, t in named.items()} for named in (tensors, beside))), losses
 
-    def compute(self, tensors: Tensors, beside: Tensors) -> tuple[Tensors, Tensors, tuple[Tensor, ...]]:
+    def compute(self, tensors: Tensors, beside: Tensors, *feedback: Tensors) -> tuple[Tensors, Tensors, tuple[Tensor, ...]]:
         """The arithmetic of `forward`, which torch.compile may replace."""
         leaving = self.activate(tensors, beside)
-        beside, losses = self.objective.learn(self, leaving, beside)
+        beside, losses = self.objective.learn(self, leaving, beside, *feedback)
         return leaving, beside, losses
 
     @torch.no_grad()

@@ -14,9 +14,10 @@ from alrpc.data.dataset import Dataset
 from alrpc.data.loader import epoch_size
 from alrpc.errors import StageFailed, UserError
 from alrpc.events import Event, Job, Spans, Start
+from alrpc.network import configured_objective
 from alrpc.pipeline import endpoint, rpc
 from alrpc.pipeline.endpoint import StageSpec
-from alrpc.pipeline.groups import open_data_plane
+from alrpc.pipeline.groups import links_between, open_data_plane
 from alrpc.pipeline.link import Link, Sender
 from alrpc.pipeline.placement import Placement, choose_devices, describe_transport, split_components
 from alrpc.pipeline.wire import CPU
@@ -70,7 +71,8 @@ def feed(
         PeerLost, StageLost: when a stage is lost.
     """
     transport, dataset = set_up_stages(config, components, placements, load, directory, resume, emit)
-    open_data_plane(0, len(placements), transport, CPU)
+    links = links_between(len(placements), configured_objective(config, dataset.target).delay > 0)
+    open_data_plane(0, links, transport, CPU)
     emit(Start())
     timing = status.timing
     sender = Sender(Link(1, CPU), config.pipeline.window, timing)

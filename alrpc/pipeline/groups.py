@@ -51,14 +51,21 @@ def join_group(backend: str, timeout: datetime.timedelta | None = None) -> None:
     inside(join)
 
 
-def open_data_plane(rank: int, stages: int, transport: str, device: torch.device) -> dict[int, distributed.ProcessGroup]:
-    """Join gloo's process group and, if the transport is NCCL, one NCCL group with each neighbouring stage.
+Groups = dict[tuple[int, int], distributed.ProcessGroup]
+"""NCCL groups by the ranks of a link's sender and receiver."""
+
+
+def open_data_plane(rank: int, links: list[tuple[int, int]], transport: str, device: torch.device) -> Groups:
+    """Join gloo's process group and, if the transport is NCCL, one NCCL group for each of this rank's links between stages.
 
     Every link has its own NCCL communicator, so that a waiting receive on one link does not block a send on the other, and the
-    two threads of a stage never share a communicator. The coordinator is in none of them, since its host may have no GPU.
+    threads of a stage never share a communicator. The coordinator is in none of them, since its host may have no GPU.
+
+    Args:
+        links: the links between stages, by the ranks of sender and receiver; the same in every rank.
 
     Returns:
-        NCCL groups by the neighbour's rank; empty for gloo. The function returns when every rank has joined.
+        NCCL groups of this rank's links; empty for gloo. The function returns when every rank has joined.
 
     Raises:
         PeerLost: when another rank is lost before it has joined.
@@ -67,18 +74,22 @@ def open_data_plane(rank: int, stages: int, transport: str, device: torch.device
     timeout = datetime.timedelta(seconds=P2P_TIMEOUT)
     try:
         join_group("gloo", timeout)
-        if transport == "nccl" and rank > 0:
+        if transport == "nccl":
             os.environ.setdefault(SHARING, "1")  # has no effect if every stage has its own GPU
-            # Both ends of a link must open it at the same time, so all stages open their links in the order of the pipeline.
-            for pair in ([rank - 1, rank], [rank, rank + 1]):
-                if pair[0] >= 1 and pair[1] <= stages:
-                    (neighbour,) = set(pair) - {rank}
-                    groups[neighbour] = distributed.new_group(
-                        pair, backend="nccl", timeout=timeout, use_local_synchronization=True, device_id=device
-                    )
+            for link in links:  # every rank takes part in opening each group, since torch names them by how many it has opened
+                own = rank in link
+                group = distributed.new_group(list(link), backend="nccl", timeout=timeout, device_id=device if own else None)
+                if own:
+                    groups[link] = group
     except RuntimeError as error:
         raise PeerLost(f"joining the data plane: {error}") from error
     return groups
+
+
+def links_between(stages: int, feedback: bool) -> list[tuple[int, int]]:
+    """The links between stages, by the ranks of sender and receiver; with feedback there is one back beside each."""
+    pairs = [(rank, rank + 1) for rank in range(1, stages)]
+    return [link for first, second in pairs for link in ((first, second), (second, first))] if feedback else pairs
 
 
 def close_data_plane() -> None:

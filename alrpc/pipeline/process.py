@@ -6,6 +6,7 @@ stage         joins ─ waits for its spec ─ builds ─ processes the stream �
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import time
@@ -16,7 +17,6 @@ from contextlib import suppress
 from pathlib import Path
 
 import torch
-from torch.distributed import ProcessGroup
 
 from alrpc.checkpoint.files import Saver, load_trainers
 from alrpc.checkpoint.resume import ResumePoint
@@ -40,7 +40,7 @@ from alrpc.pipeline.failures import (
     write_error_file,
 )
 from alrpc.pipeline.feeder import FeedStatus, Load, Stream, feed
-from alrpc.pipeline.groups import close_data_plane, open_data_plane
+from alrpc.pipeline.groups import close_data_plane, links_between, open_data_plane
 from alrpc.pipeline.link import Link, Receiver, Sender
 from alrpc.pipeline.liveness import Watch
 from alrpc.pipeline.monitor import Health, await_answers, failure_of, monitor
@@ -49,6 +49,7 @@ from alrpc.pipeline.wire import CPU
 from alrpc.system import peak_memory
 from alrpc.timing import Timing
 from alrpc.training.optimizer import make_recipe
+from alrpc.training.packet import Kind, Packet
 from alrpc.training.stage import Stage
 
 MakeStage = Callable[..., Stage]
@@ -101,12 +102,24 @@ def run_stage(
 
 
 def work_through(placement: Placement, spec: StageSpec, network: Network, device: torch.device, make: MakeStage) -> None:
-    """Connect to the neighbours, make the stage, and process the stream until its end."""
+    """Connect to the neighbours, make the stage, and process the stream until its end.
+
+    The links back have a window of the feedback's delay, with which no stage ever waits to send back: docs/failures.md.
+    """
     number, emit, timing = placement.stage, endpoint.endpoint.emit, Timing()
-    groups, window = open_data_plane(number, spec.stages, spec.transport, device), spec.config.pipeline.window
+    window, delay = spec.config.pipeline.window, network.objective.delay
+    groups = open_data_plane(number, links_between(spec.stages, delay > 0), spec.transport, device)
     is_last = number == spec.stages
-    sender = None if is_last else Sender(link_to(number + 1, groups, device), window, timing, device)
-    packets = Receiver(link_to(number - 1, groups, device), window, device, timing)
+
+    def link(origin: int, goal: int) -> Link:
+        """This stage's end of a link; those without an NCCL group use gloo."""
+        group = groups.get((origin, goal))
+        return Link(origin + goal - number, CPU if group is None else device, group)
+
+    sender = None if is_last else Sender(link(number, number + 1), window, timing, device)
+    packets = Receiver(link(number - 1, number), window, device, timing)
+    replier = Sender(link(number, number - 1), delay, device=device) if delay and number > 1 else None
+    replies = iter(Receiver(link(number + 1, number), delay, device, Timing())) if delay and not is_last else None
     saver = Saver(spec.run, number, emit)
     stage = make(
         number,
@@ -116,6 +129,8 @@ def work_through(placement: Placement, spec: StageSpec, network: Network, device
         device,
         log_every=spec.config.train.log_every,
         send=sender.send if sender is not None else None,
+        send_back=replier.send if replier is not None else None,
+        receive_back=functools.partial(next, replies) if replies is not None else None,
         emit=emit,
         save=saver.save,
         timing=timing,
@@ -130,14 +145,14 @@ def work_through(placement: Placement, spec: StageSpec, network: Network, device
     for packet in packets:
         stage.handle(packet)
     saver.wait()
-    if sender is not None:
-        sender.drain()
+    if replier is not None:
+        replier.send(Packet(Kind.END, 0, stage.step))
+    for _ in replies or ():  # about the last micro-batches, of which nothing learns any more
+        pass
+    for each in (sender, replier):
+        if each is not None:
+            each.drain()
     stage.finish()
-
-
-def link_to(rank: int, groups: dict[int, ProcessGroup], device: torch.device) -> Link:
-    """The link to a neighbour; `groups` are the NCCL groups by the neighbour's rank, and all other links use gloo."""
-    return Link(rank, device if rank in groups else CPU, groups.get(rank))
 
 
 def coordinate(

@@ -40,7 +40,7 @@ class Cost:
     parameter_bytes: int
     """Bytes of parameters, buffers, gradients and optimizer states."""
     activation_bytes: int
-    """Bytes of the tensors that the forward pass saves for the backward pass."""
+    """Bytes of the tensors that the forward pass saves for the backward pass, or that are kept until feedback comes."""
     packet_bytes: int
     """Bytes of the tensors that it sends to the next component."""
 
@@ -102,6 +102,19 @@ def train_once(trainers: Sequence[Trainer], batch: Microbatch, step: int = 0) ->
         batch = output.batch
 
 
+def repeat_feedback(trainers: Sequence[Trainer], batch: Microbatch) -> None:
+    """Let each component hear the same message about this micro-batch from now on, so that it can be trained by itself."""
+    rings = [trainer.ring for trainer in trainers if trainer.ring is not None]
+    for ring in rings:
+        ring.kept.clear()
+        ring.heard.clear()
+    for _ in range(max((ring.lag for ring in rings), default=0)):
+        train_once(trainers, batch)
+    for ring in rings:
+        if ring.lag:
+            ring.receive = itertools.repeat(ring.heard[-1]).__next__
+
+
 def _measure_components(config: Config, dataset: Dataset, device: torch.device) -> list[Cost]:
     threads, seed = torch.get_num_threads(), config.train.seed
     recipe = make_recipe(config, epoch_size(dataset, config.data.batch_size, seed).micro_batches)
@@ -123,6 +136,7 @@ def _measure_components(config: Config, dataset: Dataset, device: torch.device) 
 
 
 def _measure(trainers: Sequence[Trainer], batch: Microbatch, warm: int) -> list[Cost]:
+    repeat_feedback(trainers, batch)
     costs = []
     for trainer in trainers:
         for _ in range(warm):
@@ -145,7 +159,8 @@ def _measure(trainers: Sequence[Trainer], batch: Microbatch, warm: int) -> list[
         parameters = states + sum(p.nbytes * 2 for p in trainer.component.parameters())
         buffers = sum(buffer.nbytes for buffer in trainer.component.buffers())
         packet = sum(tensor.nbytes for tensor in (*batch.tensors.values(), *batch.beside.values()))
-        costs.append(Cost(trainer.number, statistics.median(seconds), parameters + buffers, kept.total, packet))
+        waiting = sum(tensor.nbytes for tensor in trainer.ring.state().values()) if trainer.ring is not None else 0
+        costs.append(Cost(trainer.number, statistics.median(seconds), parameters + buffers, kept.total + waiting, packet))
     return costs
 
 

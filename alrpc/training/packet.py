@@ -9,6 +9,7 @@ test        activations, label, exits so far              runs its components, a
 evaluated   none                                          resumes learning; the last stage emits the exits' scores
 checkpoint  none                                          saves its state; emits an event when it is on the disk
 end         none                                          stops
+feedback    the objective's message about a micro-batch   (to the stage before, on a link of its own) its last component learns from it
 
 round       none                                          (measured runs) emits the round of packets that were received
 repeat      none                                          (measured runs) trains on the same packets again, and emits a round
@@ -38,14 +39,15 @@ class Kind(StrEnum):
     EVALUATED = "evaluated"
     CHECKPOINT = "checkpoint"
     END = "end"
+    FEEDBACK = "feedback"
     ROUND = "round"
     REPEAT = "repeat"
     PROFILE = "profile"
     PROFILED = "profiled"
 
 
-MICRO_BATCHES = frozenset((Kind.TRAIN, Kind.TEST))
-"""The kinds that are micro-batches; all others are markers."""
+MICRO_BATCHES = frozenset((Kind.TRAIN, Kind.TEST, Kind.FEEDBACK))
+"""The kinds that are micro-batches, or about one; all others are markers."""
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,10 @@ from torch import nn
 
 from alrpc.events import Event, Finished, Spans, StageTimes, Status
 from alrpc.network import Network, describe_components
-from alrpc.objectives.base import Microbatch, eval_mode
+from alrpc.objectives.base import Microbatch, Tensors, eval_mode
 from alrpc.system import peak_memory
 from alrpc.timing import Timing
+from alrpc.training.feedback import connect
 from alrpc.training.meters import ExitScores, LossMeter
 from alrpc.training.optimizer import Recipe
 from alrpc.training.packet import EXIT, LABEL, PART, Kind, Packet
@@ -30,6 +31,8 @@ class Stage:
         components: the numbers of the stage's components, from 1.
         log_every: number of steps over which one event of losses averages.
         send: sends a packet to the next stage, without waiting for this stage's backward pass; None in the last stage.
+        send_back: sends feedback to the stage before; None in stage 1, and for an objective without feedback.
+        receive_back: waits for the next feedback from the next stage; None in the last stage, and for such an objective.
         emit: receives each event.
         save: receives the number of steps and all trainers, and saves a copy of their state.
         timing: the clock to which the stage's time is charged.
@@ -45,6 +48,8 @@ class Stage:
         *,
         log_every: int,
         send: Callable[[Packet], None] | None,
+        send_back: Callable[[Packet], None] | None = None,
+        receive_back: Callable[[], Packet] | None = None,
         emit: Callable[[Event], None],
         save: Callable[[int, list[Trainer]], None],
         timing: Timing,
@@ -54,6 +59,9 @@ class Stage:
         self.timing.spans.watch(device)
         self.objective = network.objective
         self.trainers = make_trainers([network.components[n - 1] for n in components], recipe, device, timing)
+        self.rings = [trainer.ring for trainer in self.trainers if trainer.ring is not None]
+        self.send_back, self.receive_back = send_back, receive_back
+        connect(self.rings, self.reply if send_back is not None else None, self.hear if receive_back is not None else None)
         self.meters = [LossMeter(n, self.objective.losses, recipe.train.nonfinite) for n in components]
         self.is_last = components[-1] == len(network.components)
         self.parts = [component.exit_parts().to(device) for component in network.components] if self.is_last else []
@@ -86,6 +94,17 @@ class Stage:
         if self.send_on is not None:
             self.send_on(packet)
             self.sent += 1
+
+    def reply(self, message: Tensors) -> None:
+        """Send the first component's feedback to the stage before."""
+        self.send_back(Packet(Kind.FEEDBACK, *self.packet[1:], message))
+
+    def hear(self) -> Tensors:
+        """Wait for the next feedback to the last component; like a wait for room, it is a wait for the next stage."""
+        before = self.timing.enter("waiting_to_send")
+        message = self.receive_back().tensors
+        self.timing.enter(before)
+        return message
 
     def train(self, packet: Packet) -> None:
         """Train every component on a micro-batch, and emit the losses when they are due."""
@@ -155,6 +174,8 @@ class Stage:
 
     def take_checkpoint(self, packet: Packet) -> None:
         self.send(packet)
+        for ring in self.rings:
+            ring.settle()
         self.timing.enter("checkpoint")
         self.save(packet.step, self.trainers)
 

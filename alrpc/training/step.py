@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from alrpc.objectives.base import Component, Microbatch
 from alrpc.system import derive_seed
 from alrpc.timing import Timing
+from alrpc.training.feedback import Ring, connect
 from alrpc.training.optimizer import Recipe, learning_rate, make_optimizer
 
 
@@ -25,6 +26,8 @@ class Trainer:
     recipe: Recipe
     device: torch.device
     timing: Timing
+    ring: Ring | None = None
+    """The component's part in the feedback, if its objective has any."""
 
     @property
     def number(self) -> int:
@@ -48,16 +51,19 @@ def make_trainer(component: Component, recipe: Recipe, device: torch.device, tim
     component.to(device).train()
     if recipe.compile:
         component.compute = torch.compile(component.compute)
-    groups = component.objective.parameter_groups(component)
-    return Trainer(component, make_optimizer(groups, recipe), recipe, device, timing or Timing())
+    optimizer = make_optimizer(component.objective.parameter_groups(component), recipe)
+    ring = Ring(component) if component.objective.delay else None
+    return Trainer(component, optimizer, recipe, device, timing or Timing(), ring)
 
 
 def make_trainers(
     components: Sequence[Component], recipe: Recipe, device: torch.device, timing: Timing | None = None
 ) -> list[Trainer]:
-    """A trainer for each component; their time is charged to one clock."""
+    """A trainer for each of consecutive components; their time is charged to one clock."""
     timing = timing or Timing()
-    return [make_trainer(component, recipe, device, timing) for component in components]
+    trainers = [make_trainer(component, recipe, device, timing) for component in components]
+    connect([trainer.ring for trainer in trainers if trainer.ring is not None])
+    return trainers
 
 
 def forward(trainer: Trainer, batch: Microbatch, step: int) -> ComponentOutput:
@@ -67,12 +73,15 @@ def forward(trainer: Trainer, batch: Microbatch, step: int) -> ComponentOutput:
         batch: the micro-batch that enters the component, on its device.
         step: the micro-batch's number in the run, from 0.
     """
+    ring = trainer.ring
+    if ring is not None:
+        ring.hear()
     trainer.timing.enter("forward", trainer.number)
     may_skip = trainer.recipe.train.nonfinite == "skip"
     buffers = [(buffer, buffer.clone()) for buffer in trainer.component.buffers()] if may_skip else []
     seed_step(trainer.device, trainer.recipe.train.seed, trainer.number, step)
     with autocast(trainer.device, trainer.recipe.precision):
-        leaving, losses = trainer.component(batch)
+        leaving, losses = trainer.component(batch) if ring is None else ring.run(batch)
     trainer.timing.enter("handling", trainer.number)
     return ComponentOutput(leaving, losses, buffers)
 
@@ -92,6 +101,8 @@ def update(trainer: Trainer, output: ComponentOutput, step: int) -> tuple[tuple[
     group = accumulation_step(step, recipe)
     with_graph = [loss for loss in output.losses if loss.requires_grad]
     torch.autograd.backward([loss / group.size for loss in with_graph] if group.size > 1 else with_graph)
+    if trainer.ring is not None:
+        trainer.ring.reply(group.size)
 
     timing.enter("update", number)
     skipped = group.last and not optimizer_step(trainer.optimizer, recipe, group.update, recipe.train.clip_norm)

@@ -1,6 +1,7 @@
 """What holds for every objective: the bits do not depend on the stages, and no gradient leaves a component."""
 
 from typing import get_args
+from collections import deque
 
 import pytest
 import torch
@@ -34,8 +35,9 @@ CASES = {
     "contrastive": ["objective.name=contrastive", "objective.projector_widths=[16, 24]"],
     "deinfo": ["objective.name=deinfo", "objective.projector_widths=[24, 16]"],
     "forward_forward": ["objective.name=forward_forward", "objective.goodness=mean"],
+    "synthetic": ["objective.name=synthetic", "objective.synthesiser_width=16"],
 }
-OF_CLASSES = [name for name in CASES if name not in ("associated",)]
+OF_CLASSES = [name for name in CASES if name not in ("associated", "synthetic")]
 every_objective = pytest.mark.parametrize("name", CASES)
 
 
@@ -64,11 +66,16 @@ def train_in_stages(config: Config, split: list[int]) -> tuple[str, list[Event]]
     events: list[Event] = []
     stages: list[Stage] = []
 
-    def send_to(place: int):
-        def send(packet: Packet) -> None:
-            stages[place].handle(packet.with_tensors({name: tensor.clone() for name, tensor in packet.tensors.items()}))
+    back: list[deque[Packet]] = [deque() for _ in split]  # feedback that stages have sent to the one before
 
-        return send
+    def copied(packet: Packet) -> Packet:
+        return packet.with_tensors({name: tensor.clone() for name, tensor in packet.tensors.items()})
+
+    def send_to(place: int):
+        return lambda packet: stages[place].handle(copied(packet))
+
+    def send_back_from(place: int):
+        return lambda packet: back[place].append(copied(packet))
 
     first = 1
     for place, count in enumerate(split):
@@ -81,6 +88,8 @@ def train_in_stages(config: Config, split: list[int]) -> tuple[str, list[Event]]
                 torch.device("cpu"),
                 log_every=50,
                 send=send_to(place + 1) if place + 1 < len(split) else None,
+                send_back=send_back_from(place) if place else None,
+                receive_back=back[place + 1].popleft if place + 1 < len(split) else None,
                 emit=events.append,
                 save=lambda step, trainers: None,
                 timing=Timing(),
