@@ -16,8 +16,8 @@ class Associated(Section):
     """Associated learning; see `alrpc.associate`. For vgg, resnet, lstm and transformer the defaults are the thesis' values."""
 
     name: Literal["associated"] = "associated"
-    """associated, classifier, contrastive, deinfo, forward_forward, synthetic; or package.module:Class for an
-    objective of your own, whose constructor's arguments are the other fields."""
+    """associated, classifier, contrastive, deinfo, forward_forward, synthetic; or package.module:Class for an objective of your
+    own, whose constructor's arguments are the other fields."""
     target_width: PositiveInt = 128
     """Width of the target representations t_1 … t_L."""
     bridge_widths: list[PositiveInt] = Field([256])

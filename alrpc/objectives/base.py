@@ -260,9 +260,7 @@ class Component(nn.Module):
     def forward(self, batch: Microbatch, *feedback: Tensors) -> tuple[Microbatch, tuple[Tensor, ...]]:
         """The micro-batch that leaves the component, without graph, and its losses, scalars with graph.
 
-        Args:
-            feedback: what was kept and heard of an earlier micro-batch, for `WithFeedback.learn`.
-        """
+        `feedback` is what was kept and heard of an earlier micro-batch, for `WithFeedback.learn`."""
         tensors, beside, losses = self.compute(batch.tensors, batch.beside, *feedback)
         return Microbatch(*({name: canonical(t) for name, t in named.items()} for named in (tensors, beside))), losses
 

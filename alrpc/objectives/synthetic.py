@@ -81,7 +81,7 @@ class SyntheticGradients(WithFeedback):
 
     def build(self, place: Place) -> tuple[dict[str, nn.Module], Tensors]:
         head = head_of(place, self.options, self.target.width)
-        if place.number == place.count:
+        if place.number == len(place.blocks):
             return {"head": head}, place.beside
         output = place.leaving[gives(place.block)[0]]
         if not output.is_floating_point() or output.ndim < 2:
@@ -127,7 +127,7 @@ class SyntheticGradients(WithFeedback):
 
     def predict(self, component: Component, output: Tensor, label: Tensor) -> Tensor:
         """The gradient of each sample's loss at the block's output, float32; that of their mean is 1 / N of it."""
-        code = (self.target.represent(label),) if self.options.label else ()
+        code = (self.target.represent(label).to(output.dtype),) if self.options.label else ()
         return component.synthesiser(output, *code).float()
 
     def reply(

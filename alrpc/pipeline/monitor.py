@@ -199,7 +199,7 @@ class Health:
         self.statuses: dict[int, Status] = {}
         """The last status of each stage."""
         self.stalled: dict[int, tuple[int, float, float]] = {}
-        """For each waiting stage: packets received, since when it has waited for a sent packet, and when its last status came."""
+        """For each waiting stage: packets received, since when it has waited for what was sent, and when its last status came."""
         self.reported: dict[int, int] = {}
         """For each stage: packets received when it was last reported as slow."""
         self.reading: tuple[int | None, float] = (None, 0.0)
@@ -209,11 +209,23 @@ class Health:
         """Receive the status of a stage."""
         stage, now = status.stage, self.watch.awake
         self.statuses[stage] = status
-        if status.state != "waiting_to_receive" or self.sent_to(stage) <= status.received:
+        if not (self.waits_for_sent(stage) or self.waits_for_feedback(stage)):
             self.stalled.pop(stage, None)
         else:
             known, since, _ = self.stalled.get(stage, (None, now, now))
             self.stalled[stage] = (status.received, since if known == status.received else now, now)
+
+    def waits_for_sent(self, stage: int) -> bool:
+        """Whether a stage waits for a packet that was sent to it."""
+        status = self.statuses[stage]
+        return status.state == "waiting_to_receive" and self.sent_to(stage) > status.received
+
+    def waits_for_feedback(self, stage: int) -> bool:
+        """Whether a stage waits for the next one, which has done all that it can: what that one has sent back is under way."""
+        following = self.statuses.get(stage + 1)
+        if following is None or self.statuses[stage].state != "waiting_to_send":
+            return False
+        return following.state == "waiting_to_receive" and self.sent_to(stage + 1) <= following.received
 
     def sent_to(self, stage: int) -> int:
         """Packets sent to a stage, by the last status of the process before it."""
@@ -236,15 +248,18 @@ class Health:
         return f"the loader of data has given nothing for {waited:.0f} s, after {reading} micro-batches"
 
     def stalled_link(self) -> tuple[int, str] | None:
-        """The stage whose input link has stalled, and the message; a frozen stage is found by the timeout of its call instead."""
+        """The stage to which a link has stalled, and the message; a frozen stage is found by the timeout of its call instead."""
         for stage, (received, since, last) in sorted(self.stalled.items()):
-            if last - since > self.limit:
+            if last - since <= self.limit:
+                continue
+            waited = f"has waited {last - since:.0f} s for"
+            if self.waits_for_feedback(stage):
+                host = self.placements[stage].host
+                return stage, f"{waited} feedback that stage {stage + 1} (host {host}) has sent: the network is lost"
+            if self.waits_for_sent(stage):
                 host = self.placements[stage - 2].host if stage > 1 else "the coordinator's"
                 sender = f"stage {stage - 1} (host {host})" if stage > 1 else "the coordinator"
-                return (
-                    stage,
-                    f"has waited {last - since:.0f} s for packet {received + 1}, which {sender} has sent: the network is lost",
-                )
+                return stage, f"{waited} packet {received + 1}, which {sender} has sent: the network is lost"
         return None
 
     def slow_stages(self) -> Iterator[Slow]:

@@ -1,7 +1,7 @@
 """What holds for every objective: the bits do not depend on the stages, and no gradient leaves a component."""
 
-from typing import get_args
 from collections import deque
+from typing import get_args
 
 import pytest
 import torch

@@ -76,6 +76,20 @@ def test_packets_that_come_late_start_the_clock_anew(run):
     assert run.stalled_link() is not None
 
 
+def test_a_stage_that_waits_for_feedback_of_one_that_has_nothing_to_do_is_cut_off(run):
+    for now in (0, 0, 4, 7, 9):
+        assert run.stalled_link() is None
+        at(run, now, status(1, 5, 4, "waiting_to_send"), status(2, 4, 3, "waiting_to_receive"))
+    stage, cause = run.stalled_link()
+    assert stage == 1 and cause == "has waited 9 s for feedback that stage 2 (host host-2) has sent: the network is lost"
+
+
+def test_a_stage_that_waits_for_a_slow_one_s_feedback_is_not_cut_off(run):
+    for now in (0, 4, 9, 20):
+        at(run, now, status(1, 5, 4, "waiting_to_send", now), status(2, 4, 3, "backward", now))
+    assert run.stalled_link() is None
+
+
 def test_a_slow_stage_is_named_once_for_each_packet(run):
     for in_state in (1, 7, 9, 12):
         at(run, in_state, status(2, 7, 6, in_state=in_state))

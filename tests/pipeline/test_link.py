@@ -35,7 +35,7 @@ def packets() -> list[Packet]:
 
 def join(rank: int, port: int) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2", GLOO_SOCKET_IFNAME="lo")
-    open_data_plane(rank, 1, "gloo", CPU)
+    open_data_plane(rank, [], "gloo", CPU)
 
 
 def send_all(port: int, result) -> None:
