@@ -13,6 +13,7 @@
 #   ALRPC_SECRET_FILE=FILE   a file in a directory that the machines share; the first process makes it
 #   PORT=29500        a free port of node 0 (default 29500)
 #   RESTARTS=0        how often the run goes on by itself from its last checkpoint; needs --out (default 0)
+#   WAIT=120          seconds in which all machines must have begun (default 120)
 #   INTERFACE=eth0    network interface to use (default: the one that leads to MASTER)
 #
 # For example, three stages on two machines, with an own configuration:
@@ -66,5 +67,5 @@ done
 export PET_SIGNALS_TO_HANDLE=${PET_SIGNALS_TO_HANDLE:-$signals} # its option --signals-to-handle
 
 exec python3 -m alrpc.runtime.torchrun --nnodes "$nodes" --node-rank "$node_rank" --nproc-per-node "$processes" \
-    --max-restarts "${RESTARTS:-0}" --master-addr "${MASTER:-127.0.0.1}" --master-port "${PORT:-29500}" \
+    --max-restarts "${RESTARTS:-0}" --master-addr "${MASTER:-127.0.0.1}" --master-port "${PORT:-29500}" --rdzv-conf "timeout=${WAIT:-120}" \
     -m alrpc.worker "$@"

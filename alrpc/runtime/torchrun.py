@@ -12,6 +12,7 @@ import traceback
 from contextlib import suppress
 from pathlib import Path
 
+from torch.distributed import DistError
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import get_args_parser, main
 
@@ -42,7 +43,10 @@ def find_cause(error: Exception, scratch: Path, arguments: list[str]) -> str:
             if cause := read_cause(file)[0]:
                 return cause
     if not isinstance(error, ChildFailedError):
-        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+        reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        if attempts or not isinstance(error, DistError):
+            return reason
+        return f"the machines did not meet; start launch/torchrun.sh on each, with one MASTER and PORT, within WAIT seconds: {reason}"
     rank, failure = next(iter(error.failures.items()))
     number = -failure.exitcode
     how = f"was killed by {signal.Signals(number).name}" if number > 0 else f"ended with exit code {failure.exitcode}"

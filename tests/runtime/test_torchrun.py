@@ -60,6 +60,21 @@ def test_the_script_explains_itself(commands):
     assert open_to_all.returncode == 2 and "ALRPC_SECRET is not set" in open_to_all.stderr
 
 
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_a_machine_that_never_begins_is_not_waited_for_longer_than_told(commands, rank):
+    several = {
+        "NODES": "2",
+        "NODE_RANK": rank,
+        "MASTER": "127.0.0.1",
+        "PORT": free_port(),
+        "WAIT": "3",
+        "ALRPC_SECRET": "s" * 32,
+    }
+    alone = commands.run(SCRIPT, "1", PATH=PATH, **several)
+    assert alone.returncode == 1
+    assert alone.stderr.splitlines()[-1].startswith("alrpc: the machines did not meet; start launch/torchrun.sh on each, ")
+
+
 def test_a_mistake_is_told_by_the_coordinator_and_by_torchrun(commands):
     refused = commands.run(SCRIPT, "5", "--out", "run", PATH=PATH, PORT=free_port())
     message = "pipeline.stages: got 5, but the model has 4 components; use 1 to 4"
