@@ -1,0 +1,47 @@
+"""The objective of docs/objectives.md has the promises of those that ship."""
+
+import re
+from pathlib import Path
+
+import pytest
+from conftest import read_summary
+
+PAGE = (Path(__file__).parents[2] / "docs" / "objectives.md").read_text()
+
+
+@pytest.fixture
+def quadratic(commands):
+    (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    assert code.count("\n") <= 31
+    (commands.folder / "quadratic.py").write_text(code)
+    command = re.search(r"^alrpc (launch .*quadratic:Quadratic.*)$", PAGE, re.MULTILINE)[1]
+    return command.split()
+
+
+def test_it_trains_to_the_same_bits_and_resumes(commands, quadratic):
+    more = ("--set", "train.epochs=3", "--set", "checkpoint.every=30", "--quiet")
+    launched = commands.alrpc(*quadratic, *more, "--out", "pipeline")
+    assert launched.returncode == 0, launched.stderr
+    assert commands.alrpc("train", *quadratic[3:], *more, "--out", "one").returncode == 0
+    one, pipeline = (read_summary(commands.folder / name) for name in ("one", "pipeline"))
+    assert one["parameters_sha256"] == pipeline["parameters_sha256"] and one["test_accuracy"] > 0.5
+    assert '"quadratic_loss"' in (commands.folder / "pipeline" / "metrics.jsonl").read_text()
+
+    resume = ("train", "--resume", "pipeline", "--set", "train.epochs=4", "--quiet")
+    refused = commands.alrpc(*resume)
+    assert refused.returncode == 2 and "--set objective.name=quadratic:Quadratic" in refused.stderr, refused.stderr
+    resumed = commands.alrpc(*resume, "--set", "objective.name=quadratic:Quadratic")
+    assert resumed.returncode == 0, resumed.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("objective.wieght=2", "quadratic:Quadratic raised TypeError: "),
+        ("objective.name=quadratic:Qudratic", "objective.name: quadratic:Qudratic: module 'quadratic' has no 'Qudratic'"),
+    ],
+)
+def test_a_mistake_is_one_line(commands, quadratic, options, message):
+    refused = commands.alrpc("train", *quadratic[3:5], "--set", options, "--quiet")
+    assert refused.returncode == 2 and message in refused.stderr and refused.stderr.count("\n") == 1, refused.stderr
+    assert not (commands.folder / "runs").exists()
