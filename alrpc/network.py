@@ -45,11 +45,12 @@ class Network(nn.Module):
         if not 1 <= depth <= len(self.components):
             raise ValueError(f"exit: got {exit}, but the network has exits 1 to {len(self.components)}")
         tensors = as_tensors(inputs)
-        used = list(self.components[:depth])
+        used, outputs = list(self.components[:depth]), []
         for component in used:
             tensors = component.activate(tensors)
-        output = self.objective.exit(used[-1], tensors)
-        return self.objective.decode([component.exit_parts() for component in used], output)
+            if self.objective.combines_exits or component is used[-1]:
+                outputs.append(self.objective.exit(component, tensors))
+        return self.objective.decode([component.exit_parts() for component in used], outputs)
 
     @torch.no_grad()
     def predict(self, inputs: Tensor | Tensors, exit: int | None = None) -> Tensor:

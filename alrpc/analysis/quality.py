@@ -173,7 +173,7 @@ def observe(
                     activations[index].append(shrink(activation))
             scores.add(exits, labels.to(device))
             all_labels.append(labels)
-            predicted.append(network.target.decide(network.objective.decode(parts, exits[-1])).cpu())
+            predicted.append(network.target.decide(network.objective.decode(parts, exits)).cpu())
     joined = [torch.cat(of_component) for of_component in activations] if compares else []
     return scores.mean(), torch.cat(all_labels), torch.cat(predicted), joined, widths
 

@@ -56,6 +56,8 @@ class Classifier(Head):
     name: Literal["classifier"]
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     """Share of the target that is spread evenly over all classes."""
+    ensemble: bool = False
+    """Whether exit l is the mean of the log-probabilities of heads 1 … l, instead of head l alone."""
     similarity: float = Field(0.0, ge=0, lt=1)
     """Share of the loss that compares the similarities of samples by their features with those by their classes (predsim, Nøkland &
     Eidnes, 2019: 0.99)."""

@@ -132,7 +132,8 @@ class AssociatedLearning(Objective):
     def exit(self, component: Component, leaving: Tensors) -> Tensor:
         return call(component.bridge, leaving, takes=gives(component.block)[:1])
 
-    def decode(self, parts: Sequence[nn.ModuleDict], output: Tensor) -> Tensor:
+    def decode(self, parts: Sequence[nn.ModuleDict], outputs: Sequence[Tensor]) -> Tensor:
+        output = outputs[-1]
         for part in reversed(parts):
             output = part["decoder"](output)
         return output

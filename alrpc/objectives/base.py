@@ -162,6 +162,8 @@ class Objective(ABC):
     delay: int = 0
     """Micro-batches after which a component hears from the next one; 0 for an objective in which nothing travels back. See
     `alrpc.objectives.feedback`."""
+    combines_exits: bool = False
+    """Whether `decode` needs the outputs of all components up to the exit's."""
     about_exits: str = ""
     """A sentence for users on why deep exits may be no better than chance at first; "" where they should be."""
 
@@ -216,14 +218,14 @@ class Objective(ABC):
     def exit(self, component: Component, leaving: Tensors) -> Tensor:
         """The component's own prediction, (N, ...), before decoding."""
 
-    def decode(self, parts: Sequence[nn.ModuleDict], output: Tensor) -> Tensor:
+    def decode(self, parts: Sequence[nn.ModuleDict], outputs: Sequence[Tensor]) -> Tensor:
         """Decode the prediction of exit l to the space of the labels, (N, width).
 
         Args:
             parts: the `exit_parts` of components 1 … l.
-            output: the result of `exit` for component l.
+            outputs: the results of `exit` for components 1 … l if the objective combines exits; else at least the last of them.
         """
-        return output
+        return outputs[-1]
 
     def training_only(self, component: Component, is_last: bool) -> list[nn.Module]:
         """The component's modules that the prediction of the network's last exit does not use: all but the last exit's, unless an

@@ -11,6 +11,7 @@ Belilovsky, Eickenberg & Oyallon, Decoupled Greedy Learning of CNNs, ICML 2020, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -44,6 +45,7 @@ class Classifier(Objective):
         super().__init__(target)
         refuse_values(target, "classifier")
         self.options = config.parse_section("objective", {"name": "classifier", **options})
+        self.combines_exits = self.options.ensemble
         terms = [name for name in ("similarity", "transport", "reconstruction") if getattr(self.options, name)]
         self.losses = ("classifier", *terms)
 
@@ -90,6 +92,11 @@ class Classifier(Objective):
     def exit(self, component: Component, leaving: Tensors) -> Tensor:
         return call(component.head, leaving, takes=gives(component.block)[:1])
 
+    def decode(self, parts: Sequence[nn.ModuleDict], outputs: Sequence[Tensor]) -> Tensor:
+        if not self.combines_exits:
+            return outputs[-1]
+        return sum(functional.log_softmax(output.float(), dim=1) for output in outputs) / len(outputs)
+
     def training_only(self, component: Component, is_last: bool) -> list[nn.Module]:
-        used = ("block", "head") if is_last else ("block",)
+        used = ("block", "head") if is_last or self.combines_exits else ("block",)
         return [part for name, part in component.named_children() if name not in used]

@@ -91,8 +91,8 @@ class ExitScores:
     def add(self, outputs: list[Tensor], labels: Tensor) -> None:
         """Decode the exits of one micro-batch, first to last, and score them against its labels."""
         self.sums = self.sums or [0.0] * len(outputs)
-        for index, output in enumerate(outputs):
-            decoded = self.objective.decode(self.parts[: index + 1], output)
+        for index in range(len(outputs)):
+            decoded = self.objective.decode(self.parts[: index + 1], outputs[: index + 1])
             self.sums[index] += self.objective.target.score(decoded, labels)
         self.samples += len(labels)
 

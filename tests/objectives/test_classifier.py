@@ -70,6 +70,17 @@ def test_the_shares_of_the_loss_are_told_apart():
     assert classifier.item() == pytest.approx(0.25 * alone.item(), rel=1e-6)
 
 
+def test_an_ensemble_is_the_mean_of_all_heads_up_to_the_exit():
+    one, many = made(), made(ensemble=True)
+    many.load_state_dict(one.state_dict())
+    x = torch.randn(5, 6, dtype=torch.float64)
+    probabilities = [torch.softmax(one(x, exit), dim=1) for exit in (1, 2)]
+    expected = torch.log(probabilities[0] * probabilities[1]) / 2
+    torch.testing.assert_close(many(x).double(), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(many(x, 1).double(), torch.log(probabilities[0]), rtol=1e-5, atol=1e-6)
+    assert many.count_parameters()["affiliated"] == 0 < one.count_parameters()["affiliated"]
+
+
 def test_transport_is_what_the_residual_branches_add():
     torch.manual_seed(0)
     blocks = build_resnet(width=4, depths=[2, 1])["blocks"]
