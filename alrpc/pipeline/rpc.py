@@ -9,10 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any
 
 import torch
 from torch.distributed import PrefixStore, rpc
+from torch.distributed.rpc import constants
 
 from alrpc.pipeline.door import door_closed_after
 from alrpc.pipeline.failures import JOIN_TIMEOUT, LEAVE_TIMEOUT, Disconnected, StageLost
@@ -34,6 +36,9 @@ def join(rank: int, world_size: int) -> None:
     options = rpc.TensorPipeRpcBackendOptions(
         num_worker_threads=threads, rpc_timeout=JOIN_TIMEOUT, init_method=INIT_METHOD, _transports=["uv"], _channels=["basic"]
     )
+
+    # Of the group by which the processes first meet, which would wait for 25 days.
+    constants.DEFAULT_PROCESS_GROUP_TIMEOUT = timedelta(seconds=JOIN_TIMEOUT)
 
     def meet() -> None:
         publish_names(world_size)

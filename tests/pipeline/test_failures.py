@@ -3,6 +3,7 @@
 import re
 import signal
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -123,3 +124,17 @@ def test_a_run_that_cannot_begin_leaves_no_directory(commands, override):
     code, message = ending(process, 60)
     assert code == 1 and message.startswith("alrpc: data.") and "\n" not in message
     assert not (commands.folder / "run").exists()
+
+
+LONELY = """
+import os
+from alrpc.pipeline import rpc
+rpc.JOIN_TIMEOUT = 2.0
+os.environ.update(RANK="0", WORLD_SIZE="2", TP_SOCKET_IFNAME="lo", GLOO_SOCKET_IFNAME="lo", ALRPC_STORE="store")
+rpc.join(0, 2)
+"""
+
+
+def test_a_process_does_not_wait_for_ever_for_one_that_has_ended_before_they_met(commands):
+    lonely = commands.run(sys.executable, "-c", LONELY)
+    assert lonely.returncode == 1 and "Disconnected: the processes did not all meet: " in lonely.stderr
