@@ -76,6 +76,14 @@ def test_an_order_that_cannot_be_trained_in_is_refused_before_training(monkeypat
     assert network.digest() == before
 
 
+def test_an_order_of_this_package_is_made_for_no_epoch_before_it_is_needed(monkeypatch):
+    made = []
+    monkeypatch.setattr("alrpc.data.dataset.shuffled", lambda count, seed, epoch: made.append(epoch) or torch.arange(count))
+    split = alrpc.Split(torch.randn(5, 2), torch.tensor([0, 1, 0, 1, 0]))
+    assert epoch_size(alrpc.Dataset(split, split, alrpc.Classes(2)), batch_size=2, seed=0, epochs=1000) == (5, 3)
+    assert set(made) <= {0}
+
+
 def test_a_last_micro_batch_may_differ_from_epoch_to_epoch(monkeypatch):
     monkeypatch.setattr(alrpc.Split, "order", lambda split, seed, epoch, batch_size: torch.arange(4 - epoch))
     split = alrpc.Split(torch.randn(4, 2), torch.tensor([0, 1, 0, 1]))
