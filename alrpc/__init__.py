@@ -1,4 +1,4 @@
-"""alrpc: train a network with every block in its own process, by associated learning.
+"""alrpc: train a network with every block in its own process, by associated learning or another local objective.
 
 import alrpc
 

@@ -48,6 +48,9 @@ class Event:
     kind: ClassVar[str] = ""
 
 
+ENGINES = ("pipeline", "sequential")  # those that train by a local objective; all others are baselines
+
+
 @dataclass(frozen=True)
 class Run(Event):
     """A run was started or resumed."""

@@ -90,6 +90,12 @@ class Epochs(TypedDict, total=False):
     epochs: Count
 
 
+class Objective(TypedDict):
+    __pydantic_config__ = OTHERS
+
+    name: NotRequired[Name]
+
+
 class RunConfig(TypedDict):
     """What is read of a run's config.yaml without importing or checking what it names."""
 
@@ -97,6 +103,7 @@ class RunConfig(TypedDict):
 
     model: Named
     data: Named
+    objective: NotRequired[Objective]
     train: NotRequired[Epochs]
 
 

@@ -14,6 +14,7 @@ from alrpc import events, rundir
 from alrpc.analysis.contents import COMPARISON, QUALITY, RUN_CONFIG, SUMMARY, ComparisonFile, Quality, RunConfig, Summary
 from alrpc.analysis.metrics import LossCurves, Timed, read_metrics, read_timings
 from alrpc.checkpoint.commit import complete_checkpoints
+from alrpc.config import NAMES
 from alrpc.errors import UsageError, UserError
 from alrpc.events import Event
 from alrpc.reading.documents import describe, parse_yaml, read_json
@@ -159,6 +160,14 @@ class Run:
     @property
     def checkpoints_taken(self) -> int:
         return len({event.step for event in self._events(events.Checkpoint)})
+
+    @property
+    def learner(self) -> str:
+        """How the run learned: its objective, or the baseline's name; "" when it is not known."""
+        if self.engine not in events.ENGINES:
+            return self.engine
+        objective = self.config.get("objective", {}).get("name", NAMES["objective.name"])  # a run of 0.1 does not say
+        return objective if self.engine == "pipeline" else f"{objective}, sequential"
 
     def name_of(self, stage: Stage) -> str:
         return f"{'stage' if self.engine == 'pipeline' else 'process'} {stage.number}"

@@ -16,6 +16,7 @@ from pathlib import Path
 from alrpc.analysis.aligned import Block, Span, Timings, align_timings, step_seconds
 from alrpc.analysis.drawable import plain
 from alrpc.errors import UsageError, UserError
+from alrpc.events import ENGINES
 from alrpc.telemetry.bottleneck import find_bottleneck
 from alrpc.timing import STATES, WORKING
 
@@ -31,7 +32,6 @@ LOOKS = {  # colour-blind safe
     "testing": "#66ccee",
 }
 HELD = "#c9d3df"  # the coordinator's waiting to send: the window is full, as it is while the stages have enough to do
-ENGINES = {"pipeline": "associated learning", "sequential": "associated learning, sequential"}
 WIDTH, LANE, AROUND, DOTS = 11.0, 0.42, 1.5, 130  # width, lane height, margins: inches; resolution: pixels per inch
 PASSES = ("forward", "backward")
 EDGE = 0.05  # inches; the edges of a shorter bar are not drawn
@@ -195,8 +195,7 @@ def draw(windows: list[Window], paths: list[Path]) -> None:
     for window, axes in zip(windows, every, strict=True):
         draw_lanes(window, axes, scale, longest)
         axes.set_xlabel(describe(window), fontsize=8, loc="left")
-        engine = ENGINES.get(window.timings.engine, window.timings.engine)
-        title = " · ".join(filter(None, (window.timings.title, engine, numbers_mean(window))))
+        title = " · ".join(filter(None, (window.timings.title, numbers_mean(window))))
         axes.set_title(plain(title), fontsize=10, loc="left")
     every[-1].xaxis.set_major_formatter(f"{{x:g}} {unit}")
     patches = [Patch(facecolor=colour, label=label) for colour, label in legend(windows)]
@@ -229,7 +228,7 @@ def numbers_mean(window: Window) -> str:
 
 def _is_cut(window: Window) -> bool:
     """Whether a schedule cuts its micro-batches into parts."""
-    return window.timings.engine not in ("pipeline", "sequential")
+    return window.timings.engine not in ENGINES
 
 
 def _label(window: Window, stage: int, span: Span, room: float) -> str:

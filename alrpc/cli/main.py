@@ -49,7 +49,7 @@ class Program(click.Group):
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="alrpc")
 def main() -> None:
-    """Train a network with every block in its own process, by associated learning.
+    """Train a network with every block in its own process, by associated learning or another local objective.
 
     \b
     Learn handwritten digits on four processes, which takes seconds and no download:

@@ -99,9 +99,10 @@ class Train(Section):
     """Optimizer; each component has its own instance. lars is sgd whose rate is adapted to each tensor (You et al., 2017). A function
     of your own is called with the parameter groups, lr and weight_decay, and gives a torch.optim.Optimizer."""
     lr: PositiveFloat = 1e-3
-    """Learning rate of blocks and bridges (f, b) at the first step."""
+    """Learning rate at the first step of the blocks and of what trains them, such as bridges, heads and projectors."""
     target_lr: PositiveFloat | None = None
-    """Learning rate of target encoders and decoders (g, h) at the first step; null for the same as lr."""
+    """Learning rate at the first step of what trains no block: target encoders and decoders, or a predictor of an exit; null for
+    the same as lr."""
     end_lr: PositiveFloat | None = None
     """Value of lr at the last step, with target_lr in proportion; null for a hundredth of lr. A constant schedule ignores it."""
     schedule: Annotated[str, *name_or_own("constant", "linear", "cosine")] = "cosine"

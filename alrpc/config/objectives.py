@@ -37,6 +37,7 @@ class Associated(Section):
 class Head(Section):
     """What classifies a block's output."""
 
+    name: str
     head: Literal["auto", "linear", "mlp", "conv", "augmented"] = "auto"
     """What classifies a block's output: linear: a pool and one linear layer; mlp: a pool and hidden layers; conv, for images: 3 × 3
     convolutions with batch norm and ReLU that halve the image, a pool and one linear layer; augmented: fresh copies of the next
@@ -129,6 +130,9 @@ class ForwardForward(Head):
     head: Literal["auto", "linear", "mlp", "conv", "augmented"] = "linear"
     """What classifies a block's output, without gradient into the block, with the learning rate target_lr; as of objective
     classifier."""
+    pooling: Pooling = "flatten"
+    """How one vector is made of a block's output for a linear or mlp head; auto and mean average over pixels, which tell the classes
+    apart less well than an image's whole activation does."""
 
 
 class Synthetic(Head):

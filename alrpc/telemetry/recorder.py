@@ -53,9 +53,9 @@ def recorder(
         appending: append to the metrics.jsonl of a run that is resumed; its times count from now.
         draw_timeline: draws the timeline that TensorBoard shows.
     """
-    title = f"{config.model.name} on {config.data.name}, " + (
-        f"{stages} stages" if stages > 1 else "1 stage" if engine == "pipeline" else engine
-    )
+    learns = config.objective.name if engine in events.ENGINES else engine
+    where = "sequential" if engine == "sequential" else f"{stages} stage{'s' if stages > 1 else ''}"
+    title = f"{config.model.name} on {config.data.name}, {learns}, {where}"
     progress = Progress(title, engine, {number: StageProgress() for number in range(1, stages + 1)}, config.train.epochs)
     lock = threading.Lock()  # the threads that feed and that commit checkpoints emit events too
     with (

@@ -3,6 +3,7 @@
 run-of-0.1 is what `alrpc launch --stages 2 --set train.epochs=2 --set train.log_every=10` left, without logs and checkpoints.
 """
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -55,6 +56,13 @@ def test_time_memory_and_checkpoints_are_known_by_stage_with_a_summary_and_witho
     for stage, final in zip(so_far.stages, run.stages, strict=True):
         assert (stage.number, stage.components, stage.device, stage.host) == (final.number, final.components, "cpu", "host")
         assert stage.seconds["backward"] == final.seconds["backward"] and 0 < stage.total <= final.total
+
+
+def test_how_a_run_learned_is_told_by_its_objective_or_by_the_name_of_the_baseline(run):
+    assert run.learner == "associated"  # the configurations of 0.1 name no objective
+    other = {**run.config, "objective": {"name": "contrastive"}}
+    told = [dataclasses.replace(run, engine=engine, config=other).learner for engine in ("pipeline", "sequential", "gpipe")]
+    assert told == ["contrastive", "contrastive, sequential", "gpipe"]
 
 
 def test_the_spans_of_every_stage_are_found_and_no_packet_arrives_before_it_was_sent(run):

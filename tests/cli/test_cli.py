@@ -51,7 +51,7 @@ def test_a_refusal_is_one_line_and_writes_nothing(commands, command, arguments, 
 def test_train_shows_a_line_an_epoch_and_ends_with_result_and_directory(commands):
     trained = commands.alrpc("train", "--set", "train.epochs=2")
     first, *epochs, last = trained.stdout.strip().splitlines()
-    assert first.startswith("mlp on digits, sequential: 1437 samples, 23 micro-batches an epoch")
+    assert first.startswith("mlp on digits, associated, sequential: 1437 samples, 23 micro-batches an epoch")
     assert [line.split("  ")[0] for line in epochs if line.startswith("epoch")] == ["epoch 1/2", "epoch 2/2"]
     (run,) = (commands.folder / "runs").iterdir()
     summary = read_summary(run)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from alrpc import rundir
+from alrpc import events, rundir
 from alrpc.analysis.comparison import table
 from alrpc.analysis.comparison.summary import best
 from alrpc.analysis.report.chart import GIB, MIB, PageFigure
@@ -19,7 +19,6 @@ from alrpc.analysis.report.quality import quality
 from alrpc.analysis.report.side_by_side import series_of, series_of_runs, side_by_side
 from alrpc.analysis.rundata import Comparison, Run, labels, read
 from alrpc.analysis.scores import about_interval, score_interval, with_interval
-from alrpc.analysis.timeline import ENGINES
 from alrpc.config import flat_fields
 from alrpc.errors import UserError
 from alrpc.timing import STATES
@@ -125,7 +124,7 @@ def of_run(run: Run, name: str, drawn: bool) -> Article:
     """The article about a run; `drawn`: with figures."""
     notes = []
     if run.summary is None:
-        ended = "was stopped or died" if run.engine in ENGINES else "is under way, or died"
+        ended = "was stopped or died" if run.engine in events.ENGINES else "is under way, or died"
         state = "is under way" if run.under_way else f"{ended}: it has no summary.json"
         notes.append(("Not ended", f"This run {state}. What follows is what it has written so far"))
     stage, sentence = run.bottleneck()
@@ -140,8 +139,7 @@ def of_run(run: Run, name: str, drawn: bool) -> Article:
         _keeping(run),
         _quality(run, name, drawn),
     ]
-    engine = ENGINES.get(run.engine, run.engine)
-    below = " · ".join(filter(None, (run.name, engine and f"engine: {engine}")))
+    below = " · ".join(filter(None, (run.name, run.learner)))
     return Article(name, run.title, below, list(_tiles(run)), notes, sections, run.config_text)
 
 
@@ -158,7 +156,7 @@ def _tiles(run: Run) -> Iterator[tuple[str, str, str]]:
     done = len(run.curve)
     yield "epochs", f"{done}", f"of {epochs}" if done != epochs else f"{summary['steps']:,} steps" if summary else ""
     components = sum(len(stage.components) for stage in run.stages)
-    word = f"{components} components" if components and run.engine in ENGINES else ""
+    word = f"{components} components" if components and run.engine in events.ENGINES else ""
     yield "stages" if run.engine == "pipeline" else "processes", str(len(run.stages) or "?"), word
     yield "wall time", _duration(run.wall_seconds), "" if summary else "so far"
     if summary:
@@ -278,7 +276,7 @@ def of_runs(runs: list[Run], name: str) -> Article:
     metric = runs[0].metric
     heads = [
         "",
-        "engine",
+        "learned by",
         "stages",
         "epochs",
         f"last {metric}",
@@ -297,7 +295,7 @@ def of_runs(runs: list[Run], name: str) -> Article:
         rate = f"{run.samples_per_second:,.0f}" if run.samples_per_second else ""
         idle = f"{run.idle:.0%}" if run.idle is not None else ""
         digest = run.summary["parameters_sha256"][:DIGEST] if run.summary else "not ended"
-        what = [ENGINES.get(run.engine, run.engine), str(len(run.stages)), str(len(run.curve))]
+        what = [run.learner, str(len(run.stages)), str(len(run.curve))]
         rows.append([label, *what, *scores, rate, _duration(run.wall_seconds), *memory, idle, digest])
     known = metric == "accuracy" and any(run.test_samples for run in runs)
     caption = "The runs side by side" + (f"; [low, high]: {about_interval()}" if known else "")

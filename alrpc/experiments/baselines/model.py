@@ -32,7 +32,7 @@ class SequentialModel:
 def build_sequential_model(
     config: Config, sample: Tensors, target: Target, word_vectors: WordVectors | None = None
 ) -> SequentialModel:
-    """Build the network; its blocks start with the same parameters as in associated learning.
+    """Build the network; its blocks start with the same parameters as under a local objective.
 
     The head is the model's own, or else one linear layer after the pool that the last component's bridge would have.
 

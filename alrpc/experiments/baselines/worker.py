@@ -1,4 +1,4 @@
-"""A process of a baseline, or of sequential associated learning; started by `alrpc compare` and `alrpc profile`."""
+"""A process of a baseline, or of the sequential engine; started by `alrpc compare` and `alrpc profile`."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def run_method(process: Process, method: str, directory: Path, recorded_steps: t
 
 
 def run_sequential(run: Run) -> None:
-    """Run associated learning in one process, with the number of threads that is fastest here."""
+    """Run the sequential engine, with the number of threads that is fastest here."""
     config = run.config
     device = local_device(config.device)
     dataset = read_data(config.data)
