@@ -16,8 +16,8 @@ class Associated(Section):
     """Associated learning; see `alrpc.associate`. For vgg, resnet, lstm and transformer the defaults are the thesis' values."""
 
     name: Literal["associated"] = "associated"
-    """associated, classifier, contrastive, deinfo, forward_forward, synthetic; or package.module:Class for an objective of your
-    own, whose constructor's arguments are the other fields."""
+    """associated, classifier, contrastive, deinfo, forward_forward, synthetic, target_propagation; or package.module:Class for
+    an objective of your own, whose constructor's arguments are the other fields."""
     target_width: PositiveInt = 128
     """Width of the target representations t_1 … t_L."""
     bridge_widths: list[PositiveInt] = Field([256])
@@ -152,6 +152,24 @@ class Synthetic(Head):
     block, with the learning rate target_lr. As of objective classifier."""
 
 
+class TargetPropagation(Head):
+    """Difference target propagation: the last block learns from the true loss, every other one from a target for its output, which
+    the next block's approximate inverse makes of that block's own target (Lee et al., 2015)."""
+
+    name: Literal["target_propagation"]
+    step: float = Field(0.1, gt=0)
+    """How far the last block's target lies from what it was given, in gradients of a sample's loss."""
+    noise: float = Field(0.1, ge=0)
+    """Standard deviation of the noise on the inputs that inverses learn to restore."""
+    inverse_width: PositiveInt = 128
+    """Channels, or hidden width, of an inverse: two 3 × 3 convolutions between images, else two linear layers."""
+    delay: PositiveInt = 2
+    """Micro-batches after which a block hears of its target once the next one has its own: block l of L learns from what it was
+    given delay · (L - l) micro-batches ago, which it keeps. From 2 on, neighbouring stages work at the same time."""
+    head: Literal["auto", "linear", "mlp", "conv", "augmented"] = "linear"
+    """What classifies a block's output; as of objective synthetic."""
+
+
 class Own(Section):
     """An objective of the user's own."""
 
@@ -165,7 +183,7 @@ class Unknown(Section):
 
     model_config = ConfigDict(extra="allow")
 
-    name: Literal["associated", "classifier", "contrastive", "deinfo", "forward_forward", "synthetic"]
+    name: Literal["associated", "classifier", "contrastive", "deinfo", "forward_forward", "synthetic", "target_propagation"]
 
 
 SECTIONS: dict[str, type[Section]] = {
@@ -175,6 +193,7 @@ SECTIONS: dict[str, type[Section]] = {
     "deinfo": Deinfo,
     "forward_forward": ForwardForward,
     "synthetic": Synthetic,
+    "target_propagation": TargetPropagation,
 }
 
 
@@ -193,6 +212,7 @@ Objective = Annotated[
     | Annotated[Deinfo, Tag("deinfo")]
     | Annotated[ForwardForward, Tag("forward_forward")]
     | Annotated[Synthetic, Tag("synthetic")]
+    | Annotated[TargetPropagation, Tag("target_propagation")]
     | Annotated[Own, Tag("own")]
     | Annotated[Unknown, Tag("unknown")],
     Discriminator(_tag),

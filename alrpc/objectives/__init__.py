@@ -7,4 +7,5 @@ OBJECTIVES = {
     "deinfo": "alrpc.objectives.deinfo:Deinfo",
     "forward_forward": "alrpc.objectives.forward_forward:ForwardForward",
     "synthetic": "alrpc.objectives.synthetic:SyntheticGradients",
+    "target_propagation": "alrpc.objectives.target_propagation:TargetPropagation",
 }

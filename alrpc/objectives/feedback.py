@@ -12,9 +12,11 @@ from __future__ import annotations
 
 from abc import abstractmethod
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
-from alrpc.objectives.base import Component, Microbatch, Objective, Tensors
+from alrpc.errors import UserError
+from alrpc.objectives.base import Component, Microbatch, Objective, Place, Tensors, gives
 
 NOTHING: Tensors = {}
 
@@ -44,8 +46,8 @@ class WithFeedback(Objective):
         """As `Objective.learn`, with what was kept and what is heard of an earlier micro-batch; both are empty if there is none."""
 
     @abstractmethod
-    def absorb(self, component: Component, kept: Tensors, heard: Tensors) -> Tensor:
-        """The loss of what was kept of a micro-batch and is heard of it: a scalar with graph, as `learn` has it among its losses.
+    def absorb(self, component: Component, kept: Tensors, heard: Tensors) -> tuple[Tensor, ...]:
+        """The losses of what was kept of a micro-batch and is heard of it: scalars with graph, which `learn` has among its own.
 
         Raises:
             ValueError, KeyError, RuntimeError: for tensors that are not the component's, as of another network's checkpoint.
@@ -65,3 +67,35 @@ class WithFeedback(Objective):
             gradients: of the component's losses, by those of them, of floats, that have one.
             kept, heard: as for `learn`.
         """
+
+
+def check_output(place: Place, name: str) -> Tensor:
+    """What a block gives first, for the sample; refuses, with a UserError, what has no gradient or is no vector.
+
+    Args:
+        name: of the objective.
+    """
+    output = place.leaving[gives(place.block)[0]]
+    if not output.is_floating_point() or output.ndim < 2:
+        kind = str(output.dtype).removeprefix("torch.")
+        raise UserError(
+            f"objective.name: {name} teaches blocks that give floats, but block {place.number} gives {kind} {tuple(output.shape)}"
+        )
+    return output
+
+
+def widened(tensor: Tensor) -> Tensor:
+    """A tensor of floats as float32, or as it is if it has more bits."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
+def untaught(nothing: Tensor, *modules: nn.Module) -> Tensor:
+    """A loss of 0 for modules that have nothing to learn yet: its gradient is 0 at every parameter.
+
+    An optimizer is given a gradient of each parameter at every step this way; torch's fused SGD fails if one gets its first later than
+    others.
+
+    Args:
+        nothing: 0, on the modules' device.
+    """
+    return sum((parameter.sum() * 0 for module in modules for parameter in module.parameters()), nothing)

@@ -22,9 +22,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from alrpc import config
-from alrpc.errors import UserError
 from alrpc.objectives.base import LABEL, Component, Microbatch, Place, Target, Tensors, call, gives
-from alrpc.objectives.feedback import NOTHING, WithFeedback
+from alrpc.objectives.feedback import NOTHING, WithFeedback, check_output, untaught, widened
 from alrpc.objectives.heads import BatchNorm, exit_loss, head_of
 
 
@@ -83,12 +82,7 @@ class SyntheticGradients(WithFeedback):
         head = head_of(place, self.options, self.target.width)
         if place.number == len(place.blocks):
             return {"head": head}, place.beside
-        output = place.leaving[gives(place.block)[0]]
-        if not output.is_floating_point() or output.ndim < 2:
-            raise UserError(
-                f"objective.name: synthetic predicts the gradients of vectors, but block {place.number} gives "
-                f"{str(output.dtype).removeprefix('torch.')} {tuple(output.shape)}"
-            )
+        output = check_output(place, "synthetic")
         code = self.target.width if self.options.label else None
         return {"head": head, "synthesiser": Synthesiser(output.shape, self.options.synthesiser_width, code)}, place.beside
 
@@ -108,13 +102,13 @@ class SyntheticGradients(WithFeedback):
             return beside, (exit, exit.new_zeros(()))
         exit = exit_loss(self.target, self.exit(component, {n: t.detach() for n, t in leaving.items()}), label)
         output = leaving[gives(component.block)[0]]
-        synthetic = self.absorb(component, kept, heard) if kept else exit.new_zeros(())
+        (synthetic,) = self.absorb(component, kept, heard) if kept else (untaught(exit.new_zeros(()), component.synthesiser),)
         with torch.no_grad():
             predicted = self.predict(component, output, label) / len(label)
-        first_order = (output.float() * predicted).sum()  # its gradient at the output is what is predicted
+        first_order = (widened(output) * predicted).sum()  # its gradient at the output is what is predicted
         return beside, (exit, synthetic + first_order - first_order.detach())
 
-    def absorb(self, component: Component, kept: Tensors, heard: Tensors) -> Tensor:
+    def absorb(self, component: Component, kept: Tensors, heard: Tensors) -> tuple[Tensor, ...]:
         """The mean squared error of what Ĝ predicts for an earlier micro-batch, against the gradient that was heard."""
         name = gives(component.block)[0]
         output, label = kept[name], kept[LABEL]
@@ -123,12 +117,12 @@ class SyntheticGradients(WithFeedback):
             raise ValueError(
                 f"{name}: got a gradient {tuple(gradient.shape)} and {len(label)} labels for {tuple(output.shape)}"
             )
-        return functional.mse_loss(self.predict(component, output, label), gradient.float() * len(label))
+        return (functional.mse_loss(self.predict(component, output, label), widened(gradient) * len(label)),)
 
     def predict(self, component: Component, output: Tensor, label: Tensor) -> Tensor:
-        """The gradient of each sample's loss at the block's output, float32; that of their mean is 1 / N of it."""
+        """The gradient of each sample's loss at the block's output, float32 at least; that of their mean is 1 / N of it."""
         code = (self.target.represent(label).to(output.dtype),) if self.options.label else ()
-        return component.synthesiser(output, *code).float()
+        return widened(component.synthesiser(output, *code))
 
     def reply(
         self, component: Component, entered: Tensors, gradients: Tensors, kept: Tensors, heard: Tensors
@@ -143,6 +137,3 @@ class SyntheticGradients(WithFeedback):
 
     def exit(self, component: Component, leaving: Tensors) -> Tensor:
         return call(component.head, leaving, takes=gives(component.block)[:1])
-
-    def training_only(self, component: Component, is_last: bool) -> list[nn.Module]:
-        return [] if is_last else [component.head, component.synthesiser]

@@ -36,8 +36,9 @@ CASES = {
     "deinfo": ["objective.name=deinfo", "objective.projector_widths=[24, 16]"],
     "forward_forward": ["objective.name=forward_forward", "objective.goodness=mean"],
     "synthetic": ["objective.name=synthetic", "objective.synthesiser_width=16"],
+    "target_propagation": ["objective.name=target_propagation", "objective.inverse_width=16"],
 }
-OF_CLASSES = [name for name in CASES if name not in ("associated", "synthetic")]
+OF_CLASSES = [name for name in CASES if name not in ("associated", "synthetic", "target_propagation")]
 every_objective = pytest.mark.parametrize("name", CASES)
 
 

@@ -142,9 +142,8 @@ def test_a_block_that_gives_no_floats_is_refused_by_number():
             return x.long()
 
     blocks = [nn.Linear(3, 3), Rounded(), nn.Embedding(5, 3)]
-    pools = [None, nn.LazyLinear(2), None]
-    with pytest.raises(UserError, match=r"synthetic predicts the gradients of vectors, but block 2 gives int64 \(2, 3\)"):
-        alrpc.decouple(blocks, torch.zeros(2, 3), Classes(2), "synthetic", heads=[None, Counted(), None], pools=pools)
+    with pytest.raises(UserError, match=r"synthetic teaches blocks that give floats, but block 2 gives int64 \(2, 3\)"):
+        alrpc.decouple(blocks, torch.zeros(2, 3), Classes(2), "synthetic", heads=[None, Counted(), None])
 
 
 class Counted(nn.Module):

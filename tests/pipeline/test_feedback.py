@@ -12,6 +12,7 @@ from conftest import ALRPC, read_summary
 from alrpc.rundir import read_reached
 
 SYNTHETIC = ["--set", "objective.name=synthetic", "--set", "objective.synthesiser_width=16"]
+TARGETS = ["--set", "objective.name=target_propagation", "--set", "objective.inverse_width=16"]
 FIELDS = [  # batch norm, dropout, a last micro-batch of 57 instead of 60, and checkpoints in the middle of an accumulation
     *("--set", "model.name=own_blocks:build", "--set", "train.epochs=2", "--set", "data.batch_size=60"),
     *("--set", "train.accumulate=5", "--set", "train.clip_norm=0.5"),
@@ -21,7 +22,7 @@ FIELDS = [  # batch norm, dropout, a last micro-batch of 57 instead of 60, and c
 
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    ("objective", "delay", "window"), [(SYNTHETIC, 1, 1), (SYNTHETIC, 3, 2)], ids=["synthetic-1-1", "synthetic-3-2"]
+    ("objective", "delay", "window"), [(SYNTHETIC, 1, 1), (TARGETS, 2, 3)], ids=["synthetic-1-1", "targets-2-3"]
 )
 def test_the_bits_are_those_of_the_sequential_engine_also_after_a_resume_in_mid_epoch(commands, objective, delay, window):
     options = [*objective, *FIELDS, "--set", f"objective.delay={delay}"]
