@@ -66,8 +66,9 @@ class Data(Section):
     """Samples in a micro-batch, in training and in evaluation."""
     workers: NonNegativeInt = 0
     """Processes that read and augment micro-batches ahead; 0 to do it in the process that feeds them."""
-    augmentation: Literal["none", "basic", "strong"] = "none"
-    """Augmentation of training images; basic: random crop and horizontal flip; strong: also colour jitter and random grayscale."""
+    augmentation: Literal["none", "basic", "strong", "views"] = "none"
+    """Augmentation of training images; basic: random crop and horizontal flip; strong: also colour jitter and random grayscale; views:
+    each image is in a micro-batch twice, once basic and once strong, and counts as two samples, of batch_size too, as in SCPL."""
     image_size: PositiveInt = 32
     """Height and width to which the images of tiny-imagenet and image-folder are resized."""
     file: Path | None = None

@@ -56,6 +56,8 @@ def check_data(data: Data) -> None:
         )
     if data.augmentation != "none" and data.name not in VISION:
         raise UsageError(f"data.augmentation: got {data.augmentation}, but {data.name} can only have none")
+    if data.augmentation == "views" and data.batch_size % 2:
+        raise UsageError(f"data.batch_size: got {data.batch_size}, but views pairs the samples; give an even number")
     if data.root is None and data.name == "tiny-imagenet":
         raise UsageError(f"data.root: not given; tiny-imagenet needs the folder of its archive, from {TINY_IMAGENET}, unpacked")
     if data.root is None and data.name == "image-folder":

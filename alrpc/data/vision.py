@@ -18,6 +18,7 @@ from alrpc.data.dataset import Dataset, Split
 from alrpc.errors import UserError
 from alrpc.objectives.base import Classes, Tensors
 from alrpc.reading.regular import MIB, read_text
+from alrpc.system import derive_seed
 
 # Mean and standard deviation of the training pixels, in [0, 1], by channel; the values of ImageNet for the user's own folder.
 STATISTICS = {
@@ -77,6 +78,40 @@ class ImageFiles(Images):
             raise UserError(f"{path}: not a readable image: {_reason(error)}") from error
 
 
+@dataclass(frozen=True, kw_only=True)
+class Views(Split):
+    """Two views of each of N images: sample i is the weak view of image i, sample i + N the strong one.
+
+    A micro-batch of an even number of samples has both views of its images.
+    """
+
+    weak: Images
+    strong: Images
+
+    @classmethod
+    def of(cls, images: Images) -> Views:
+        weak, strong = (dataclasses.replace(images, augmentation=kind) for kind in ("basic", "strong"))
+        return cls(range(2 * len(images)), images.labels.repeat(2), weak=weak, strong=strong)
+
+    def batch(self, indices: Tensor) -> tuple[Tensors, Tensor]:
+        is_strong = indices >= len(self.weak)
+        rows: list[Tensor] = [torch.empty(0)] * len(indices)
+        for view, chosen, first in ((self.weak, ~is_strong, 0), (self.strong, is_strong, len(self.weak))):
+            places = chosen.nonzero().flatten().tolist()
+            images = view.batch(indices[chosen] - first)[0]["x"] if places else ()
+            for place, image in zip(places, images, strict=True):
+                rows[place] = image
+        return {"x": torch.stack(rows)}, self.labels[indices]
+
+    def during(self, seed: int, epoch: int) -> Views:
+        strong = self.strong.during(derive_seed(seed, "strong view"), epoch)  # its crops are not those of the weak view
+        return dataclasses.replace(self, weak=self.weak.during(seed, epoch), strong=strong)
+
+    def order(self, seed: int, epoch: int, batch_size: int) -> Tensor:
+        images = self.weak.order(seed, epoch, batch_size // 2).split(batch_size // 2)
+        return torch.cat([view for of_batch in images for view in (of_batch, of_batch + len(self.weak))])
+
+
 def load(data: Data) -> Dataset:
     """Read an image data set: x is (n, C, H, W) float32, normalised by channel; labels are class indices.
 
@@ -91,8 +126,10 @@ def load(data: Data) -> Dataset:
     train, test, classes = read(data)
     mean, deviation = (torch.tensor(values).view(-1, 1, 1) for values in STATISTICS[data.name])
     split = Images if isinstance(train[0], Tensor) else functools.partial(ImageFiles, size=data.image_size)
+    views = data.augmentation == "views"
+    images = split(*train, mean=mean, deviation=deviation, augmentation="none" if views else data.augmentation)
     return Dataset(
-        split(*train, mean=mean, deviation=deviation, augmentation=data.augmentation),
+        Views.of(images) if views else images,
         split(*test, mean=mean, deviation=deviation),
         Classes(classes),
     )

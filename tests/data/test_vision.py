@@ -88,6 +88,29 @@ def test_basic_moves_and_mirrors_and_strong_changes_colours_too():
     assert 1 <= gray <= 10  # 20 % on average
 
 
+def test_views_pair_a_basic_and_a_strong_view_of_every_image_of_a_micro_batch():
+    from alrpc.data.vision import Views
+
+    dataset = in_memory(3, "none")
+    views = Views.of(dataset.train)
+    assert len(views) == 40
+    micro_batches = views.order(1, 0, 6).split(6)
+    assert [len(each) for each in micro_batches] == [6, 6, 6, 6, 6, 6, 4]
+    assert all(torch.equal(first + 20, second) for first, second in (each.chunk(2) for each in micro_batches))
+    assert sorted(views.order(1, 0, 6).tolist()) == list(range(40))
+    tensors, labels = views.during(1, 0).batch(micro_batches[0])
+    weak, strong = tensors["x"].chunk(2)
+    assert torch.equal(weak, seen(in_memory(3, "basic"), micro_batches[0][:3].tolist())) and labels.shape == (6,)
+    assert not torch.equal(strong, seen(in_memory(3, "strong"), micro_batches[0][:3].tolist()))  # other draws
+    share = views.during(1, 0).batch(micro_batches[0][2:4])[0]["x"]  # in another process, without the rest
+    assert torch.equal(share, tensors["x"][2:4])
+
+
+def test_views_of_an_odd_micro_batch_are_refused(folder):
+    with pytest.raises(alrpc.UserError, match=r"data.batch_size: got 5, but views pairs the samples"):
+        alrpc.load_data("image-folder", root=folder, image_size=16, augmentation="views", batch_size=5)
+
+
 def test_worker_processes_augment_alike(folder):
     dataset = alrpc.load_data("image-folder", root=folder, image_size=16, augmentation="strong")
     here, there = (
