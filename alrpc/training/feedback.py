@@ -39,7 +39,6 @@ class Ring:
 
     def hear(self) -> None:
         """Take what was kept and what is heard of the micro-batch that is due, if there is one; waits for the message."""
-        self._due = (NOTHING, NOTHING)
         if self.lag and len(self.kept) == self.lag:
             self._await(1)
             self._due = self.kept.popleft(), self.heard.popleft()
@@ -59,10 +58,12 @@ class Ring:
     @torch.no_grad()
     def reply(self, accumulated: int) -> None:
         """Send the message to the component before, after a backward pass in which the losses were divided by `accumulated`."""
+        entered, due = self._entered, self._due
+        self._entered, self._due = {}, (NOTHING, NOTHING)
         if self.send is None:
             return
-        gradients = {name: each.grad * accumulated for name, each in self._entered.items() if each.grad is not None}
-        message = self.objective.reply(self.component, self._entered, gradients, *self._due)
+        gradients = {name: each.grad * accumulated for name, each in entered.items() if each.grad is not None}
+        message = self.objective.reply(self.component, entered, gradients, *due)
         if message is not None:
             self.send({name: canonical(tensor) for name, tensor in message.items()})
 
@@ -81,6 +82,10 @@ class Ring:
 
     def _await(self, count: int) -> None:
         while len(self.heard) < count:
+            if self.receive is None:
+                raise RuntimeError(
+                    f"component {self.component.number} hears nothing: the next one has not replied at each step"
+                )
             self.deliver(self.receive())
 
     def state(self) -> Tensors:

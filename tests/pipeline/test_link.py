@@ -1,6 +1,7 @@
 """Packets between two real processes over gloo."""
 
 import contextlib
+import functools
 import multiprocessing
 import os
 import queue
@@ -9,9 +10,10 @@ import time
 
 import pytest
 import torch
+from torch import distributed
 
 from alrpc.pipeline.failures import PeerLost
-from alrpc.pipeline.groups import close_data_plane, open_data_plane
+from alrpc.pipeline.groups import close_data_plane, links_between, open_data_plane
 from alrpc.pipeline.link import Link, Receiver, Sender
 from alrpc.timing import Timing
 from alrpc.training.packet import Kind, Packet
@@ -33,8 +35,13 @@ def packets() -> list[Packet]:
     return [Packet(Kind.TRAIN, 1, step, each) for step, each in enumerate(tensors)] + [Packet(Kind.END, 1, len(tensors))]
 
 
+def prepare(rank: int, port: int, ranks: int) -> None:
+    own = {"RANK": str(rank), "WORLD_SIZE": str(ranks), "MASTER_PORT": str(port)}
+    os.environ.update(own, MASTER_ADDR="127.0.0.1", GLOO_SOCKET_IFNAME="lo")
+
+
 def join(rank: int, port: int) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE="2", GLOO_SOCKET_IFNAME="lo")
+    prepare(rank, port, 2)
     open_data_plane(rank, [], "gloo", CPU)
 
 
@@ -96,9 +103,28 @@ def send_one_and_die(port: int, result) -> None:
     os._exit(9)
 
 
+def open_groups(rank: int, port: int, result) -> None:
+    """Open the groups of GPUs' links between three stages, of gloo in place of NCCL."""
+    prepare(rank, port, 4)
+    new_group = distributed.new_group
+
+    def of_gloo(ranks, backend, timeout, device_id):
+        assert backend == "nccl" and (device_id is None) == (rank not in ranks)
+        return new_group(ranks, backend="gloo", timeout=timeout)
+
+    distributed.new_group = of_gloo
+    groups = open_data_plane(rank, links_between(3, feedback=True), "nccl", CPU)
+    for (origin, goal), group in groups.items():  # each link has a group of its own, so that no message goes astray
+        message = torch.tensor([10.0 * origin + goal]) if rank == origin else torch.zeros(1)
+        (distributed.send if rank == origin else distributed.recv)(message, goal if rank == origin else origin, group)
+        result.put(message.item())
+    result.put(None)
+    close_data_plane()
+
+
 @pytest.fixture
 def pair():
-    """Starts one function as rank 0, another as rank 1; gives the processes and what each put into its queue."""
+    """Starts functions as rank 0, 1 and so on; gives the processes and what each put into its queue."""
     context = multiprocessing.get_context("spawn")
     processes = []
 
@@ -126,6 +152,12 @@ def test_packets_of_any_shape_arrive_in_order(pair):
     for process in processes:
         process.join(20)
         assert process.exitcode == 0
+
+
+def test_three_stages_on_gpus_open_a_group_for_each_link(pair):
+    _, results = pair(*(functools.partial(open_groups, rank) for rank in range(4)))
+    told = [list(iter(functools.partial(each.get, timeout=60), None)) for each in results]
+    assert told == [[], [12, 21], [12, 21, 23, 32], [23, 32]]
 
 
 def until_it_waits(sent) -> list:

@@ -5,8 +5,11 @@ import torch
 from torch import nn
 
 import alrpc
+from alrpc.checkpoint.files import write_files
 from alrpc.checkpoint.state import check_state, restore, snapshot
 from alrpc.config import Train
+from alrpc.errors import NonFinite
+from alrpc.events import Written
 from alrpc.objectives.base import LABEL, Classes, Microbatch
 from alrpc.training.optimizer import Recipe
 from alrpc.training.step import Trainer, forward, make_trainers, update
@@ -91,3 +94,11 @@ def test_every_optimizer_is_given_what_learns_only_from_a_later_step_on(name, op
     trainers = made(name, optimizer=optimizer)
     train(trainers, 0, 9)
     assert all(value.isfinite().all() for state in states(trainers) for value in state.values() if value.is_floating_point())
+
+
+def test_what_is_heard_need_not_be_finite_to_be_saved(tmp_path):
+    """With train.nonfinite=skip it is passed over as it is absorbed; parameters never are other than finite."""
+    state = {"block.weight": torch.ones(2), "feedback.heard.0.x": torch.tensor([torch.inf])}
+    assert isinstance(write_files(tmp_path, 1, 5, {"component-001.safetensors": state}), Written)
+    with pytest.raises(NonFinite, match=r"block\.weight of component-001"):
+        write_files(tmp_path, 1, 5, {"component-001.safetensors": {"block.weight": torch.tensor([torch.nan])}})
