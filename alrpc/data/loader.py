@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import signal
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -168,6 +169,7 @@ def load_micro_batches(dataset: Dataset, wanted: Iterable[Request], seed: int, w
         for request in wanted:
             yield read(dataset, seed, request)
         return
+    multiprocessing.set_forkserver_preload(["__main__", __name__])  # torch is imported once, and not by each worker
     ensure_server()
     loader = data.DataLoader(
         _Readable(dataset, seed),

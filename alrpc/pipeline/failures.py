@@ -10,7 +10,8 @@ a stage is frozen or isolated     the coordinator          after silence_limit w
                                                            after FAILURE_WINDOW
 the coordinator is frozen         each stage               after silence_limit without a call or an answer to a ping: it writes
                                                            the cause to the error file and kills the coordinator
-the data loader hangs             the coordinator          after silence_limit without a micro-batch: it ends the run
+the data loader hangs             the coordinator          after silence_limit without a micro-batch: it ends the run; the first
+                                                           one may take READERS_TIMEOUT when processes read the data
 a link loses packets              the coordinator          after a stage has waited silence_limit for a sent packet: it ends the
                                                            run
 a stage computes for long         the coordinator          it reports the stage as slow, and waits for it; also when only pings
@@ -56,6 +57,7 @@ LONGEST_LOOK = 2.0  # between two checks; in any time beyond this the process th
 TELL_DELAY = 1.0  # for which a process of several hosts stays alive once it has told the cause, so that all hosts hear it
 JOIN_TIMEOUT = 50.0  # for which a process waits for the others to start
 LEAVE_TIMEOUT = 50.0  # for which a process waits for the others when all have finished
+READERS_TIMEOUT = 120.0  # that the first micro-batch may take when processes read the data, which start meanwhile
 PRUNE_TIMEOUT = 60.0  # that a stage may take to remove files
 P2P_TIMEOUT = 7 * 86_400.0  # of a send or receive: long, since a neighbour may be slow; the control plane detects a dead one
 SILENCE_SHARE = 0.8  # share of health.timeout after which a silent process counts as lost; the rest is for ending the run

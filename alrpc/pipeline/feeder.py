@@ -37,6 +37,8 @@ class FeedStatus:
     def __init__(self):
         self.reading: int | None = None
         """The number of micro-batches that were read before the one that the thread waits for; None if it is not waiting."""
+        self.starting = 0.0
+        """Seconds that the first micro-batch may take, in which the processes that read it start."""
         self.sent = 0
         """Number of packets that were sent to stage 1."""
         self.timing = Timing()

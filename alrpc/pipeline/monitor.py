@@ -243,7 +243,7 @@ class Health:
         if self.reading[0] != reading:
             self.reading = reading, now
         waited = now - self.reading[1]
-        if reading is None or waited <= self.limit:
+        if reading is None or waited <= (max(self.limit, self.feed.starting) if reading == 0 else self.limit):
             return None
         return f"the loader of data has given nothing for {waited:.0f} s, after {reading} micro-batches"
 

@@ -32,6 +32,7 @@ from alrpc.pipeline.failures import (
     EXIT_DELAY,
     NEIGHBOUR_EXIT_DELAY,
     PRUNE_TIMEOUT,
+    READERS_TIMEOUT,
     Disconnected,
     PeerLost,
     StageLost,
@@ -180,6 +181,7 @@ def coordinate(
         UserError: when the data cannot be read, or a configured device is missing.
     """
     stages, status = config.pipeline.stages, status or FeedStatus()
+    status.starting = READERS_TIMEOUT if config.data.workers else 0.0
     rpc.join(0, stages + 1)
     numbers = range(1, stages + 1)
     watch = Watch(numbers, silence_limit(config.health.timeout))

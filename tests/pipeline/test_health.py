@@ -117,6 +117,21 @@ def test_waiting_is_never_slow(run):
     assert list(run.slow_stages()) == []
 
 
+def test_processes_that_read_data_have_time_to_start(run, feeding):
+    feeding.starting, told = 30, []
+
+    def loader():
+        for run.watch.awake in (1000, 1029, 1031):
+            told.append(run.stalled_loader())
+        yield "a"
+        for run.watch.awake in (2000, 2009):
+            told.append(run.stalled_loader())
+
+    assert list(feeding.watch(loader())) == ["a"]
+    times = [f"the loader of data has given nothing for {seconds} s, after {count}" for seconds, count in ((31, 0), (9, 1))]
+    assert told == [None, None, f"{times[0]} micro-batches", None, f"{times[1]} micro-batches"]
+
+
 def test_a_loader_that_gives_nothing_for_long_is_told_from_one_that_is_not_asked(run, feeding):
     told = []
 

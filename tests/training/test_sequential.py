@@ -85,7 +85,7 @@ def test_a_thread_of_a_run_passes_on_what_its_functions_raise(once):
     ("arguments", "message"),
     [
         ({"epoch": 1}, r"train\.epoch: unknown field; did you mean train\.epochs\?"),
-        ({"optimizer": "adm"}, r"train\.optimizer: got 'adm'; it should be 'adam', 'adamw' or 'sgd'"),
+        ({"optimizer": "adm"}, r"train\.optimizer: got 'adm'; it should be 'adam', 'adamw', 'sgd' or 'lars'"),
         ({"schedule": "cosin"}, r"train\.schedule: got 'cosin'; it should be 'constant', 'linear' or 'cosine'"),
         ({"lr": 1e-3, "end_lr": 1e-2}, r"train\.end_lr: got 0\.01, above train\.lr"),
         ({"batch_size": 0}, r"data\.batch_size: got 0; it should be greater than 0"),
