@@ -18,6 +18,9 @@ import psutil
 import pytest
 import torch
 
+signal.signal(
+    signal.SIGINT, signal.default_int_handler
+)  # ignored where the suite runs in the background, and so by all that it starts
 pytest_plugins = ["damageable"]  # of tests/modules; a second conftest.py would hide this one
 
 MODULES = Path(__file__).parent / "modules"  # blocks and data "of one's own", outside the package

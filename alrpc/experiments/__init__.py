@@ -3,7 +3,7 @@
 from alrpc.experiments.baselines import METHODS as BASELINES
 
 METHODS = {
-    "al": "the objective (associated learning if not set), with a process for each stage: what `alrpc launch` does",
+    "al": "the objective, with a process for each stage: what `alrpc launch` does",
     "al-sequential": "the objective in one process: what `alrpc train` does",
     **BASELINES,
 }

@@ -12,6 +12,7 @@ import alrpc
 from alrpc.cli.compare import compare
 from alrpc.cli.main import main
 from alrpc.config import load_config
+from alrpc.config.objectives import SECTIONS
 from alrpc.experiments import METHODS
 from alrpc.models.build import resolve_fields
 from alrpc.network import resolve
@@ -54,7 +55,7 @@ def test_compares_help_tells_its_methods_as_the_list_does():
 
 def test_every_field_is_told_with_type_default_and_meaning():
     fields = json.loads(printed("config", "--json"))
-    of_sections = {field["field"]: field for field in fields if "model" not in field}
+    of_sections = {f["field"]: f for f in fields if "model" not in f and f.get("objective", "associated") == "associated"}
     sections = load_config(None).model_dump(mode="json")
     known = {f"{name}.{inner}" for name, section in sections.items() if isinstance(section, dict) for inner in section}
     known |= {name for name, section in sections.items() if not isinstance(section, dict)}
@@ -63,6 +64,9 @@ def test_every_field_is_told_with_type_default_and_meaning():
     assert of_sections["train.lr"]["type"] == "number > 0" and of_sections["train.lr"]["default"] == 1e-3
     assert of_sections["data.test_share"]["type"] == "number > 0 and < 1"
     assert of_sections["pipeline.split"]["type"] == "list of whole number > 0 or auto or null"
+    for objective, section in SECTIONS.items():
+        told = {f["field"].removeprefix("objective.") for f in fields if f.get("objective") == objective}
+        assert told == set(section.model_fields) - {"name"} and len(told) > 2
     for model in ("mlp", "vgg", "resnet", "lstm", "transformer"):
         told = {f["field"].removeprefix("model."): f["default"] for f in fields if f.get("model") == model}
         assert told == json.loads(json.dumps(resolve_fields(model, {})))
