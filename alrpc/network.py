@@ -160,7 +160,7 @@ def decouple(
     Warns:
         Advice: of blocks without parameters, which are components that train no block.
     """
-    made = make_objective(objective, target, options) if isinstance(objective, str) else objective(target, **options)
+    made = make_objective(objective, target, options)
     return _network_of(blocks, sample_input, made, {"heads": heads, "pools": pools})
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
-from alrpc.errors import UsageError, exit_call
+from alrpc.errors import UsageError, UserError, error_line, exit_call
 
 MOVED = {"alrpc.bench.tokens": "alrpc.data.synthetic_text"}  # modules under the names that configurations of 0.1 use
 DYNAMIC = ("import *", "__getattr__", "globals(", "vars(", "exec(", "setattr(", "sys.modules")
@@ -41,6 +41,18 @@ def import_function(name: str, field: str) -> Callable:
     if not callable(function):
         raise UsageError(f"{field}: {name} is a {type(function).__name__}; it must be a function")
     return function
+
+
+def call_own(function: Callable, name: str, field: str, *arguments: Any, **options: Any) -> Any:
+    """Call a function of the user's own; raises UsageError, naming the configuration field, for what it raises, but UserErrors."""
+    try:
+        return function(*arguments, **options)
+    except UserError:
+        raise
+    except SystemExit as error:
+        raise UsageError(f"{field}: {name} called {exit_call(error)}") from error
+    except Exception as error:
+        raise UsageError(f"{field}: {name} raised {error_line(error)}") from error
 
 
 def find_function(name: str, field: str) -> ast.FunctionDef | None:

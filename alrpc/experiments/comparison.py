@@ -16,6 +16,7 @@ from alrpc import __version__, rundir
 from alrpc.analysis.comparison.plots import draw
 from alrpc.analysis.comparison.summary import read_run, summarise, worst
 from alrpc.config import Config, parse_section
+from alrpc.config.objectives import Objective
 from alrpc.data import read_data
 from alrpc.errors import RunFailed, StartupError, UsageError
 from alrpc.experiments.baselines.worker import run_method as run_rank_of_method
@@ -45,24 +46,20 @@ class Variant:
     config: Config
 
 
-def make_variants(config: Config, methods: list[str], objectives: list[str]) -> list[Variant]:
+def make_variants(config: Config, methods: list[str], objectives: dict[str, Objective]) -> list[Variant]:
     """Every method by every objective where it trains by one, labelled by the objective; else the methods, by their names.
 
     Args:
-        objectives: names, each with fields of its own after it, such as "classifier head=linear"; those that have the
-            configuration's name and no fields have the configuration's fields. None of them for the configuration's objective.
-
-    Raises:
-        UsageError: naming the field that is wrong.
+        objectives: sections of the configuration by their labels; none of them for the configuration's objective.
     """
     variants = []
     for method in methods:
         if method not in OF_OBJECTIVE or not objectives:
             variants.append(Variant(method, method, config))
             continue
-        for objective in objectives:
-            label = f"{objective} sequential" if method == "al-sequential" else objective
-            variants.append(Variant(label, method, with_objective(config, objective)))
+        for name, objective in objectives.items():
+            label = f"{name} sequential" if method == "al-sequential" else name
+            variants.append(Variant(label, method, config.model_copy(update={"objective": objective})))
     return variants
 
 
@@ -98,7 +95,8 @@ def compare(
 
     Args:
         methods: of `alrpc.experiments.METHODS`.
-        objectives: as for `make_variants`.
+        objectives: names, each with fields of its own after it, such as "classifier head=linear"; those that have the
+            configuration's name and no fields have the configuration's fields. None of them for the configuration's objective.
         goal: the score whose reaching is timed; None for the worst of all runs' best, which all of them reach.
         out: directory to make; None for runs/compare-<name>-<time>.
         watch: shows each run while it is under way.
@@ -110,11 +108,9 @@ def compare(
     Raises:
         UserError: for what the user can put right; nothing is left then.
     """
-    variants = make_variants(config, methods, objectives)
-    for variant in variants:
-        resolve(variant.config)
+    chosen = {each: resolve(with_objective(config, each))[0].objective for each in objectives}
     config = resolve_shared_config(config, methods, report)
-    variants = make_variants(config, methods, objectives)
+    variants = make_variants(config, methods, chosen)
     labels = [variant.label for variant in variants]
     with rundir.new_directory(out, f"compare-{name}") as directory:
         runs, failures = run_rounds(variants, repeat, directory, watch, report)

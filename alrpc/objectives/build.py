@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pkgutil
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import UnionType
 from typing import Any
 
@@ -12,34 +12,30 @@ import torch
 from torch import Tensor, nn
 
 from alrpc import config
-from alrpc.config.own_code import import_function
-from alrpc.errors import Advice, UsageError, UserError, error_line, exit_call
+from alrpc.config.own_code import call_own, import_function
+from alrpc.errors import Advice, UsageError, UserError
 from alrpc.objectives import OBJECTIVES
 from alrpc.objectives.base import Component, Objective, Place, Target, Tensors, as_tensors, call, eval_mode, gives, storage
 
 
-def make_objective(name: str, target: Target, fields: Mapping[str, Any]) -> Objective:
+def make_objective(chosen: str | Callable[..., Objective], target: Target, fields: Mapping[str, Any]) -> Objective:
     """Make an objective of this package, or the user's own.
 
     Args:
-        name: of `alrpc.objectives.OBJECTIVES`; or `package.module:Class`, called with the target and the fields, that gives an
-            `Objective`.
+        chosen: a name of `alrpc.objectives.OBJECTIVES`; or the user's own class or function, or its name as `package.module:Class`,
+            called with the target and the fields, that gives an `Objective`.
 
     Raises:
         UsageError: for an unknown name, a field that the objective refuses, or the exception that the user's class raised.
     """
-    if ":" not in name:
-        config.parse_section("objective", {"name": name})
-        return pkgutil.resolve_name(OBJECTIVES[name])(target, **fields)
-    make = import_function(name, "objective.name")
-    try:
-        objective = make(target, **fields)
-    except UserError:
-        raise
-    except SystemExit as error:
-        raise UsageError(f"objective.name: {name} called {exit_call(error)}") from error
-    except Exception as error:
-        raise UsageError(f"objective.name: {name} raised {error_line(error)}") from error
+    if isinstance(chosen, str) and ":" not in chosen:
+        config.parse_section("objective", {"name": chosen})
+        return pkgutil.resolve_name(OBJECTIVES[chosen])(target, **fields)
+    make = import_function(chosen, "objective.name") if isinstance(chosen, str) else chosen
+    name = chosen if isinstance(chosen, str) else getattr(chosen, "__name__", repr(chosen))
+    if not callable(make):
+        raise UsageError(f"objective: got {name}; give the name of an objective, or an alrpc.Objective of your own")
+    objective = call_own(make, name, "objective.name", target, **fields)
     if not isinstance(objective, Objective):
         raise UsageError(f"objective.name: {name} gave {type(objective).__name__}; it must give an alrpc.Objective")
     return objective

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from alrpc.config import Config, Train
-from alrpc.config.own_code import import_function
-from alrpc.errors import UsageError, UserError, error_line
+from alrpc.config.own_code import call_own, import_function
+from alrpc.errors import UsageError
 from alrpc.training.lars import LARS
 
 END_LR_RATIO = 0.01  # the last learning rate as a share of the first, if the configuration gives no end_lr
@@ -80,12 +80,7 @@ def make_optimizer(groups: Mapping[str, list[nn.Parameter]], recipe: Recipe) -> 
 
 def make_own_optimizer(name: str, parameters: list[dict], options: dict[str, float]) -> torch.optim.Optimizer:
     function = import_function(name, "train.optimizer")
-    try:
-        optimizer = function(parameters, **options)
-    except UserError:
-        raise
-    except Exception as error:
-        raise UsageError(f"train.optimizer: {name} raised {error_line(error)}") from error
+    optimizer = call_own(function, name, "train.optimizer", parameters, **options)
     if not isinstance(optimizer, torch.optim.Optimizer):
         raise UsageError(f"train.optimizer: {name} gave {type(optimizer).__name__}; it must give a torch.optim.Optimizer")
     return optimizer

@@ -18,3 +18,7 @@ def no_optimizer(parameters, lr, weight_decay):
 
 def raises(parameters, lr, weight_decay):
     raise ValueError("no such thing")
+
+
+def exits(parameters, lr, weight_decay):
+    raise SystemExit(3)

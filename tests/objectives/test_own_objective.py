@@ -4,7 +4,12 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 from conftest import read_summary
+from torch import nn
+
+import alrpc
+from alrpc.errors import UserError
 
 PAGE = (Path(__file__).parents[2] / "docs" / "objectives.md").read_text()
 
@@ -32,6 +37,15 @@ def test_it_trains_to_the_same_bits_and_resumes(commands, quadratic):
     assert refused.returncode == 2 and "--set objective.name=quadratic:Quadratic" in refused.stderr, refused.stderr
     resumed = commands.alrpc(*resume, "--set", "objective.name=quadratic:Quadratic")
     assert resumed.returncode == 0, resumed.stderr
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [(3, "objective: got 3; give the name of an objective"), (lambda target: 7, "gave int; it must give an alrpc.Objective")],
+)
+def test_what_is_no_objective_is_refused(given, message):
+    with pytest.raises(UserError, match=message):
+        alrpc.decouple([nn.Linear(4, 4)], torch.zeros(2, 4), alrpc.Classes(2), given)
 
 
 @pytest.mark.parametrize(

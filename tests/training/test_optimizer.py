@@ -79,6 +79,7 @@ def test_what_is_configured_reaches_the_optimizer():
     [
         ("own_recipe:no_optimizer", "own_recipe:no_optimizer gave int; it must give a torch.optim.Optimizer"),
         ("own_recipe:raises", "own_recipe:raises raised ValueError: no such thing"),
+        ("own_recipe:exits", "own_recipe:exits called sys.exit(3)"),
         ("own_recipe:absent", "module 'own_recipe' has no 'absent'"),
     ],
 )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import statistics
+import warnings
 from pathlib import Path
 
 from alrpc.config import parse_config
+from alrpc.errors import Advice
 from alrpc.experiments.bench.gloo_cost import copy_seconds
 from alrpc.experiments.bench.measure import Watch, rate, run_rounds, summarise
 from alrpc.experiments.bench.peers import MICRO_BATCHES, run_peer
@@ -35,7 +37,9 @@ def hops(stages: int, stage_ms: float, message_mb: float, peers: list[str], roun
     )
     settings = Settings(rounds, STEPS, stage_ms=stage_ms, message_mb=message_mb)
     directory.mkdir(parents=True, exist_ok=True)
-    measured = run_rounds(config, settings, directory / "al", watch).rounds
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Advice)  # simulated stages are meant to have nothing to learn
+        measured = run_rounds(config, settings, directory / "al", watch).rounds
     figures = summarise(measured)
     efficiencies = [stage_ms / 1000 * rate(of_stages, PIPELINE) for of_stages in measured[1:]]
     sending = figures["stages"][:-1]  # the last stage only receives
