@@ -1,9 +1,8 @@
-"""Image data sets: those of torchvision, held in memory, and folders of files, which are decoded on demand."""
+"""Image data sets: those of torchvision, held in memory, and folders of files, which are decoded when they are first wanted."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -15,6 +14,7 @@ from alrpc.config import Data
 from alrpc.data.augmentation import augment
 from alrpc.data.catalog import TINY_IMAGENET
 from alrpc.data.dataset import Dataset, Split
+from alrpc.data.decoded import Decoded
 from alrpc.errors import UserError
 from alrpc.objectives.base import Classes, Tensors
 from alrpc.reading.regular import MIB, read_text
@@ -63,10 +63,11 @@ class ImageFiles(Images):
     """Images in files: `inputs` is a list of paths; each image is decoded as RGB on demand and resized to size × size."""
 
     size: int
+    decoded: Decoded
 
     def pixels(self, indices: Tensor) -> Tensor:
         """The images with these indices, (n, 3, size, size) uint8; raises UserError naming a file that cannot be read."""
-        return torch.stack([self.decode(self.inputs[index]) for index in indices.tolist()])
+        return self.decoded.get(indices, lambda index: self.decode(self.inputs[index]))
 
     def decode(self, path: str) -> Tensor:
         from torchvision.datasets.folder import pil_loader  # torchvision.io is deprecated, and reads fewer formats
@@ -125,14 +126,16 @@ def load(data: Data) -> Dataset:
     read = {"tiny-imagenet": _read_tiny_imagenet, "image-folder": _read_folder}.get(data.name, _read_torchvision)
     train, test, classes = read(data)
     mean, deviation = (torch.tensor(values).view(-1, 1, 1) for values in STATISTICS[data.name])
-    split = Images if isinstance(train[0], Tensor) else functools.partial(ImageFiles, size=data.image_size)
     views = data.augmentation == "views"
-    images = split(*train, mean=mean, deviation=deviation, augmentation="none" if views else data.augmentation)
-    return Dataset(
-        Views.of(images) if views else images,
-        split(*test, mean=mean, deviation=deviation),
-        Classes(classes),
-    )
+
+    def split(inputs: Tensor | list[str], labels: Tensor, augmentation: str) -> Images:
+        fields = {"mean": mean, "deviation": deviation, "augmentation": augmentation}
+        if isinstance(inputs, Tensor):
+            return Images(inputs, labels, **fields)
+        return ImageFiles(inputs, labels, size=data.image_size, decoded=Decoded(len(inputs), data.image_size), **fields)
+
+    images = split(*train, "none" if views else data.augmentation)
+    return Dataset(Views.of(images) if views else images, split(*test, "none"), Classes(classes))
 
 
 # Training split and test split (images and labels each), and the number of classes.

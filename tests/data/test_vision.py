@@ -155,6 +155,24 @@ def test_an_image_folder_that_does_not_fit_is_refused(folder):
         alrpc.load_data("image-folder", root=folder)
 
 
+@pytest.mark.parametrize("fits", [True, False])
+def test_an_image_is_decoded_once_if_the_split_fits_into_memory(folder, monkeypatch, fits):
+    if not fits:
+        monkeypatch.setattr("alrpc.data.decoded.LARGEST", 12 * 3 * 16 * 16 - 1)
+    dataset = alrpc.load_data("image-folder", root=folder, image_size=16, augmentation="basic")
+    first, later = seen(dataset, [0, 5, 11]), seen(dataset, [0, 5, 11], epoch=1)
+    (folder / "train" / "cat" / "0.png").unlink()
+    elsewhere = pickle.loads(pickle.dumps(dataset))
+    assert len(pickle.dumps(dataset)) < 5000  # a process that reads data is not sent the images
+    with pytest.raises(alrpc.UserError, match=r"cat.0\.png"):
+        seen(elsewhere, [0])
+    if fits:
+        assert torch.equal(seen(dataset, [0, 5, 11]), first) and torch.equal(seen(dataset, [0, 5, 11], epoch=1), later)
+    else:
+        with pytest.raises(alrpc.UserError, match=r"cat.0\.png"):
+            seen(dataset, [0])
+
+
 def test_a_damaged_image_is_named(folder):
     broken = folder / "train" / "cat" / "0.png"
     broken.write_bytes(broken.read_bytes()[:200])

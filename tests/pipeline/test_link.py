@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import distributed
 
-from alrpc.pipeline.failures import PeerLost
+from alrpc.pipeline.failures import PeerLost, hard_exit
 from alrpc.pipeline.groups import close_data_plane, links_between, open_data_plane
 from alrpc.pipeline.link import Link, Receiver, Sender
 from alrpc.timing import Timing
@@ -122,6 +122,15 @@ def open_groups(rank: int, port: int, result) -> None:
     close_data_plane()
 
 
+def run_and_leave(function, port: int, result) -> None:
+    """Run a function, then exit as a stage does: at once, since a thread of a link may hold objects of torch, which must not be
+    ended while the interpreter is taken down."""
+    function(port, result)
+    result.close()
+    result.join_thread()
+    hard_exit(0)
+
+
 @pytest.fixture
 def pair():
     """Starts functions as rank 0, 1 and so on; gives the processes and what each put into its queue."""
@@ -135,7 +144,7 @@ def pair():
         results = []
         for function in functions:
             results.append(context.Queue())
-            processes.append(context.Process(target=function, args=(port, results[-1]), daemon=True))
+            processes.append(context.Process(target=run_and_leave, args=(function, port, results[-1]), daemon=True))
             processes[-1].start()
         return processes, results
 
