@@ -5,6 +5,7 @@ Random numbers, the order of samples and learning rates are functions of seed an
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from alrpc.objectives.base import Component
@@ -100,12 +101,18 @@ def restore(trainer: Trainer, state: State) -> None:
     own, optimizer, gradients, feedback = split_state(state)
     trainer.component.load_state_dict(own)
     kept: dict[int, State] = {}
+    parameters = [parameter for group in trainer.optimizer.param_groups for parameter in group["params"]]
     for name, tensor in optimizer.items():
         index, key = name.split(".", 1)
-        kept.setdefault(int(index), {})[key] = tensor
+        kept.setdefault(int(index), {})[key] = _laid_out_as(parameters[int(index)], tensor)
     trainer.optimizer.load_state_dict({**trainer.optimizer.state_dict(), "state": kept})
     for name, parameter in trainer.component.named_parameters():
         if name in gradients:
-            parameter.grad = gradients[name].to(parameter.device)
+            parameter.grad = _laid_out_as(parameter, gradients[name].to(parameter.device))
     if trainer.ring is not None:
         trainer.ring.load(feedback)
+
+
+def _laid_out_as(parameter: Tensor, tensor: Tensor) -> Tensor:
+    """A tensor of a parameter's shape in the parameter's memory layout, which fused optimizers take for granted; another as it is."""
+    return torch.empty_like(parameter, device=tensor.device).copy_(tensor) if tensor.shape == parameter.shape else tensor

@@ -192,6 +192,9 @@ class Config(Section):
     compile: bool = False
     """Compile each component's forward and backward pass with torch.compile; on a CPU this needs a C++ compiler. Baselines compile
     their layers."""
+    channels_last: bool = False
+    """Keep the weights of convolutions, and so the images between them, with the channels last in memory, which convolutions on a
+    CPU, and in bf16 on a GPU, are often faster with. Baselines do so too."""
     threads: PositiveInt = 1
     """CPU threads for the arithmetic of one component, in either engine. Results are equal only with equal numbers of threads."""
 

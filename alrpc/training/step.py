@@ -48,7 +48,7 @@ class ComponentOutput:
 
 def make_trainer(component: Component, recipe: Recipe, device: torch.device, timing: Timing | None = None) -> Trainer:
     """Move a component to its device and give it an optimizer."""
-    component.to(device).train()
+    component.to(device, memory_format=recipe.memory_format).train()
     if recipe.compile:
         component.compute = torch.compile(component.compute)
     optimizer = make_optimizer(component.objective.parameter_groups(component), recipe)

@@ -31,7 +31,7 @@ class DataParallel:
     def __init__(self, model: SequentialModel, rank: int, world: int, device: torch.device, target: Target, recipe: Recipe):
         self.rank, self.world, self.device, self.target, self.recipe = rank, world, device, target, recipe
         self.layers = list(range(1, len(model.layers) + 1))
-        self.module = ModelPart(model, range(len(model.layers))).to(device)
+        self.module = ModelPart(model, range(len(model.layers))).to(device, memory_format=recipe.memory_format)
         if recipe.compile:
             self.module.compile()
         self.wrapped: nn.Module = self.module

@@ -64,7 +64,7 @@ class Pipelined:
         self.method, self.rank, self.world, self.device, self.target, self.recipe = method, rank, world, device, target, recipe
         blocks = split_components(len(model.layers) - 1, world, split)
         self.layers = [*blocks[rank], *([len(model.layers)] if rank == world - 1 else [])]
-        self.module = ModelPart(model, [number - 1 for number in self.layers]).to(device)
+        self.module = ModelPart(model, [number - 1 for number in self.layers]).to(device, memory_format=recipe.memory_format)
         if recipe.compile:
             self.module.compile()
         self.inputs = self.module.takes if rank == 0 else ()
