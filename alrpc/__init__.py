@@ -14,7 +14,6 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # for type checkers; a test holds these names equal to those below
-    from alrpc.checkpoint.resume import load_run as load_run
     from alrpc.config import Config as Config
     from alrpc.config import load_config as load_config
     from alrpc.data import load_data as load_data
@@ -24,6 +23,9 @@ if TYPE_CHECKING:  # for type checkers; a test holds these names equal to those 
     from alrpc.errors import RunFailed as RunFailed
     from alrpc.errors import Stopped as Stopped
     from alrpc.errors import UserError as UserError
+    from alrpc.inference.predictor import Answer as Answer
+    from alrpc.inference.predictor import Predictor as Predictor
+    from alrpc.inference.predictor import load_run as load_run
     from alrpc.network import Network as Network
     from alrpc.network import associate as associate
     from alrpc.network import decouple as decouple
@@ -38,6 +40,7 @@ if TYPE_CHECKING:  # for type checkers; a test holds these names equal to those 
 __version__ = "0.1.0"
 
 _HOME = {
+    "Answer": "alrpc.inference.predictor",
     "Classes": "alrpc.objectives.base",
     "Component": "alrpc.objectives.base",
     "Config": "alrpc.config",
@@ -45,6 +48,7 @@ _HOME = {
     "Interrupted": "alrpc.errors",
     "Network": "alrpc.network",
     "Objective": "alrpc.objectives.base",
+    "Predictor": "alrpc.inference.predictor",
     "RunFailed": "alrpc.errors",
     "Split": "alrpc.data.dataset",
     "Stopped": "alrpc.errors",
@@ -56,7 +60,7 @@ _HOME = {
     "launch_pipeline": "alrpc.runtime.restarts",
     "load_config": "alrpc.config",
     "load_data": "alrpc.data",
-    "load_run": "alrpc.checkpoint.resume",
+    "load_run": "alrpc.inference.predictor",
     "train": "alrpc.runtime.train",
 }
 __all__ = ["__version__", *_HOME]

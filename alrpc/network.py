@@ -20,7 +20,7 @@ from alrpc.errors import UserError
 from alrpc.models import OBJECTIVES, check_model
 from alrpc.models.build import build_parts, resolve_fields
 from alrpc.objectives.associated import AssociatedLearning
-from alrpc.objectives.base import Component, Objective, Target, Tensors, as_tensors, eval_mode
+from alrpc.objectives.base import Component, Objective, Target, Tensors, as_tensors, canonical, eval_mode
 from alrpc.objectives.build import build_components, make_objective, warn_of_idle_blocks
 from alrpc.system import peak_memory
 
@@ -48,6 +48,8 @@ class Network(nn.Module):
         used, outputs = list(self.components[:depth]), []
         for component in used:
             tensors = component.activate(tensors)
+            if not torch.is_grad_enabled():  # as the next component gets them in an evaluation, so that both give the same bits
+                tensors = {name: canonical(tensor) for name, tensor in tensors.items()}
             if self.objective.combines_exits or component is used[-1]:
                 outputs.append(self.objective.exit(component, tensors))
         return self.objective.decode([component.exit_parts() for component in used], outputs)

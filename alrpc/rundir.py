@@ -3,6 +3,9 @@
 config.yaml                the resolved configuration
 metrics.jsonl              one event a line (alrpc.events), appended during the run
 timings.jsonl              the events that a timeline needs, likewise
+labels.json                the names of the classes, in the order of their indices; not for values
+preprocess.json            how a raw example becomes the network's input (alrpc.data.preprocessing)
+tokenizer.json             for texts: the tokenizer of Hugging Face's tokenizers, which also cleans the text
 checkpoints/step-N/        see alrpc.checkpoint
 summary.json               written last: a run that has it is complete
 logs/coordinator.log, stage-N.log, launcher.log
@@ -36,6 +39,7 @@ from alrpc.reading.documents import Count, describe, read_json, read_json_lines
 from alrpc.reading.regular import MIB, Absent
 
 CONFIG, METRICS, TIMINGS, SUMMARY = "config.yaml", "metrics.jsonl", "timings.jsonl", "summary.json"
+LABELS, PREPROCESS, TOKENIZER = "labels.json", "preprocess.json", "tokenizer.json"
 COMPARISON, QUALITY = "comparison.json", "quality.json"
 STOP, RESTARTS, REACHED, BEGUN_BY, AGENT = (
     Path("logs") / name for name in ("stop", "restarts.jsonl", "reached", "torchrun", "agent")

@@ -15,9 +15,7 @@ import torch
 from torch import Tensor
 
 from alrpc import rundir
-from alrpc.checkpoint.commit import find_checkpoint
-from alrpc.checkpoint.manifest import read_manifest
-from alrpc.checkpoint.resume import load_run
+from alrpc.checkpoint.resume import load_trained
 from alrpc.config import Config, load_config, user_code_fields
 from alrpc.config.own_code import check_choice
 from alrpc.data import read_data
@@ -41,6 +39,7 @@ def inspect_run(
     samples: int,
     projection: str = "pca",
     model: str | None = None,
+    objective: str | None = None,
     data: str | None = None,
     overrides: Sequence[str] = (),
 ) -> dict:
@@ -50,7 +49,7 @@ def inspect_run(
         run: the run's directory.
         samples: most samples of the test split to measure.
         projection: `pca` or `tsne`.
-        model, data: `package.module:function`, needed when the run's blocks or data come from the user's own function.
+        model, objective, data: `package.module:function`, needed when the run's blocks, objective or data are the user's own.
         overrides: `data.root=…`, `data.file=…`, `data.test_file=…`, for data that was moved since.
 
     Returns:
@@ -60,12 +59,14 @@ def inspect_run(
         UserError: naming what is missing or does not fit the run.
     """
     check_choice("projection", projection, ("pca", "tsne"))
-    config, network, dataset, step = open_run(run, model, data, overrides)
+    config, network, dataset, step = open_run(run, model, objective, data, overrides)
     result = measure(network, dataset, choose_samples(len(dataset.test), samples), config, projection)
     return {"run": run.resolve().name, "step": step, **result}
 
 
-def open_run(run: Path, model: str | None, data: str | None, overrides: Sequence[str]) -> tuple[Config, Network, Dataset, int]:
+def open_run(
+    run: Path, model: str | None, objective: str | None, data: str | None, overrides: Sequence[str]
+) -> tuple[Config, Network, Dataset, int]:
     """Load a run's configuration, trained network, data set, and the step of its checkpoint; raises as `inspect_run`."""
     path = run / rundir.CONFIG
     if not path.is_file():
@@ -74,14 +75,14 @@ def open_run(run: Path, model: str | None, data: str | None, overrides: Sequence
         if override.partition("=")[0] not in MAY_CHANGE:
             raise UsageError(f"--set: got {override!r}; of a run that is inspected only {', '.join(MAY_CHANGE)} can change")
     config = load_config(path, overrides)
-    given = {"model.name": model, "data.name": data}
+    given = {"model.name": model, "objective.name": objective, "data.name": data}
     for name, function in user_code_fields(config).items():
-        if given[name] != function:
+        if given.get(name, function) != function:
             raise UsageError(
                 f"{run}: its {name} is your own code; to have it imported, add --{name.removesuffix('.name')} {function}"
             )
-    network = load_run(run, model)
-    manifest = read_manifest(find_checkpoint(run))
+    trained = load_trained(run, model, objective)
+    network, manifest = trained.network, trained.manifest
     dataset = read_data(config.data)
     micro_batches = epoch_size(dataset, config.data.batch_size, config.train.seed).micro_batches
     if dataset.target != network.target or micro_batches != manifest["micro_batches"]:

@@ -107,12 +107,16 @@ def read_file(directory: Path, name: str, described: dict) -> State:
     Raises:
         UserError: naming the file and its fault.
     """
-    path = directory / name
+    return parse_tensors(directory / name, read_described(directory / name, described))
+
+
+def read_described(path: Path, described: dict) -> bytes:
+    """Read a file and check it against the manifest's description; raises like `read_file`."""
     check_size(path, described)
     data = read_bytes(path, described["bytes"])
     if hashlib.sha256(data).hexdigest() != described["sha256"]:
         raise UserError(f"{path}: is damaged: its checksum is not the manifest's")
-    return parse_tensors(path, data)
+    return data
 
 
 def check_present(directory: Path, files: Files) -> None:

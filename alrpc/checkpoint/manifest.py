@@ -12,7 +12,7 @@ from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter
 from torch import Tensor
 from typing_extensions import TypedDict
 
-from alrpc.checkpoint.files import checkpoint_directory, component_file
+from alrpc.checkpoint.files import Files, checkpoint_directory, component_file
 from alrpc.errors import UserError
 from alrpc.objectives.base import Classes, Target, Values
 from alrpc.reading.documents import Count, Name, Whole, read_json, shown
@@ -73,6 +73,8 @@ class Manifest(Head):
     target: Annotated[dict[Literal["classes", "values"], dict[str, Size]], Field(min_length=1, max_length=1)]
     """The kind of target and its fields."""
     files: dict[Annotated[str, Field(pattern=r"^component-\d{3,5}\.safetensors$")], Described]
+    carried: NotRequired[dict[Literal["labels.json", "preprocess.json", "tokenizer.json"], Described]]
+    """Files in the run's directory that a prediction needs; not given by 0.1."""
 
 
 def _check_manifest(manifest: Manifest) -> Manifest:
@@ -86,11 +88,14 @@ def _check_manifest(manifest: Manifest) -> Manifest:
 HEAD, CONTENTS = TypeAdapter(Head), TypeAdapter(Annotated[Manifest, AfterValidator(_check_manifest)])
 
 
-def describe_run(components: int, sample: dict[str, Tensor], target: Target, micro_batches: int) -> dict[str, Any]:
-    """The manifest's description of a run: what is needed to build its network, and the number of micro-batches in an epoch."""
+def describe_run(
+    components: int, sample: dict[str, Tensor], target: Target, micro_batches: int, carried: Files
+) -> dict[str, Any]:
+    """The manifest's description of a run: what is needed to build its network and to predict by it, and the number of micro-batches
+    in an epoch."""
     shapes = {name: [str(tensor.dtype).removeprefix("torch."), list(tensor.shape)] for name, tensor in sample.items()}
     kind = {type(target).__name__.lower(): asdict(target)}
-    return {"components": components, "sample": shapes, "target": kind, "micro_batches": micro_batches}
+    return {"components": components, "sample": shapes, "target": kind, "micro_batches": micro_batches, "carried": carried}
 
 
 def read_manifest(directory: Path) -> Manifest:

@@ -12,9 +12,9 @@ from alrpc import rundir
 from alrpc.checkpoint.changes import changed_config
 from alrpc.checkpoint.commit import complete_checkpoints, find_checkpoint, remove
 from alrpc.checkpoint.files import Files, read_file
-from alrpc.checkpoint.manifest import read_manifest
+from alrpc.checkpoint.manifest import Manifest, read_manifest
 from alrpc.checkpoint.network import load_network
-from alrpc.config import Config, load_config, save_config
+from alrpc.config import Config, load_config, save_config, user_code_fields
 from alrpc.errors import UsageError, UserError
 from alrpc.network import Network, resolve
 
@@ -124,25 +124,43 @@ def reopen(run: Path, config: Config, step: int) -> None:
         (run / name).unlink(missing_ok=True)
 
 
-def load_run(directory: Path | str, model: str | None = None, *, network: Network | None = None) -> Network:
-    """Load the trained network of a run from its directory.
+@dataclass(frozen=True)
+class Trained:
+    """A run's trained network, on the CPU and in evaluation mode, with the checkpoint that it was loaded from."""
+
+    config: Config
+    network: Network
+    manifest: Manifest
+
+
+def load_trained(
+    directory: Path,
+    model: str | None = None,
+    objective: str | None = None,
+    *,
+    network: Network | None = None,
+    step: int | None = None,
+) -> Trained:
+    """Load the network of a run's last complete checkpoint, or of that of a step.
 
     Args:
-        model: `package.module:function` of the user's own function that builds the run's blocks, if there is one. Code is
-            imported only when the caller names it, never because a file does.
+        model, objective: `package.module:function` of the user's own model or objective, if the run has one. Code is imported only
+            when the caller names it, never because a file does.
         network: a network of the same blocks, for a run of `alrpc.train`, whose blocks only the caller can build; it is copied.
-
-    Returns:
-        The network, in evaluation mode.
 
     Raises:
         UserError: naming a file that is missing or does not fit.
     """
-    directory = Path(directory)
+    if not (directory / rundir.CONFIG).is_file():
+        raise UsageError(f"{directory}: is not the directory of a run: it has no {rundir.CONFIG}")
     config = load_config(directory / rundir.CONFIG)
-    if network is None and ":" in config.model.name and config.model.name != model:
-        raise UserError(
-            f"{directory}: its blocks come from {config.model.name}; pass model={config.model.name!r} to import that"
-        )
-    checkpoint = find_checkpoint(directory)
-    return load_network(config, checkpoint, read_manifest(checkpoint), network).eval()
+    given = {"model.name": model, "objective.name": objective}
+    for field, name in user_code_fields(config).items():
+        if network is None and field in given and given[field] != name:
+            option = field.removesuffix(".name")
+            raise UserError(
+                f"{directory}: its {field} is your own code; pass {option}={name!r}, or --{option} {name}, to import it"
+            )
+    checkpoint = find_checkpoint(directory, step)
+    manifest = read_manifest(checkpoint)
+    return Trained(config, load_network(config, checkpoint, manifest, network).eval(), manifest)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from alrpc.cli.options import choose_run, heavy_imports, json_option, plain_endings, set_option
+from alrpc.cli.options import choose_run, heavy_imports, json_option, own_options, plain_endings, set_option
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -30,16 +30,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="How the activations are brought to two dimensions; t-SNE takes seconds for each component.",
 )
-@click.option(
-    "--model",
-    metavar="MODULE:FUNCTION",
-    help="The function that makes the run's blocks, if it is your own; only then is it imported.",
-)
-@click.option(
-    "--data",
-    metavar="MODULE:FUNCTION",
-    help="The function that loads the run's data, if it is your own; only then is it imported.",
-)
+@own_options("model", "objective", "data")
 @set_option("Where the data lies now: data.root, data.file or data.test_file. The option can be given again.")
 @json_option
 def inspect(
@@ -47,6 +38,7 @@ def inspect(
     samples: int,
     projection: str,
     model: str | None,
+    objective: str | None,
     data: str | None,
     overrides: tuple[str, ...],
     as_json: bool,
@@ -85,7 +77,7 @@ def inspect(
 
         console = Console(stderr=as_json)  # then standard output has nothing but JSON
         with console.status("inspecting"):
-            result = inspect_run(run, samples, projection, model, data, overrides)
+            result = inspect_run(run, samples, projection, model, objective, data, overrides)
             write_quality(run, result)
         if as_json:
             click.echo(json.dumps(result, indent=2))

@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 
 LAST = "<last>"
 """The value of --resume when no directory follows it."""
+OWN = {
+    "model": "function that makes the run's blocks",
+    "objective": "run's objective",
+    "data": "function that loads the run's data",
+}
 Decorator = Callable[[Callable], Callable]
 
 
@@ -49,6 +54,18 @@ verbose_option = click.option(
     help="Print a line for all losses and checkpoints, and the lines that the processes write into their logs.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on standard output instead of tables.")
+
+
+def own_options(*sections: str) -> Decorator:
+    """Options that name the user's own code: --model, --objective, --data."""
+
+    def decorate(command: Callable) -> Callable:
+        for section in reversed(sections):
+            help = f"The {OWN[section]}, if it is your own; only then is it imported."
+            command = click.option(f"--{section}", metavar="MODULE:FUNCTION", help=help)(command)
+        return command
+
+    return decorate
 
 
 def source_options(command: Callable) -> Callable:

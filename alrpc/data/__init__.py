@@ -5,6 +5,7 @@ This module imports torch only when data is read.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from alrpc.config import Data, parse_section
@@ -13,7 +14,8 @@ from alrpc.data.catalog import TEXT, VISION, check_data
 from alrpc.errors import UserError, exit_call
 
 if TYPE_CHECKING:
-    from alrpc.data.dataset import Dataset
+    from alrpc.data.dataset import Dataset, Split
+    from alrpc.data.preprocessing import Preprocessing
 
 
 def load_data(name: str, **fields: Any) -> Dataset:
@@ -49,3 +51,39 @@ def read_data(data: Data) -> Dataset:
     if not isinstance(dataset, Dataset):
         raise UserError(f"data.name: {data.name} returned {type(dataset).__name__}; it must return an alrpc.Dataset")
     return dataset
+
+
+def read_test(data: Data, classes: Sequence[str] | None, tokenizer: str | None) -> Split:
+    """Load the test split alone, prepared for a network that was trained before; raises like `load_data`.
+
+    Args:
+        classes: the names of the classes that it was trained on, in the order of their indices; None for values.
+        tokenizer: the JSON of the tokenizer that it was trained with; None unless it takes texts. A text-file with a `test_file` then
+            needs no `file`.
+    """
+    from alrpc.data import text, vision
+
+    if data.test_file is not None:  # then only a training reads the other files
+        data = data.model_copy(update={"file": data.test_file, "word_vectors": None})
+    check_data(data)
+    if data.name in VISION and classes is not None:
+        return vision.load_test(data, classes)
+    if data.name in TEXT and classes is not None and tokenizer is not None:
+        return text.load_test(data, classes, tokenizer)
+    return read_data(data).test
+
+
+def preprocessing_of(data: Data, tokenizer: str | None) -> Preprocessing | None:
+    """The preprocessing of the data set that the section `data` names, of which nothing is read; None for one's own data set.
+
+    Args:
+        tokenizer: the JSON of the run's tokenizer, for texts.
+    """
+    from alrpc.data import digits, vision
+    from alrpc.data.preprocessing import TextPreprocessing
+
+    if data.name == "digits":
+        return digits.PREPROCESSING
+    if data.name in VISION:
+        return vision.preprocessing(data)
+    return TextPreprocessing(tokenizer, data.max_tokens) if data.name in TEXT and tokenizer is not None else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +10,10 @@ import torch
 from torch import Tensor
 
 from alrpc.data.checks import check_finite, check_labels
+from alrpc.data.preprocessing import ArrayPreprocessing, Preprocessing
 from alrpc.errors import UserError
-from alrpc.objectives.base import Target, Tensors, check_target
+from alrpc.objectives.base import Classes, Target, Tensors, check_target
+from alrpc.reading.documents import shown
 from alrpc.system import derive_seed
 
 
@@ -68,9 +71,14 @@ class Dataset:
     test: Split
     target: Target
     word_vectors: WordVectors | None = None
+    classes: Sequence[str] | None = None
+    """Names of the classes, in the order of their indices; None to name them by these, and for values."""
+    preprocessing: Preprocessing | None = None
+    """How a raw example becomes an input; None for arrays of the shape that the sample's inputs have."""
 
     def __post_init__(self):
         check_target(self.target)
+        _check_classes(self.classes, self.target)
         for name, split in (("train", self.train), ("test", self.test)):
             if not isinstance(split, Split):
                 raise UserError(f"{name} split: got {type(split).__name__}; give an alrpc.Split of inputs and labels")
@@ -87,6 +95,28 @@ class Dataset:
     def sample(self) -> Tensors:
         """One training sample as a micro-batch, for `alrpc.associate`."""
         return self.train.batch(torch.tensor([0]))[0]
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """The name of each class; None for values."""
+        if not isinstance(self.target, Classes):
+            return None
+        return list(self.classes or map(str, range(self.target.count)))
+
+    @property
+    def preprocessed_by(self) -> Preprocessing:
+        """How a raw example becomes an input of a network that is trained on this data set."""
+        return self.preprocessing or ArrayPreprocessing.of(self.sample)
+
+
+def _check_classes(classes: object, target: Target) -> None:
+    """Refuse, with a UserError, names of classes that are not one different text for each class of the target."""
+    if classes is None:
+        return
+    names = list(classes) if isinstance(classes, Sequence) and not isinstance(classes, str) else []
+    count = target.count if isinstance(target, Classes) else 0
+    if len(names) != count or len(set(names)) != count or not all(isinstance(name, str) for name in names):
+        raise UserError(f"classes: got {shown(classes)} for {target}; give {f'{count} different names' if count else 'none'}")
 
 
 def _check_inputs(split: Split, name: str) -> None:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import torch
 
 from alrpc.data.dataset import Dataset, Split
+from alrpc.data.preprocessing import ImagePreprocessing
 from alrpc.objectives.base import Classes
+
+PREPROCESSING = ImagePreprocessing(channels=1, height=8, width=8, mean=(0.0,), deviation=(1.0,))
 
 
 def load() -> Dataset:
@@ -16,4 +19,6 @@ def load() -> Dataset:
     images = torch.tensor(digits.images, dtype=torch.float32).unsqueeze(1) / 16
     labels = torch.tensor(digits.target, dtype=torch.int64)
     train, test = model_selection.train_test_split(range(len(labels)), test_size=360, stratify=labels, random_state=0)
-    return Dataset(Split(images[train], labels[train]), Split(images[test], labels[test]), Classes(10))
+    return Dataset(
+        Split(images[train], labels[train]), Split(images[test], labels[test]), Classes(10), preprocessing=PREPROCESSING
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,9 +15,10 @@ from torch import Tensor
 
 from alrpc.config import Data
 from alrpc.data.dataset import Dataset, Split, shuffled
+from alrpc.data.preprocessing import TextPreprocessing, parse_tokenizer
 from alrpc.data.text_cache import cache_folder, read_cached, write_cached
-from alrpc.data.text_file import read_records
-from alrpc.data.tokenizer import PADDING, UNKNOWN, cleaner, encode, learn_vocabulary
+from alrpc.data.text_file import Record, read_records
+from alrpc.data.tokenizer import UNKNOWN, cleaner, encode, learn_vocabulary, pad
 from alrpc.data.word_vectors import read_word_vectors
 from alrpc.errors import UserError
 from alrpc.objectives.base import Classes, Tensors
@@ -48,11 +49,7 @@ class Texts(Split):
 
     def batch(self, indices: Tensor) -> tuple[Tensors, Tensor]:
         """Tokens `x`, (n, T), int64, padded to the longest of these texts, and `mask`, (n, T), which is true for words."""
-        begin, end = self.inputs[indices].unbind(1)
-        positions = begin[:, None] + torch.arange(int((end - begin).max()))
-        mask = positions < end[:, None]
-        x = self.tokens[positions.clamp(max=len(self.tokens) - 1)].long().masked_fill(~mask, PADDING)
-        return {"x": x, "mask": mask}, self.labels[indices]
+        return pad(self.tokens, *self.inputs[indices].unbind(1)), self.labels[indices]
 
     def order(self, seed: int, epoch: int, batch_size: int) -> Tensor:
         """A random order; with `bucket` each micro-batch, except a smaller last one, has texts of similar length."""
@@ -80,7 +77,7 @@ def load(data: Data) -> Dataset:
     Raises:
         UserError: naming the wrong field, or file and line, or when a public data set cannot be downloaded.
     """
-    identity, read = _find_files(data) if data.name == "text-file" else _find_on_hub(data)
+    identity, read, names = _find_files(data) if data.name == "text-file" else _find_on_hub(data)
     tokenizer = cleaner()
     key = [FORMAT, identity, tokenizer.to_str(), data.vocabulary, data.max_tokens]
     folder = cache_folder()
@@ -92,19 +89,39 @@ def load(data: Data) -> Dataset:
             write_cached(path, *prepared)
     tensors, strings = prepared
     splits = [
-        Texts(
-            inputs=torch.stack([tensors[f"{name}.offsets"][:-1], tensors[f"{name}.offsets"][1:]], dim=1),
-            labels=tensors[f"{name}.labels"],
-            tokens=tensors[f"{name}.tokens"],
-            bucket=data.bucket,
-        )
+        _split(tensors[f"{name}.tokens"], tensors[f"{name}.offsets"], tensors[f"{name}.labels"], data.bucket)
         for name in ("train", "test")
     ]
     word_vectors = None
     if data.word_vectors is not None:
         words = json.loads(strings["tokenizer"])["model"]["vocab"]
         word_vectors = read_word_vectors(data.word_vectors, {word: row for word, row in words.items() if row > UNKNOWN})
-    return Dataset(*splits, Classes(len(json.loads(strings["classes"]))), word_vectors)
+    classes = [names.get(label, label) for label in json.loads(strings["classes"])]
+    prepared = TextPreprocessing(strings["tokenizer"], data.max_tokens)
+    return Dataset(*splits, Classes(len(classes)), word_vectors, classes=classes, preprocessing=prepared)
+
+
+def load_test(data: Data, classes: Sequence[str], tokenizer: str) -> Texts:
+    """Read the test split alone, for a network that was trained on these classes with this tokenizer; raises like `load`.
+
+    A `data.test_file` needs no `data.file`.
+    """
+    if data.test_file is not None:
+        test = _read_test_file(data, classes, "one of the run's")
+        labels = test.labels
+    else:
+        _, read, names = _find_files(data) if data.name == "text-file" else _find_on_hub(data)
+        test = read()[1]
+        labels = [names.get(label, label) for label in test.labels]
+    index = {label: number for number, label in enumerate(classes)}
+    if strange := next((label for label in labels if label not in index), None):
+        raise UserError(f"data: the label {strange!r} is not one of the run's: {_listed(index)}; test only what is trained")
+    tokens, offsets = encode(parse_tokenizer(tokenizer), test.texts, data.max_tokens)
+    return _split(tokens, offsets, torch.tensor([index[label] for label in labels]), bucket=False)
+
+
+def _split(tokens: Tensor, offsets: Tensor, labels: Tensor, bucket: bool) -> Texts:
+    return Texts(torch.stack([offsets[:-1], offsets[1:]], dim=1), labels, tokens, bucket)
 
 
 def _prepare(train: Labelled, test: Labelled, tokenizer: Tokenizer, data: Data) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -119,13 +136,16 @@ def _prepare(train: Labelled, test: Labelled, tokenizer: Tokenizer, data: Data) 
     return tensors, {"classes": json.dumps(classes), "tokenizer": tokenizer.to_str()}
 
 
-def _find_files(data: Data) -> tuple[list, Callable[[], tuple[Labelled, Labelled]]]:
-    """The identity of local files in the cache, and a function that reads them."""
+# The identity of texts in the cache, a function that reads them, and names of their labels that they go by.
+_Found = tuple[list, Callable[[], tuple[Labelled, Labelled]], dict[str, str]]
+
+
+def _find_files(data: Data) -> _Found:
     identity = [data.text_column, data.label_column, data.test_share if data.test_file is None else None]
     for field, path in (("file", data.file), ("test_file", data.test_file)):
         if path is not None:
             identity += [path.suffix.lower(), _digest(field, path)]
-    return identity, lambda: _read_files(data)
+    return identity, lambda: _read_files(data), {}
 
 
 def _digest(field: str, path: Path) -> str:
@@ -143,35 +163,49 @@ def _read_files(data: Data) -> tuple[Labelled, Labelled]:
     if len(known) == 1:
         raise UserError(f"{data.file}: every label is {train[0].label!r}; there must be two or more")
     if data.test_file is not None:
-        test = read_records(data.test_file, data.text_column, data.label_column)
-        for record in test:
-            if record.label not in known:
-                raise UserError(
-                    f"{data.test_file}:{record.line}: label {record.label!r} is not in {data.file}; use one of those trained on:"
-                    f" {_listed(known)}"
-                )
-    else:
-        from sklearn.model_selection import train_test_split
+        return _labelled(train), _read_test_file(data, known, f"in {data.file}")
+    from sklearn.model_selection import train_test_split
 
-        labels = [record.label for record in train]
-        count = Counter(labels)
-        for label, line in known.items():
-            if count[label] == 1:
-                raise UserError(
-                    f"{data.file}:{line}: no other text has the label {label!r}; give each label two or more, or a data.test_file"
-                )
-        try:
-            train, test = train_test_split(train, test_size=data.test_share, stratify=labels, random_state=0)
-        except ValueError as error:
+    labels = [record.label for record in train]
+    count = Counter(labels)
+    for label, line in known.items():
+        if count[label] == 1:
             raise UserError(
-                f"data.test_share: {data.test_share} of {len(labels)} texts with {len(known)} labels is less than one a label to"
-                " train on or to test on; give another share, or a data.test_file"
-            ) from error
-    return tuple(Labelled([r.text for r in records], [r.label for r in records]) for records in (train, test))
+                f"{data.file}:{line}: no other text has the label {label!r}; give each label two or more, or a data.test_file"
+            )
+    try:
+        train, test = train_test_split(train, test_size=data.test_share, stratify=labels, random_state=0)
+    except ValueError as error:
+        raise UserError(
+            f"data.test_share: {data.test_share} of {len(labels)} texts with {len(known)} labels is less than one a label to"
+            " train on or to test on; give another share, or a data.test_file"
+        ) from error
+    return _labelled(train), _labelled(test)
 
 
-def _find_on_hub(data: Data) -> tuple[list, Callable[[], tuple[Labelled, Labelled]]]:
-    """The identity of a public data set in the cache, and a function that reads it; downloads the data set if it is absent."""
+def _read_test_file(data: Data, known: Collection[str], whose: str) -> Labelled:
+    """Read data.test_file.
+
+    Args:
+        known: the labels that it may have.
+        whose: what these are, for the message about another one.
+    """
+    test = read_records(data.test_file, data.text_column, data.label_column)
+    for record in test:
+        if record.label not in known:
+            raise UserError(
+                f"{data.test_file}:{record.line}: label {record.label!r} is not {whose}; use one of those trained on:"
+                f" {_listed(known)}"
+            )
+    return _labelled(test)
+
+
+def _labelled(records: Sequence[Record]) -> Labelled:
+    return Labelled([record.text for record in records], [record.label for record in records])
+
+
+def _find_on_hub(data: Data) -> _Found:
+    """The same of a public data set, which is downloaded if it is absent."""
     import datasets
 
     name, column, test = HUB[data.name]
@@ -188,7 +222,8 @@ def _find_on_hub(data: Data) -> tuple[list, Callable[[], tuple[Labelled, Labelle
     def read() -> tuple[Labelled, Labelled]:
         return tuple(Labelled(list(split[column]), [str(label) for label in split["label"]]) for split in (train, test))
 
-    return [name, train._fingerprint, test._fingerprint], read
+    names = getattr(train.features["label"], "names", None) or []
+    return [name, train._fingerprint, test._fingerprint], read, {str(number): label for number, label in enumerate(names)}
 
 
 def _sort_labels(labels: set[str]) -> list[str]:
@@ -199,6 +234,6 @@ def _sort_labels(labels: set[str]) -> list[str]:
         return sorted(labels)
 
 
-def _listed(labels: dict[str, int]) -> str:
+def _listed(labels: Collection[str]) -> str:
     names = _sort_labels(set(labels))
     return ", ".join(names[:10]) + (", …" if len(names) > 10 else "")

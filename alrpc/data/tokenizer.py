@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from alrpc.objectives.base import Tensors
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
@@ -67,8 +69,9 @@ def learn_vocabulary(tokenizer: Tokenizer, texts: Iterable[str], size: int) -> T
     return learned
 
 
-def encode(tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int) -> tuple[Tensor, Tensor]:
-    """Encode texts as the concatenated indices of their words, at most `max_tokens` and at least one for each text.
+def encode(tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int, unknown: int = UNKNOWN) -> tuple[Tensor, Tensor]:
+    """Encode texts as the concatenated indices of their words, at most `max_tokens` and at least one for each text, if need be
+    `unknown`.
 
     Returns:
         tokens: (sum of lengths,), int32.
@@ -78,10 +81,26 @@ def encode(tokenizer: Tokenizer, texts: Sequence[str], max_tokens: int) -> tuple
     tokens, lengths = array("i"), [0]
     for start in range(0, len(texts), CHUNK):
         for encoding in tokenizer.encode_batch_fast(texts[start : start + CHUNK]):
-            words = encoding.ids or [UNKNOWN]
+            words = encoding.ids or [unknown]
             tokens.extend(words)
             lengths.append(len(words))
     return torch.frombuffer(tokens, dtype=torch.int32), torch.tensor(lengths).cumsum(0)
+
+
+def pad(tokens: Tensor, begin: Tensor, end: Tensor, padding: int = PADDING) -> Tensors:
+    """Pad texts to the longest of them.
+
+    Args:
+        tokens: the tokens of all texts, one after another.
+        begin, end: (n,) int64, where each text begins and ends in `tokens`.
+
+    Returns:
+        Tokens `x`, (n, T), int64, and `mask`, (n, T), which is true for words.
+    """
+    positions = begin[:, None] + torch.arange(int((end - begin).max()))
+    mask = positions < end[:, None]
+    x = tokens[positions.clamp(max=len(tokens) - 1)].long().masked_fill(~mask, padding)
+    return {"x": x, "mask": mask}
 
 
 def _any_of(words: Iterable[str]) -> str:

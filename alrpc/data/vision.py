@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -15,10 +16,14 @@ from alrpc.data.augmentation import augment
 from alrpc.data.catalog import TINY_IMAGENET
 from alrpc.data.dataset import Dataset, Split
 from alrpc.data.decoded import Decoded
+from alrpc.data.preprocessing import ImagePreprocessing, normalise, read_image
 from alrpc.errors import UserError
 from alrpc.objectives.base import Classes, Tensors
 from alrpc.reading.regular import MIB, read_text
 from alrpc.system import derive_seed
+
+if TYPE_CHECKING:
+    from torchvision.datasets import ImageFolder
 
 # Mean and standard deviation of the training pixels, in [0, 1], by channel; the values of ImageNet for the user's own folder.
 STATISTICS = {
@@ -29,6 +34,7 @@ STATISTICS = {
     "tiny-imagenet": ([0.4802, 0.4481, 0.3975], [0.2770, 0.2691, 0.2821]),
     "image-folder": ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
 }
+SIDES = {"mnist": 28, "fashion-mnist": 28, "cifar10": 32, "cifar100": 32}  # height and width; data.image_size for the others
 LISTED = 64 * MIB  # bytes of the longest list of images
 
 
@@ -48,7 +54,7 @@ class Images(Split):
         images = self.pixels(indices)
         if self.draw is not None:
             images = augment(images, self.augmentation, *self.draw, indices)
-        return {"x": images.to(torch.float32).div_(255).sub_(self.mean).div_(self.deviation)}, self.labels[indices]
+        return {"x": normalise(images, self.mean, self.deviation)}, self.labels[indices]
 
     def during(self, seed: int, epoch: int) -> Images:
         return self if self.augmentation == "none" else dataclasses.replace(self, draw=(seed, epoch))
@@ -67,16 +73,7 @@ class ImageFiles(Images):
 
     def pixels(self, indices: Tensor) -> Tensor:
         """The images with these indices, (n, 3, size, size) uint8; raises UserError naming a file that cannot be read."""
-        return self.decoded.get(indices, lambda index: self.decode(self.inputs[index]))
-
-    def decode(self, path: str) -> Tensor:
-        from torchvision.datasets.folder import pil_loader  # torchvision.io is deprecated, and reads fewer formats
-        from torchvision.transforms.v2 import functional
-
-        try:
-            return functional.pil_to_tensor(functional.resize(pil_loader(path), [self.size, self.size], antialias=True))
-        except Exception as error:  # Pillow raises SyntaxError for some damaged files, among others
-            raise UserError(f"{path}: not a readable image: {_reason(error)}") from error
+        return self.decoded.get(indices, lambda index: read_image(Path(self.inputs[index]), 3, (self.size, self.size)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,21 +122,42 @@ def load(data: Data) -> Dataset:
     """
     read = {"tiny-imagenet": _read_tiny_imagenet, "image-folder": _read_folder}.get(data.name, _read_torchvision)
     train, test, classes = read(data)
-    mean, deviation = (torch.tensor(values).view(-1, 1, 1) for values in STATISTICS[data.name])
     views = data.augmentation == "views"
+    images, tested = _split(data, *train, "none" if views else data.augmentation), _split(data, *test)
+    return Dataset(
+        Views.of(images) if views else images,
+        tested,
+        Classes(len(classes)),
+        classes=classes,
+        preprocessing=preprocessing(data),
+    )
 
-    def split(inputs: Tensor | list[str], labels: Tensor, augmentation: str) -> Images:
-        fields = {"mean": mean, "deviation": deviation, "augmentation": augmentation}
-        if isinstance(inputs, Tensor):
-            return Images(inputs, labels, **fields)
-        return ImageFiles(inputs, labels, size=data.image_size, decoded=Decoded(len(inputs), data.image_size), **fields)
-
-    images = split(*train, "none" if views else data.augmentation)
-    return Dataset(Views.of(images) if views else images, split(*test, "none"), Classes(classes))
 
 
-# Training split and test split (images and labels each), and the number of classes.
-_Read = tuple[tuple[Tensor | list[str], Tensor], tuple[Tensor | list[str], Tensor], int]
+def load_test(data: Data, classes: Sequence[str]) -> Split:
+    """Read the test split alone, for a network that was trained on these classes; raises like `load`."""
+    if data.name == "image-folder":
+        return _split(data, *_read_held_out(_held_out(data), classes, "one of the run's"))
+    return load(data).test
+
+
+def preprocessing(data: Data) -> ImagePreprocessing:
+    """How an image becomes the input of a network that is trained on this data set; nothing is read for it."""
+    mean, deviation = STATISTICS[data.name]
+    side = SIDES.get(data.name, data.image_size)
+    return ImagePreprocessing(len(mean), side, side, tuple(mean), tuple(deviation))
+
+
+def _split(data: Data, inputs: Tensor | list[str], labels: Tensor, augmentation: str = "none") -> Images:
+    mean, deviation = (torch.tensor(values).view(-1, 1, 1) for values in STATISTICS[data.name])
+    fields = {"mean": mean, "deviation": deviation, "augmentation": augmentation}
+    if isinstance(inputs, Tensor):
+        return Images(inputs, labels, **fields)
+    return ImageFiles(inputs, labels, size=data.image_size, decoded=Decoded(len(inputs), data.image_size), **fields)
+
+
+# Training split and test split (images and labels each), and the names of the classes.
+_Read = tuple[tuple[Tensor | list[str], Tensor], tuple[Tensor | list[str], Tensor], Sequence[str]]
 
 
 def _read_torchvision(data: Data) -> _Read:
@@ -166,7 +184,7 @@ def _read_torchvision(data: Data) -> _Read:
         images = torch.as_tensor(split.data)  # (N, H, W), or (N, H, W, C)
         images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
         splits.append((images, torch.as_tensor(split.targets, dtype=torch.int64)))
-    return *splits, len(split.classes)
+    return *splits, split.classes
 
 
 def _read_tiny_imagenet(data: Data) -> _Read:
@@ -194,23 +212,41 @@ def _read_tiny_imagenet(data: Data) -> _Read:
         if not file.is_file():
             raise UserError(f"{annotations}:{number}: no file {file}; unpack {TINY_IMAGENET} again")
         test.append((str(file), classes[wnid]))
-    return _columns(train), _columns(test), len(classes)
+    return _columns(train), _columns(test), list(classes)
 
 
 def _read_folder(data: Data) -> _Read:
     """Read root/train/<class>/*, and root/test or else root/val, which has some or all of the same classes."""
+    train = _image_folder(data.root / "train")
+    tested = _read_held_out(_held_out(data), train.classes, f"one of {data.root / 'train'}")
+    return _columns(train.samples), tested, train.classes
+
+
+def _held_out(data: Data) -> Path:
+    return next((data.root / name for name in ("test", "val") if (data.root / name).is_dir()), data.root / "test")
+
+
+def _read_held_out(folder: Path, classes: Sequence[str], whose: str) -> tuple[list[str], Tensor]:
+    """Read folder/<class>/*, with the indices that the training gave the classes.
+
+    Args:
+        whose: which classes these are, for the message about another one.
+    """
+    test = _image_folder(folder)
+    index = {name: number for number, name in enumerate(classes)}
+    strange = [name for name in test.classes if name not in index]
+    if strange:
+        raise UserError(f"{folder}: class {strange[0]} is not {whose}; test only what is trained")
+    return _columns([(file, index[test.classes[label]]) for file, label in test.samples])
+
+
+def _image_folder(folder: Path) -> ImageFolder:
     from torchvision.datasets import ImageFolder
 
-    held_out = next((data.root / name for name in ("test", "val") if (data.root / name).is_dir()), data.root / "test")
     try:
-        train, test = ImageFolder(data.root / "train"), ImageFolder(held_out)
+        return ImageFolder(folder)
     except OSError as error:
         raise UserError(f"data.root: image-folder needs train/<class>/* and test/<class>/*: {_reason(error)}") from error
-    strange = [name for name in test.classes if name not in train.class_to_idx]
-    if strange:
-        raise UserError(f"{held_out}: class {strange[0]} is not one of {data.root / 'train'}; test only what is trained")
-    tested = [(file, train.class_to_idx[test.classes[label]]) for file, label in test.samples]
-    return _columns(train.samples), _columns(tested), len(train.classes)
 
 
 def _columns(samples: list[tuple[str, int]]) -> tuple[list[str], Tensor]:

@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -137,6 +138,15 @@ class AssociatedLearning(Objective):
         for part in reversed(parts):
             output = part["decoder"](output)
         return output
+
+    def probabilities(self, output: Tensor) -> Tensor:
+        """Outputs that learn one-hot vectors by squared error estimate the probabilities themselves (Bishop, Neural Networks for
+        Pattern Recognition, 1995, section 6.1.3), up to negative ones and a sum that is not 1; those by cross entropy are logits."""
+        if self.by_cross_entropy:
+            return super().probabilities(output)
+        positive = output.float().clamp(min=0)
+        positive = torch.where(positive.any(dim=1, keepdim=True), positive, 1.0)  # all are equally unlikely
+        return positive / positive.sum(dim=1, keepdim=True)
 
     def training_only(self, component: Component, is_last: bool) -> list[nn.Module]:
         return [component.encoder] if is_last else [component.encoder, component.bridge]

@@ -227,6 +227,11 @@ class Objective(ABC):
         """
         return outputs[-1]
 
+    def probabilities(self, output: Tensor) -> Tensor:
+        """The probabilities of the classes, (N, classes), by the decoded output of an exit; its softmax, unless an objective whose
+        outputs are no logits says otherwise. They rank the classes as the output does."""
+        return output.float().softmax(dim=1)
+
     def training_only(self, component: Component, is_last: bool) -> list[nn.Module]:
         """The component's modules that the prediction of the network's last exit does not use: all but the last exit's, unless an
         objective says otherwise."""

@@ -19,6 +19,7 @@ from typing import TextIO
 
 from alrpc import rundir
 from alrpc.analysis.timeline import draw_run
+from alrpc.checkpoint.carried import write_carried
 from alrpc.checkpoint.changes import resuming
 from alrpc.checkpoint.commit import Committer
 from alrpc.checkpoint.files import Saver, load_trainers
@@ -99,7 +100,8 @@ def lifetime(run: Run, engine: str, stages: int, stdout: TextIO | None = None) -
         check_same_data(run.resume, micro_batches)
         if run.resume is not None:
             reopen(run.directory, run.config, run.resume.step)
-        described.update(describe_run(run.components, dataset.sample, dataset.target, micro_batches))
+        carried = write_carried(run.directory, dataset)
+        described.update(describe_run(run.components, dataset.sample, dataset.target, micro_batches, carried))
 
     def committed(step: int, kept: list[int]) -> None:
         if engine == "pipeline" and not leaving.is_set():

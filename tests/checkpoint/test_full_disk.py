@@ -94,10 +94,10 @@ def test_a_disk_that_is_full_at_the_very_end_costs_no_result(tmp_path, monkeypat
 
     write = rundir.write_atomically
 
-    def full(path, *more):
+    def full(path, *more, **options):
         if path.name == rundir.SUMMARY:
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        write(path, *more)
+        write(path, *more, **options)
 
     with monkeypatch.context() as patch, pytest.raises(StageFailed) as raised:
         patch.setattr(rundir, "write_atomically", full)

@@ -11,7 +11,8 @@ import torch
 from click.testing import CliRunner
 from safetensors.torch import load_file, save_file
 
-from alrpc.checkpoint.resume import last_whole_step, load_run
+import alrpc
+from alrpc.checkpoint.resume import last_whole_step
 from alrpc.cli.main import main
 from alrpc.errors import UserError
 
@@ -22,7 +23,7 @@ FIRST = "component-001.safetensors"
 def refused(run: Path) -> str:
     """The line with which the run is neither loaded nor resumed."""
     with pytest.raises(UserError) as error:
-        load_run(run)
+        alrpc.load_run(run)
     done = CliRunner().invoke(main, ["train", "--resume", str(run), "--set", "train.epochs=3", "--quiet"])
     assert isinstance(done.exception, SystemExit) and done.exit_code == 1, done.output
     assert done.stderr == f"alrpc: {error.value}; the checkpoint before it is that of step 40: add --step 40\n"
@@ -76,7 +77,7 @@ def test_a_manifest_is_refused_by_its_field(run, change, message):
     path = run / LAST / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     if message is None:
-        load_run(run)
+        alrpc.load_run(run)
     else:
         assert message in refused(run) and str(run / LAST) in refused(run)
 
@@ -93,7 +94,7 @@ def test_a_file_is_refused_by_its_name(run, name, damage):
     else:
         path.write_bytes({"empty": b"", "nested": b"[" * 100_000, "zeros": bytes(4096)}[damage])
     if name == "manifest.json" and damage in ("pipe", "device"):
-        load_run(run)  # a checkpoint without a manifest is not complete; that before it is
+        alrpc.load_run(run)  # a checkpoint without a manifest is not complete; that before it is
         return
     assert str(path) in refused(run)
     if name == FIRST and damage in ("empty", "nested", "zeros"):

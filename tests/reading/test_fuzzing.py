@@ -9,6 +9,7 @@ import yaml
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as some
 
+import alrpc
 from alrpc import rundir
 from alrpc.analysis.aligned import align_timings
 from alrpc.analysis.report.page import make_page
@@ -16,7 +17,6 @@ from alrpc.analysis.rundata import read
 from alrpc.analysis.timeline import choose_window, describe
 from alrpc.checkpoint.commit import find_checkpoint
 from alrpc.checkpoint.manifest import read_manifest
-from alrpc.checkpoint.resume import load_run
 from alrpc.config import load_config
 from alrpc.errors import UserError
 
@@ -134,7 +134,7 @@ def test_no_checkpoint_is_more_than_one_line_of_trouble(run, name):
     @given(documents(run / name) if name == MANIFEST else damaged(run / name))
     def loads(data: bytes) -> None:
         (run / name).write_bytes(data)
-        one_line(lambda: load_run(run))
+        one_line(lambda: alrpc.load_run(run))
 
     loads()
 

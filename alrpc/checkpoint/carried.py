@@ -1,0 +1,142 @@
+"""What a run carries so that others can predict with it: the names of its classes, the preprocessing of its inputs, its tokenizer.
+
+The files lie in the run's directory, written as the run begins; the manifest of every checkpoint has their sizes and sums.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter, ValidationError
+from pydantic_core import from_json
+
+from alrpc import rundir
+from alrpc.checkpoint.files import Files, read_described
+from alrpc.checkpoint.manifest import Manifest, empty_sample, target_of
+from alrpc.config import Config
+from alrpc.data import preprocessing_of
+from alrpc.data.catalog import TEXT
+from alrpc.data.dataset import Dataset
+from alrpc.data.preprocessing import PREPROCESSING, ArrayPreprocessing, Preprocessing, TextPreprocessing, parse_tokenizer
+from alrpc.errors import UsageError, UserError
+from alrpc.objectives.base import Classes
+from alrpc.reading.documents import describe
+from alrpc.reading.regular import MIB, read_text
+
+LARGEST = 256 * MIB  # bytes of the largest tokenizer, or of the names of classes
+NAMES = TypeAdapter(Annotated[list[str], Field(min_length=1)])
+
+
+@dataclass(frozen=True)
+class Carried:
+    """What a run knows of its inputs and its classes."""
+
+    classes: list[str] | None
+    """The name of each class, in the order of their indices; None for values."""
+    preprocessing: Preprocessing
+
+    @property
+    def tokenizer(self) -> str | None:
+        """The JSON of the tokenizer; None unless the network takes texts."""
+        return self.preprocessing.tokenizer if isinstance(self.preprocessing, TextPreprocessing) else None
+
+
+def write_carried(run: Path, dataset: Dataset) -> Files:
+    """Write the files into the run's directory.
+
+    Returns:
+        Their descriptions, for the manifest.
+
+    Raises:
+        OSError: when they cannot be written.
+    """
+    files = {}
+    for name, text in _contents(dataset).items():
+        rundir.write_atomically(run / name, text, durable=True)
+        data = text.encode()
+        files[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    return files
+
+
+def _contents(dataset: Dataset) -> dict[str, str]:
+    tree = asdict(dataset.preprocessed_by)
+    tokenizer = tree.pop("tokenizer", None)
+    named = {rundir.LABELS: dataset.class_names, rundir.PREPROCESS: tree}
+    files = {name: json.dumps(content, ensure_ascii=False, indent=2) + "\n" for name, content in named.items() if content}
+    return files if tokenizer is None else {**files, rundir.TOKENIZER: tokenizer}
+
+
+def read_carried(
+    run: Path, config: Config, manifest: Manifest, labels: Path | None = None, tokenizer: Path | None = None
+) -> Carried:
+    """Read what a run carries, checked against its checkpoint's manifest.
+
+    Args:
+        labels: a file of names of classes, to be taken instead of the run's: a name a line, or, if it ends in .json, a list.
+        tokenizer: a tokenizer.json, likewise.
+
+    Raises:
+        UsageError: for a run of 0.1, naming which of the two it lacks.
+        UserError: naming a file that is missing, damaged or does not fit the run.
+    """
+    carried = manifest.get("carried")
+    target = target_of(manifest)
+    needed = {
+        "--labels": isinstance(target, Classes) and labels is None,
+        "--tokenizer": config.data.name in TEXT and tokenizer is None,
+    }
+    if carried is None and any(needed.values()):
+        options = " and ".join(f"{option} FILE" for option, is_needed in needed.items() if is_needed)
+        lacking = " and ".join(
+            name for name, is_needed in zip((rundir.LABELS, rundir.TOKENIZER), needed.values(), strict=True) if is_needed
+        )
+        raise UsageError(f"{options.split()[0]}: not given, but {run} was trained before runs had {lacking}; give {options}")
+    texts = {
+        name: read_described(run / name, described).decode(errors="replace") for name, described in (carried or {}).items()
+    }
+    of_run = texts.get(rundir.TOKENIZER)
+    if tokenizer is not None:
+        of_run = read_text(tokenizer, LARGEST)
+        _check_tokenizer(tokenizer, of_run, config)
+    if carried is not None:
+        preprocessing = _parse_preprocessing(run / rundir.PREPROCESS, texts.get(rundir.PREPROCESS, ""), of_run)
+    else:
+        preprocessing = preprocessing_of(config.data, of_run) or ArrayPreprocessing.of(empty_sample(manifest))
+    if not isinstance(target, Classes):
+        return Carried(None, preprocessing)
+    path = labels or run / rundir.LABELS
+    names = _parse_names(path, read_text(path, LARGEST) if labels is not None else texts.get(rundir.LABELS, ""))
+    if len(names) != target.count or len(set(names)) != target.count:
+        raise UserError(f"{path}: has {len(set(names))} different names; the run has {target.count} classes")
+    return Carried(names, preprocessing)
+
+
+def _parse_preprocessing(path: Path, text: str, tokenizer: str | None) -> Preprocessing:
+    try:
+        tree = from_json(text)
+        if tokenizer is not None and isinstance(tree, dict):
+            tree["tokenizer"] = tokenizer
+        return PREPROCESSING.validate_python(tree)
+    except ValidationError as error:
+        raise UserError(f"{path}: {describe(error)}") from error
+    except ValueError as error:
+        raise UserError(f"{path}: is damaged: {error}") from error
+
+
+def _parse_names(path: Path, text: str) -> list[str]:
+    if path.suffix.lower() != ".json":
+        return [line.strip() for line in text.splitlines() if line.strip()]
+    try:
+        return NAMES.validate_json(text)
+    except ValidationError as error:
+        raise UserError(f"{path}: {describe(error)}") from error
+
+
+def _check_tokenizer(path: Path, text: str, config: Config) -> None:
+    words = parse_tokenizer(text, str(path)).get_vocab_size()
+    if words > config.data.vocabulary:
+        raise UserError(f"{path}: has {words:,} words; the run was trained on {config.data.vocabulary:,} at most")

@@ -1,0 +1,172 @@
+"""A finished run as a predictor: its network, which takes raw examples too and answers with the names of classes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+
+from alrpc.checkpoint.carried import Carried, read_carried
+from alrpc.checkpoint.resume import Trained, load_trained
+from alrpc.errors import UsageError, UserError
+from alrpc.network import Network
+from alrpc.objectives.base import Classes
+from alrpc.system import own_arithmetic
+from alrpc.training.step import autocast
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What an exit predicts for an example."""
+
+    exit: int
+    """The number of the exit, from 1."""
+    top: tuple[tuple[str, float], ...] = ()
+    """The likeliest classes by name, each with its probability, the likeliest first; empty for a regression."""
+    values: tuple[float, ...] = ()
+    """The predicted values of a regression; empty for classes."""
+
+    @property
+    def label(self) -> str | None:
+        """The name of the likeliest class; None for a regression."""
+        return self.top[0][0] if self.top else None
+
+    @property
+    def probability(self) -> float | None:
+        """The probability of the likeliest class; None for a regression."""
+        return self.top[0][1] if self.top else None
+
+
+class Predictor(Network):
+    """The network of a run, in evaluation mode, with what the run carries to predict: preprocessing and names of classes.
+
+    `predict` and its kin take tensors, as those of every network; `answers` takes raw examples.
+    """
+
+    def __init__(self, directory: Path, trained: Trained, labels: Path | None, tokenizer: Path | None):
+        super().__init__(trained.network.components)
+        self.directory, self.config, self.manifest = directory, trained.config, trained.manifest
+        self._given = labels, tokenizer
+        self._carried: Carried | None = None
+        if self.config.channels_last:  # as it was trained, since a kernel of another layout may round otherwise
+            self.to(memory_format=torch.channels_last)
+        self.eval()
+
+    @property
+    def carried(self) -> Carried:
+        """What the run carries.
+
+        Raises:
+            UserError: naming a file that is missing or damaged, or what a run of 0.1 lacks.
+        """
+        if self._carried is None:
+            self._carried = read_carried(self.directory, self.config, self.manifest, *self._given)
+        return self._carried
+
+    def answers(
+        self, examples: Iterable[Any], *, exit: int | None = None, top_k: int = 1, batch_size: int | None = None
+    ) -> Iterator[Answer]:
+        """Predict raw examples, in order, micro-batch by micro-batch; of the examples no more than a micro-batch is held.
+
+        With the batch size, the device and the threads of the training, the answers are those of the run's evaluation.
+
+        Args:
+            examples: for images, paths, `PIL.Image`s, or arrays; for texts, strings; otherwise arrays, or dictionaries of arrays, of
+                the shapes on which the network was trained. See `alrpc.data.preprocessing`.
+            exit: l for the prediction after l components; None for the full path.
+            top_k: how many classes to name; all of them if there are fewer.
+            batch_size: None for that of the training.
+
+        Raises:
+            UserError: naming the number of an example, from 0, that is not of the run's kind; an exit that there is not.
+        """
+        self.check_exit(exit)
+        prepare = self.carried.preprocessing.prepare
+
+        def prepared() -> Iterator[Any]:
+            for number, example in enumerate(examples):
+                try:
+                    yield prepare(example)
+                except UserError as error:
+                    raise UserError(f"example {number}: {error}") from error
+
+        for group in groups(prepared(), batch_size or self.config.data.batch_size):
+            yield from self.answer_prepared(group, exit, top_k)
+
+    def answer_prepared(self, prepared: Sequence[Any], exit: int | None = None, top_k: int = 1) -> list[Answer]:
+        """The answers to a micro-batch of examples that the run's preprocessing has prepared; raises like `answers`."""
+        exit = self.check_exit(exit)
+        device = next(self.parameters()).device
+        tensors = self.carried.preprocessing.collate(prepared)
+        with own_arithmetic(device, self.config.threads), torch.no_grad(), autocast(device, self.config.precision):
+            output = self({name: tensor.to(device) for name, tensor in tensors.items()}, exit)
+        if not isinstance(self.target, Classes):
+            return [Answer(exit, values=tuple(row)) for row in output.float().tolist()]
+        names = self.carried.classes
+        order = output.argsort(dim=1, descending=True, stable=True)[:, :top_k].cpu()
+        probabilities = self.objective.probabilities(output).cpu().gather(1, order)
+        return [
+            Answer(exit, tuple((names[index], share) for index, share in zip(*row, strict=True)))
+            for row in zip(order.tolist(), probabilities.tolist(), strict=True)
+        ]
+
+    def check_exit(self, exit: int | None) -> int:
+        """The number of an exit, the last one for None; raises UsageError for one that there is not."""
+        count = len(self.components)
+        if exit is not None and not 1 <= exit <= count:
+            raise UsageError(f"--exit: got {exit}, but the network has exits 1 to {count}")
+        return exit or count
+
+
+def groups(items: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Lists of so many items, the last one of fewer; where an item raises a UserError, those before it come first."""
+    group: list[T] = []
+    try:
+        for item in items:
+            group.append(item)
+            if len(group) == size:
+                yield group
+                group = []
+    except UserError:
+        if group:
+            yield group
+        raise
+    if group:
+        yield group
+
+
+def load_run(
+    directory: Path | str,
+    model: str | None = None,
+    *,
+    objective: str | None = None,
+    network: Network | None = None,
+    labels: Path | str | None = None,
+    tokenizer: Path | str | None = None,
+    step: int | None = None,
+) -> Predictor:
+    """Load the trained network of a run from its directory, as a predictor of raw examples too.
+
+    Nothing else is needed: neither the data of the training nor a cache. What the run carries is read when it is first needed.
+
+    Args:
+        model, objective: `package.module:function` of the user's own function that builds the run's blocks, or of its objective, if
+            there is one. Code is imported only when the caller names it, never because a file does.
+        network: a network of the same blocks, for a run of `alrpc.train`, whose blocks only the caller can build; it is copied.
+        labels: a file of the names of the classes, a name a line or a list in .json, instead of the run's own; runs of 0.1 have none.
+        tokenizer: a tokenizer.json of Hugging Face's `tokenizers`, likewise, for texts.
+        step: the step of the checkpoint; None for the last one.
+
+    Returns:
+        The network, in evaluation mode, on the CPU.
+
+    Raises:
+        UserError: naming a file that is missing or does not fit.
+    """
+    trained = load_trained(Path(directory), model, objective, network=network, step=step)
+    return Predictor(Path(directory), trained, *(None if given is None else Path(given) for given in (labels, tokenizer)))
