@@ -133,7 +133,6 @@ def load(data: Data) -> Dataset:
     )
 
 
-
 def load_test(data: Data, classes: Sequence[str]) -> Split:
     """Read the test split alone, for a network that was trained on these classes; raises like `load`."""
     if data.name == "image-folder":

@@ -41,6 +41,9 @@ def test_a_run_leaves_its_record_and_a_network_that_predicts_alike(commands):
     assert [event["exits"] for event in events if event["event"] == "evaluation"][-1] == summary["exits"]
     assert {event["component"] for event in events if event["event"] == "losses"} == {1, 2, 3, 4}
 
+    carried = {name: (run / name).stat().st_size for name in ("labels.json", "preprocess.json")}
+    (last,) = run.glob(f"checkpoints/step-{summary['steps']:08d}/manifest.json")
+    assert {name: each["bytes"] for name, each in json.loads(last.read_text())["carried"].items()} == carried
     network = alrpc.load_run(run)
     assert network.digest() == summary["parameters_sha256"]
     test = alrpc.load_data("digits").test
