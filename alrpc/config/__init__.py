@@ -104,8 +104,10 @@ class Train(Section):
     target_lr: PositiveFloat | None = None
     """Learning rate at the first step of what trains no block: target encoders and decoders, or a predictor of an exit; null for
     the same as lr."""
+    group_lr: dict[str, PositiveFloat] = {}  # noqa: RUF012
+    """Learning rates at the first step of further groups of parameters, by the names that an objective of your own gives them."""
     end_lr: PositiveFloat | None = None
-    """Value of lr at the last step, with target_lr in proportion; null for a hundredth of lr. A constant schedule ignores it."""
+    """Value of lr at the last step, with the other rates in proportion; null for a hundredth of lr. A constant schedule ignores it."""
     schedule: Annotated[str, *name_or_own("constant", "linear", "cosine")] = "cosine"
     """How the learning rates change from the first step to the last. A function of your own is called with the first and the last
     rate, the step, from 0, and the number of steps, and gives the rate."""
@@ -308,6 +310,7 @@ def user_code_fields(config: Config) -> dict[str, str]:
     names = {
         "model.name": config.model.name,
         "objective.name": config.objective.name,
+        "objective.loss": getattr(config.objective, "loss", ""),
         "data.name": config.data.name,
         "train.optimizer": config.train.optimizer,
         "train.schedule": config.train.schedule,

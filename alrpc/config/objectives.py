@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Discriminator, Field, PositiveInt, Tag
 
-from alrpc.config.section import Section
+from alrpc.config.section import Section, name_or_own
 
 Activation = Literal["sigmoid", "tanh", "relu", "gelu", "none"]
 Pooling = Literal["auto", "flatten", "mean", "grid"]
@@ -55,8 +55,11 @@ class Classifier(Head):
     """A classifier on every block, which learns by cross entropy: decoupled greedy learning (Belilovsky et al., 2020)."""
 
     name: Literal["classifier"]
+    loss: Annotated[str, *name_or_own("cross_entropy")] = "cross_entropy"
+    """Loss of a head. A function of your own is called with the scores, (N, classes) float32, and the labels, (N,), and gives a
+    scalar; back-propagation beside it keeps the cross entropy."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
-    """Share of the target that is spread evenly over all classes."""
+    """Share of the target that is spread evenly over all classes in the cross entropy."""
     ensemble: bool = False
     """Whether exit l is the mean of the log-probabilities of heads 1 … l, instead of head l alone."""
     similarity: float = Field(0.0, ge=0, lt=1)

@@ -14,12 +14,14 @@ from alrpc.models import checked
 def build(
     width: Annotated[int, Field(ge=1)] = 64,
     depths: Annotated[list[Annotated[int, Field(ge=1, le=10_000)]], Field(min_length=1, max_length=20)] = (2, 2, 2, 2),
+    join_stem: bool = False,
 ) -> dict:
     """Build a 3 × 3 stem, then one block of residual blocks for each depth; the second and later ones halve the image.
 
     Args:
         width: channels of the stem and of the first block; each later block has twice as many.
         depths: number of residual blocks in each block; there is one more component than there are depths.
+        join_stem: make the stem part of the first block, so that there are as many components as depths.
     """
     from torchvision.models.resnet import BasicBlock
 
@@ -35,6 +37,11 @@ def build(
         block.residual_branches = [f"{place}.bn2" for place in range(depth)]  # what is added to what runs past them
         blocks.append(block)
         before = after
+
+    if join_stem:
+        stem, first, *others = blocks
+        blocks = [nn.Sequential(stem, *first), *others]
+        blocks[0].residual_branches = [f"{place}.bn2" for place in range(1, depths[0] + 1)]
 
     def head(width: int) -> nn.Module:
         return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LazyLinear(width))

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from alrpc import config
+from alrpc.config.own_code import call_own, import_function
+from alrpc.errors import UsageError
 from alrpc.objectives.base import LABEL, Component, Objective, Place, Target, Tensors, call, gives, refuse_values, takes
 from alrpc.objectives.heads import head_of
 from alrpc.objectives.terms import (
@@ -46,6 +48,11 @@ class Classifier(Objective):
         refuse_values(target, "classifier")
         self.options = config.parse_section("objective", {"name": "classifier", **options})
         self.combines_exits = self.options.ensemble
+        self._own = import_function(self.options.loss, "objective.loss") if ":" in self.options.loss else None
+        if self._own is not None and self.options.label_smoothing:
+            raise UsageError(
+                "objective.label_smoothing: belongs to the cross entropy, but objective.loss is a function of your own"
+            )
         terms = [name for name in ("similarity", "transport", "reconstruction") if getattr(self.options, name)]
         self.losses = ("classifier", *terms)
 
@@ -71,7 +78,7 @@ class Classifier(Objective):
     def learn(self, component: Component, leaving: Tensors, beside: Tensors) -> tuple[Tensors, tuple[Tensor, ...]]:
         label, share = beside[LABEL], self.options.similarity
         scores = self.exit(component, leaving).float()
-        loss = functional.cross_entropy(scores, label, label_smoothing=self.options.label_smoothing)
+        loss = self._loss(scores, label)
         losses = [(1 - share) * loss if share else loss]
         if share:
             features = call(component.embedding, leaving, takes=gives(component.block)[:1]).float()
@@ -81,6 +88,15 @@ class Classifier(Objective):
         if self.options.reconstruction:
             losses.append(self.options.reconstruction * self._reconstruction(component, leaving, like=loss))
         return beside, tuple(losses)
+
+    def _loss(self, scores: Tensor, label: Tensor) -> Tensor:
+        if self._own is None:
+            return functional.cross_entropy(scores, label, label_smoothing=self.options.label_smoothing)
+        loss = call_own(self._own, self.options.loss, "objective.loss", scores, label)
+        if not isinstance(loss, Tensor) or loss.ndim:
+            got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+            raise UsageError(f"objective.loss: {self.options.loss} gave {got}; it must give a scalar tensor")
+        return loss
 
     def _reconstruction(self, component: Component, leaving: Tensors, like: Tensor) -> Tensor:
         """The mean squared error of the rebuilt input; 0, without graph, in the last component."""

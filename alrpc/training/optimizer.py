@@ -60,13 +60,15 @@ def make_optimizer(groups: Mapping[str, list[nn.Parameter]], recipe: Recipe) -> 
     """Make the configured optimizer, or the user's own.
 
     Args:
-        groups: parameters by their learning rate: `lr` or `target_lr`.
+        groups: parameters by their learning rate: `lr`, `target_lr`, or one of `group_lr`.
 
     Raises:
-        UsageError: when the user's own function raises, or gives no optimizer.
+        UsageError: for a group without a learning rate; when the user's own function raises, or gives no optimizer.
     """
     train = recipe.train
-    rates = {"lr": train.lr, "target_lr": train.target_lr or train.lr}
+    rates = {**train.group_lr, "lr": train.lr, "target_lr": train.target_lr or train.lr}
+    for name in groups.keys() - rates.keys():
+        raise UsageError(f"train.group_lr: has no {name}, a group of parameters of the objective; add its learning rate")
     parameters = [{"params": of_group, "initial_lr": rates[rate]} for rate, of_group in groups.items()]
     shared = {"lr": train.lr, "weight_decay": train.weight_decay}
     match train.optimizer:

@@ -1,4 +1,4 @@
-"""An optimizer and a schedule of a user's own, named in configurations as own_recipe:<function>."""
+"""An optimizer, a schedule and losses of a user's own, named in configurations as own_recipe:<function>."""
 
 import torch
 
@@ -10,6 +10,14 @@ def rmsprop(parameters, lr, weight_decay):
 def halved(start, end, step, steps):
     """Halve the rate at every step."""
     return max(start / 2**step, end)
+
+
+def hinge(scores, labels):
+    return torch.nn.functional.multi_margin_loss(scores, labels)
+
+
+def a_loss_for_each(scores, labels):
+    return torch.nn.functional.cross_entropy(scores, labels, reduction="none")
 
 
 def no_optimizer(parameters, lr, weight_decay):

@@ -46,6 +46,21 @@ def test_the_loss_is_the_cross_entropy_of_the_head(smoothing):
     assert loss.item() == pytest.approx(cross_entropy(scores, labels.tolist(), smoothing), rel=1e-6)  # losses are in float32
 
 
+def test_a_loss_of_ones_own_takes_the_place_of_the_cross_entropy():
+    own, usual = (made(**options).float() for options in ({"loss": "own_recipe:hinge"}, {}))
+    x, labels = torch.randn(7, 6), torch.arange(7) % 3
+    scores = usual.components[0].head(usual.components[0].block(x))
+    _, (loss,) = own.components[0](Microbatch({"x": x}, own.objective.begin(labels)))
+    rows = zip(scores.tolist(), labels.tolist(), strict=True)
+    margins = [sum(max(0, 1 - row[y] + row[i]) for i in range(3) if i != y) / 3 for row, y in rows]
+    assert loss.item() == pytest.approx(sum(margins) / 7, rel=1e-5)
+    with pytest.raises(UserError, match=r"objective\.label_smoothing: belongs to the cross entropy"):
+        made(loss="own_recipe:hinge", label_smoothing=0.1)
+    many = made(loss="own_recipe:a_loss_for_each").float()
+    with pytest.raises(UserError, match=r"objective\.loss: own_recipe:a_loss_for_each gave a tensor of shape \(7,\)"):
+        many.components[0](Microbatch({"x": x}, many.objective.begin(labels)))
+
+
 def test_similarity_is_the_squared_difference_of_all_cosines():
     features, labels = torch.randn(6, 5, dtype=torch.float64), [0, 1, 2, 0, 1, 1]
     codes = [[float(index == label) for index in range(3)] for label in labels]

@@ -74,6 +74,14 @@ def test_what_is_configured_reaches_the_optimizer():
     assert learning_rate("own_recipe:halved", 1.0, 0.1, 2, 9) == 0.25
 
 
+def test_groups_of_ones_own_have_rates_of_their_own():
+    recipe = make_recipe(load_config(None, ["train.group_lr={gate: 0.25}"]), micro_batches=9)
+    groups = {name: [torch.nn.Parameter(torch.ones(2))] for name in ("lr", "gate")}
+    assert [group["initial_lr"] for group in make_optimizer(groups, recipe).param_groups] == [2e-3, 0.25]
+    with pytest.raises(UserError, match=r"train\.group_lr: has no dial, a group of parameters of the objective"):
+        make_optimizer({"dial": groups["gate"]}, recipe)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
