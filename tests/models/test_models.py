@@ -17,6 +17,7 @@ from alrpc.models.attention import SelfAttention
 from alrpc.models.build import FUNCTIONS
 from alrpc.models.dropout import Dropout
 from alrpc.models.pooling import choose_pool
+from alrpc.models.resnet import build as build_resnet
 from alrpc.models.transformer import EncoderLayer
 from alrpc.network import build_network, resolve
 from alrpc.training.step import seed_step
@@ -57,6 +58,25 @@ def test_the_defaults_are_the_thesis_networks():
     for network in (lstm, transformer):
         assert network.objective.by_cross_entropy
         assert network.components[1].encoder[0].out_features == 128
+
+
+def test_the_stem_of_a_resnet_may_be_part_of_its_first_block():
+    images = torch.randn(2, 3, 8, 8)
+    outputs = []
+    for join, count in ((False, 4), (True, 3)):
+        torch.manual_seed(0)
+        blocks = build_resnet(width=4, depths=[2, 1, 1], join_stem=join)["blocks"]
+        assert len(blocks) == count
+        x = images
+        for block in blocks:
+            x = block(x)
+        outputs.append(x)
+        assert all(
+            isinstance(block.get_submodule(name), torch.nn.BatchNorm2d)
+            for block in blocks[-3:]
+            for name in block.residual_branches
+        )
+    assert torch.equal(*outputs)
 
 
 def test_what_the_file_says_of_the_objective_beats_the_models_default():
