@@ -33,7 +33,7 @@ from collections.abc import Callable
 from dataclasses import MISSING, dataclass, field, fields
 from functools import cache
 from itertools import pairwise
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, TypeAdapter
 
@@ -82,6 +82,8 @@ class Job(Event):
     """How packets travel between stages on GPUs, and the reason."""
     test_samples: int | None = None
     """Number of samples in the test split."""
+    validation_samples: int | None = None
+    """Number of samples in the validation split; None without one."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +162,7 @@ class StageTimes(Event):
 
 @dataclass(frozen=True)
 class Evaluation(Event):
-    """The score of every exit on the test split."""
+    """The score of every exit on a split."""
 
     kind = "evaluation"
     epoch: Count
@@ -168,11 +170,12 @@ class Evaluation(Event):
     exits: Annotated[list[Score], Field(min_length=1, max_length=10_000)]
     stage: Few | None = None
     samples: Count | None = None
-    """Number of test samples; None in files of alrpc 0.1."""
+    """Number of samples of the split; None in files of alrpc 0.1."""
     chance: Score | None = None
     """The score that guessing has; None where the metric has none."""
     about_exits: str = ""
     """What the objective says of the exits at the beginning; after the first epoch only."""
+    split: Literal["test", "validation"] = "test"
 
 
 @dataclass(frozen=True)

@@ -137,7 +137,7 @@ HERE = {
 @pytest.mark.parametrize("name", HERE)
 def test_the_configurations_whose_data_is_here_train_two_steps(name):
     config, _ = resolve(load_config(name, [field.format(data=os.environ["ALRPC_DATA"]) for field in HERE[name]]))
-    whole = read_data(config.data)
+    whole = read_data(config.data, config.train)
     size = config.data.batch_size
     first = torch.randperm(len(whole.train), generator=torch.Generator().manual_seed(0))[: 2 * size]
     train = dataclasses.replace(whole.train, inputs=whole.train.inputs[first], labels=whole.train.labels[first])

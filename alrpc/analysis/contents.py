@@ -126,6 +126,7 @@ class Row(TypedDict):
 
     method: Name
     runs: Count
+    split: NotRequired[Literal["test", "validation"]]
     test_samples: NotRequired[Count | None]
     best_mean: Score
     best_deviation: Score | None
@@ -151,7 +152,9 @@ class ComparedRun(TypedDict):
     method: Name
     directory: Folder
     samples_per_second: Amount
+    split: NotRequired[Literal["test", "validation"]]
     test_samples: NotRequired[Count | None]
+    validation_samples: NotRequired[Count | None]
     chance: NotRequired[Score | None]
     curve: Annotated[list[tuple[Amount, Count, Score]], FailFast()]
 

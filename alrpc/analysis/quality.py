@@ -83,7 +83,7 @@ def open_run(
             )
     trained = load_trained(run, model, objective)
     network, manifest = trained.network, trained.manifest
-    dataset = read_data(config.data)
+    dataset = read_data(config.data, config.train)
     micro_batches = epoch_size(dataset, config.data.batch_size, config.train.seed).micro_batches
     if dataset.target != network.target or micro_batches != manifest["micro_batches"]:
         raise UserError(

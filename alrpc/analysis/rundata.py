@@ -87,7 +87,7 @@ class Run:
 
     @cached_property
     def curve(self) -> list[tuple[float, int, list[float]]]:
-        """For each epoch: seconds since the first micro-batch (evaluation included), epoch, score of every exit.
+        """For each epoch: seconds since the first micro-batch (evaluation included), epoch, score of every exit on `split`.
 
         The seconds of a resumed run add up over its parts, without the time between them.
         """
@@ -97,7 +97,7 @@ class Run:
             if isinstance(event, events.Start):
                 before, began = before + last - began, time
             last = time
-            if isinstance(event, events.Evaluation):
+            if isinstance(event, events.Evaluation) and event.split == self.split:
                 found[event.epoch] = (before + last - began, event.epoch, event.exits)
         return [found[epoch] for epoch in sorted(found)]
 
@@ -106,9 +106,19 @@ class Run:
         return next((event.metric for event in self._events(events.Evaluation)), "accuracy")
 
     @property
-    def test_samples(self) -> int | None:
-        """Number of test samples; None where the run has not told it."""
-        return next((event.samples for event in reversed(self._events(events.Evaluation))), None)
+    def split(self) -> str:
+        """The split that is evaluated after every epoch: validation if there is one, which leaves test to the end of the run."""
+        return next((event.split for event in self._events(events.Evaluation)), "test")
+
+    @property
+    def evaluated_samples(self) -> int | None:
+        """Number of samples of that split; None where the run has not told it."""
+        return next((event.samples for event in self._events(events.Evaluation) if event.split == self.split), None)
+
+    @property
+    def tested(self) -> events.Evaluation | None:
+        """The last evaluation of the test split; None if there is none yet."""
+        return next((event for event in reversed(self._events(events.Evaluation)) if event.split == "test"), None)
 
     @property
     def chance(self) -> float | None:
@@ -117,7 +127,7 @@ class Run:
 
     @property
     def scores(self) -> list[float]:
-        """The last exit's score in each epoch."""
+        """The last exit's score in each epoch, on `split`."""
         return [exits[-1] for _, _, exits in self.curve]
 
     @property

@@ -10,9 +10,10 @@ from alrpc import rundir
 from alrpc.config import Config, flat_fields, load_config, user_code_fields
 from alrpc.errors import UsageError
 
-# Fields that may change without changing the result, except train.epochs, which the learning-rate schedule takes into account.
+# Fields that may change without changing the result, except train.epochs, which the learning-rate schedule takes into account, and
+# train.patience and checkpoint.best, which say when it ends and which epoch is tested.
 MAY_CHANGE = (
-    *("train.epochs", "train.log_every", "pipeline", "checkpoint", "observe", "device"),
+    *("train.epochs", "train.patience", "train.log_every", "pipeline", "checkpoint", "observe", "device"),
     *("data.root", "data.file", "data.test_file", "data.workers"),
 )
 

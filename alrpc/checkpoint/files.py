@@ -1,4 +1,4 @@
-"""Files of a checkpoint: one safetensors file for each component, written by the component's stage. Nothing is pickled."""
+"""Files of a checkpoint: one safetensors file for each component. Nothing is pickled."""
 
 from __future__ import annotations
 
@@ -6,16 +6,12 @@ import hashlib
 import os
 import re
 import socket
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors.torch import save
-
-from alrpc.checkpoint.state import State, check_state, restore, snapshot, split_state
-from alrpc.errors import NonFinite, UserError
-from alrpc.events import Event, Unwritten, Written
+from alrpc.checkpoint.state import State, check_state, restore, split_state
+from alrpc.errors import UserError
 from alrpc.objectives.base import Component
 from alrpc.reading.regular import open_regular, read_bytes
 from alrpc.reading.tensors import parse_tensors
@@ -50,59 +46,8 @@ def component_file(number: int) -> str:
     return f"component-{number:03d}.safetensors"
 
 
-class Saver:
-    """Saves a stage's state: copies it at once, and writes the copy in a thread."""
-
-    def __init__(self, run: Path, stage: int, emit: Callable[[Event], None]):
-        self._run, self._stage, self._emit = run, stage, emit
-        self._thread = ThreadPoolExecutor(1, "write-checkpoint")
-        self._thread.submit(int).result()  # starts the thread now, before the stage is pinned to a core
-        self._writing: Future | None = None
-
-    def save(self, step: int, trainers: Sequence[Trainer]) -> None:
-        """Copy all state, and write it in the thread; waits until the previous copy is written.
-
-        Raises:
-            NonFinite: when a value of the previous copy was not finite.
-        """
-        self.wait()
-        states = {component_file(trainer.number): snapshot(trainer) for trainer in trainers}
-        self._writing = self._thread.submit(lambda: self._emit(write_files(self._run, self._stage, step, states)))
-
-    def wait(self) -> None:
-        """Wait until all copies are written; raises like `save`."""
-        if self._writing is not None:
-            self._writing.result()
-
-
-def write_files(run: Path, stage: int, step: int, states: dict[str, State]) -> Written | Unwritten:
-    """Write snapshots, given by the names of their files, and wait until they are on the disk.
-
-    Raises:
-        NonFinite: if any value of a component or its optimizer is not finite; no file has been written then.
-    """
-    for name, state in states.items():
-        for part, tensor in state.items():
-            of_training = not part.startswith("feedback.")  # with train.nonfinite=skip, what is heard need not be finite
-            if of_training and tensor.is_floating_point() and not tensor.isfinite().all():
-                raise NonFinite(f"{part} of {name.removesuffix('.safetensors')} is not finite after step {step}")
-    directory, files = checkpoint_directory(run, step), {}
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        for name, state in states.items():
-            data = save(state)
-            with (directory / name).open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            files[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "host": socket.gethostname()}
-    except OSError as error:
-        return Unwritten(step, f"{error.filename or directory}: {error.strerror}", stage)
-    return Written(stage, step, files)
-
-
 def read_file(directory: Path, name: str, described: dict) -> State:
-    """Read a snapshot and check it against the manifest's description.
+    """Read a snapshot and check it against the manifest's description, of which "sha256" may be missing.
 
     Raises:
         UserError: naming the file and its fault.
@@ -114,7 +59,7 @@ def read_described(path: Path, described: dict) -> bytes:
     """Read a file and check it against the manifest's description; raises like `read_file`."""
     check_size(path, described)
     data = read_bytes(path, described["bytes"])
-    if hashlib.sha256(data).hexdigest() != described["sha256"]:
+    if "sha256" in described and hashlib.sha256(data).hexdigest() != described["sha256"]:
         raise UserError(f"{path}: is damaged: its checksum is not the manifest's")
     return data
 

@@ -15,7 +15,7 @@ from typing_extensions import TypedDict
 from alrpc.checkpoint.files import Files, checkpoint_directory, component_file
 from alrpc.errors import UserError
 from alrpc.objectives.base import Classes, Target, Values
-from alrpc.reading.documents import Count, Name, Whole, read_json, shown
+from alrpc.reading.documents import Count, Name, Score, Whole, read_json, shown
 from alrpc.reading.regular import MIB
 
 FORMAT = 2
@@ -72,6 +72,8 @@ class Manifest(Head):
     """Type and shape of each tensor of a sample."""
     target: Annotated[dict[Literal["classes", "values"], dict[str, Size]], Field(min_length=1, max_length=1)]
     """The kind of target and its fields."""
+    validation: NotRequired[list[Annotated[list[Score], Field(min_length=1, max_length=10_000)]]]
+    """With a validation split: the score of each exit on it, after every epoch so far."""
     files: dict[Annotated[str, Field(pattern=r"^component-\d{3,5}\.safetensors$")], Described]
     carried: NotRequired[dict[Literal["labels.json", "preprocess.json", "tokenizer.json"], Described]]
     """Files in the run's directory that a prediction needs; not given by 0.1."""

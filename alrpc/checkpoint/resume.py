@@ -10,13 +10,14 @@ from pathlib import Path
 
 from alrpc import rundir
 from alrpc.checkpoint.changes import changed_config
-from alrpc.checkpoint.commit import complete_checkpoints, find_checkpoint, remove
+from alrpc.checkpoint.commit import complete_checkpoints, find_checkpoint, remove, trained_checkpoint
 from alrpc.checkpoint.files import Files, read_file
-from alrpc.checkpoint.manifest import Manifest, read_manifest
+from alrpc.checkpoint.manifest import Manifest, read_manifest, target_of
 from alrpc.checkpoint.network import load_network
 from alrpc.config import Config, load_config, save_config, user_code_fields
 from alrpc.errors import UsageError, UserError
 from alrpc.network import Network, resolve
+from alrpc.training.validation import has_stopped
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class ResumePoint:
     micro_batches: int
     """Number of micro-batches in an epoch when the checkpoint was taken."""
     files: Files
+    validation: Sequence[list[float]] = ()
+    """The score of each exit on the validation split after every epoch before the checkpoint."""
 
 
 def resume_hint(run: Path) -> str:
@@ -74,7 +77,14 @@ def find_resume_point(run: Path, config: Config, step: int | None = None, networ
         raise UsageError(
             f"--resume: {run} has finished its {config.train.epochs} epochs; for more of them add --set train.epochs=N"
         )
-    return ResumePoint(directory, manifest["step"], manifest["micro_batches"], manifest["files"])
+    validation = manifest.get("validation", [])
+    scores = [exits[-1] for exits in validation]
+    if (run / rundir.SUMMARY).exists() and has_stopped(target_of(manifest).metric, scores, config.train.patience):
+        raise UsageError(
+            f"--resume: {run} has ended early, after epoch {len(validation)}, since train.patience is {config.train.patience}; to go on "
+            "with it add --set train.patience=null, or a larger one"
+        )
+    return ResumePoint(directory, manifest["step"], manifest["micro_batches"], manifest["files"], validation)
 
 
 def check_same_data(resume: ResumePoint | None, micro_batches: int) -> None:
@@ -141,7 +151,7 @@ def load_trained(
     network: Network | None = None,
     step: int | None = None,
 ) -> Trained:
-    """Load the network of a run's last complete checkpoint, or of that of a step.
+    """Load what a run has learned, from its checkpoint of the best epoch or else the last complete one, or from that of a step.
 
     Args:
         model, objective: `package.module:function` of the user's own model or objective, if the run has one. Code is imported only
@@ -161,6 +171,6 @@ def load_trained(
             raise UserError(
                 f"{directory}: its {field} is your own code; pass {option}={name!r}, or --{option} {name}, to import it"
             )
-    checkpoint = find_checkpoint(directory, step)
+    checkpoint = trained_checkpoint(directory, config) if step is None else find_checkpoint(directory, step)
     manifest = read_manifest(checkpoint)
     return Trained(config, load_network(config, checkpoint, manifest, network).eval(), manifest)

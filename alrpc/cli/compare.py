@@ -86,10 +86,10 @@ def compare(
         alrpc compare --repeat 1 --json >comparison.json
 
     The directory then holds comparison.json, which --json prints, accuracy.png, throughput.png and a directory for each run.
-    Accuracy is that of a run's best epoch, as in the thesis, and that of its last one, each as mean over the rounds with its 95 %
-    t interval; a single round's last accuracy has the interval of its test samples. Times are medians over the rounds;
-    evaluations are not part of s/epoch and samples/s. Idle is the share of their time that the processes wait. Memory is the
-    largest peak of one process, and the sum of the peaks of all processes.
+    Accuracy is that of a run's best epoch, as in the thesis, and that of its last one; with data.validation, that of the best epoch
+    on the validation and on the test split. Each is a mean over the rounds with its 95 % t interval; a single round's last accuracy
+    has the interval of its test samples. Times are medians over the rounds, without evaluations. Idle is the share of their time
+    that the processes wait. Memory is the largest peak of one process, and the sum of the peaks of all processes.
     """
     from alrpc.config import run_name
     from alrpc.runtime.forkserver import start_fork_server

@@ -62,7 +62,7 @@ def plan(source: str | None, overrides: tuple[str, ...], stages: int | None, mem
         check_pipeline(config, components)
         console = Console(stderr=as_json)  # then standard output has nothing but JSON
         with console.status("measuring each component"):
-            dataset = read_data(config.data)
+            dataset = read_data(config.data, config.train)
             costs = measure_components(config, dataset, local_device(config.device))
         size = epoch_size(dataset, config.data.batch_size, config.train.seed)
         samples = size.samples / size.micro_batches

@@ -64,6 +64,9 @@ class Data(Section):
     """Directory that holds the data or into which it is downloaded; null for ~/.cache/alrpc."""
     batch_size: PositiveInt = 64
     """Samples in a micro-batch, in training and in evaluation."""
+    validation: float = Field(0.0, ge=0, lt=1)
+    """Share of the training split, of each class, that is held out for validation, a function of train.seed alone; 0 for none.
+    It is evaluated after every epoch in place of the test split, which then is evaluated once, at the end: see checkpoint.best."""
     workers: NonNegativeInt = 0
     """Processes that read and augment micro-batches ahead; 0 to do it in the process that feeds them."""
     augmentation: Literal["none", "basic", "strong", "views"] = "none"
@@ -94,6 +97,10 @@ class Data(Section):
 class Train(Section):
     epochs: PositiveInt = 30
     """Passes over the training data; an evaluation follows each pass."""
+    patience: PositiveInt | None = None
+    """Epochs without a better score of the last exit on the validation split (data.validation) after which training ends, before
+    train.epochs; null to train all of them. The next epoch then begins only when the score of the last one is known, so a
+    pipeline empties and fills again once an epoch."""
     seed: int = 0
     """Seed of the initial parameters, the order of samples and every random number."""
     optimizer: Annotated[str, *name_or_own("adam", "adamw", "sgd", "lars")] = "adam"
@@ -161,6 +168,10 @@ class Checkpoint(Section):
     """Seconds between two checkpoints within an epoch; null for no checkpoints by time."""
     epoch: bool = True
     """Whether to take a checkpoint after every epoch. The end of a run always takes one."""
+    best: bool = True
+    """With a validation split: take a checkpoint after every epoch, keep that of the best one beside the last `keep`, and evaluate
+    the test split with its parameters, which also are those of the run's summary and of the network that `alrpc.train` leaves; false
+    for those of the last epoch. The best epoch has the best score of the last exit, the earliest of several."""
     keep: PositiveInt = 2
     """Number of complete checkpoints to keep; hosts that do not share a disk with the coordinator keep one more."""
     grace: PositiveFloat = 25.0

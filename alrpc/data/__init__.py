@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from alrpc.config import Data, parse_section
+from alrpc.config import Data, Train, parse_section
 from alrpc.config.own_code import import_function
 from alrpc.data.catalog import TEXT, VISION, check_data
 from alrpc.errors import UserError, exit_call
@@ -18,24 +18,32 @@ if TYPE_CHECKING:
     from alrpc.data.preprocessing import Preprocessing
 
 
-def load_data(name: str, **fields: Any) -> Dataset:
+def load_data(name: str, *, seed: int = 0, **fields: Any) -> Dataset:
     """Load a data set by name, or by `package.module:function`, a function that is called without arguments.
 
     Args:
+        seed: what decides, as train.seed does in a run, which samples the field `validation` holds out.
         fields: fields of the configuration's section `data`: root, augmentation, file, …; see `alrpc.config.Data`.
 
     Raises:
         UserError: when a field is wrong, or the data can neither be read nor downloaded.
     """
-    return read_data(parse_section("data", {"name": name, **fields}))
+    return read_data(parse_section("data", {"name": name, **fields}), Train(seed=seed))
 
 
-def read_data(data: Data) -> Dataset:
-    """Load the data set that the configuration's section `data` describes; raises like `load_data`."""
+def read_data(data: Data, train: Train) -> Dataset:
+    """Load the data set that the configuration's section `data` describes, for a run with these settings; raises like `load_data`."""
+    from alrpc.data.dataset import hold_out
+
+    check_data(data)
+    return hold_out(_read(data), data.validation, train)
+
+
+def _read(data: Data) -> Dataset:
+    """The data set as it is, without a part that is held out."""
     from alrpc.data import digits, synthetic_text, text, vision
     from alrpc.data.dataset import Dataset
 
-    check_data(data)
     if data.name == "digits":
         return digits.load()
     if data.name == "synthetic-text":
@@ -70,7 +78,7 @@ def read_test(data: Data, classes: Sequence[str] | None, tokenizer: str | None) 
         return vision.load_test(data, classes)
     if data.name in TEXT and classes is not None and tokenizer is not None:
         return text.load_test(data, classes, tokenizer)
-    return read_data(data).test
+    return _read(data).test
 
 
 def preprocessing_of(data: Data, tokenizer: str | None) -> Preprocessing | None:

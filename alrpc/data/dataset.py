@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.data import Subset
 
+from alrpc.config import Train
 from alrpc.data.checks import check_finite, check_labels
 from alrpc.data.preprocessing import ArrayPreprocessing, Preprocessing
 from alrpc.errors import UserError
@@ -47,6 +50,18 @@ class Split:
         """
         return shuffled(len(self), seed, epoch)
 
+    def part(self, rows: Tensor) -> Split:
+        """A split of the same kind, of the samples with these indices, (n,) int64. Override it where another field than inputs and
+        labels has something of each sample, or where the class cannot be made of its fields."""
+        inputs = self.inputs[rows] if isinstance(self.inputs, Tensor) else Subset(self.inputs, rows.tolist())
+        return dataclasses.replace(self, inputs=inputs, labels=self.labels[rows])
+
+    def hold_out(self, share: float, seed: int, by_class: bool) -> tuple[Split, Split]:
+        """Two parts of the split, in its order: what remains, and a share of the samples, or of each class, drawn by the seed."""
+        held = torch.zeros(len(self), dtype=torch.bool)
+        held[draw_share(self.labels, share, seed, by_class)] = True
+        return self.part((~held).nonzero().flatten()), self.part(held.nonzero().flatten())
+
 
 @dataclass(frozen=True)
 class WordVectors:
@@ -58,7 +73,7 @@ class WordVectors:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A training split, a test split, and the kind of labels (`Classes` or `Values`).
+    """A training split, a test split, the kind of labels (`Classes` or `Values`), and perhaps a validation split.
 
     Labels, and inputs that are tensors, are checked when the data set is made; what a `batch` of one's own gives is checked when
     it is read.
@@ -75,21 +90,30 @@ class Dataset:
     """Names of the classes, in the order of their indices; None to name them by these, and for values."""
     preprocessing: Preprocessing | None = None
     """How a raw example becomes an input; None for arrays of the shape that the sample's inputs have."""
+    validation: Split | None = None
+    """What is evaluated after every epoch in place of the test split, which then is evaluated once, at the end."""
 
     def __post_init__(self):
         check_target(self.target)
         _check_classes(self.classes, self.target)
-        for name, split in (("train", self.train), ("test", self.test)):
+        splits = {"train": self.train, "test": self.test}
+        if self.validation is not None:
+            splits["validation"] = self.validation
+        for name, split in splits.items():
             if not isinstance(split, Split):
                 raise UserError(f"{name} split: got {type(split).__name__}; give an alrpc.Split of inputs and labels")
             check_labels(split.labels, self.target, name)
             _check_inputs(split, name)
-        train, test = self.train.inputs, self.test.inputs
-        if isinstance(train, Tensor) and isinstance(test, Tensor) and (train.dtype, train.ndim) != (test.dtype, test.ndim):
-            raise UserError(
-                f"test split: inputs are {test.dtype} {tuple(test.shape)}, but those of the train split {train.dtype} "
-                f"{tuple(train.shape)}; give both one type and as many dimensions"
-            )
+            train, other = self.train.inputs, split.inputs
+            if (
+                isinstance(train, Tensor)
+                and isinstance(other, Tensor)
+                and (train.dtype, train.ndim) != (other.dtype, other.ndim)
+            ):
+                raise UserError(
+                    f"{name} split: inputs are {other.dtype} {tuple(other.shape)}, but those of the train split {train.dtype} "
+                    f"{tuple(train.shape)}; give both one type and as many dimensions"
+                )
 
     @property
     def sample(self) -> Tensors:
@@ -137,3 +161,40 @@ def shuffled(samples: int, seed: int, epoch: int) -> Tensor:
     """A random order of a number of samples, which is a pure function of seed and epoch."""
     generator = torch.Generator().manual_seed(derive_seed(seed, "order", epoch))
     return torch.randperm(samples, generator=generator)
+
+
+def hold_out(dataset: Dataset, share: float, train: Train) -> Dataset:
+    """The data set with a share of its training split, drawn by the seed of the run, as the validation split: see `Split.hold_out`.
+
+    Raises:
+        UserError: when it has a validation split already, nothing would be left to train or to validate on, or there is none
+            although the run needs one.
+    """
+    if not share and train.patience is not None and dataset.validation is None:
+        raise UserError(
+            f"train.patience: got {train.patience}, but there is no validation split to judge by; set data.validation, to 0.1 for "
+            "example"
+        )
+    if not share:
+        return dataset
+    if dataset.validation is not None:
+        raise UserError(
+            f"data.validation: got {share}, but the data set has a validation split of its own; leave the field out"
+        )
+    rest, validation = dataset.train.hold_out(share, train.seed, isinstance(dataset.target, Classes))
+    if not len(rest) or not len(validation):
+        raise UserError(
+            f"data.validation: {share} of {len(dataset.train)} training samples holds out {len(validation)} and leaves {len(rest)} "
+            "to train on; give a share that leaves both"
+        )
+    return dataclasses.replace(dataset, train=rest, validation=validation)
+
+
+def draw_share(labels: Tensor, share: float, seed: int, by_class: bool) -> Tensor:
+    """The indices, (n,), of a share, rounded, of the samples with these labels, or of those of each class."""
+    drawn = torch.randperm(len(labels), generator=torch.Generator().manual_seed(derive_seed(seed, "validation")))
+    groups = (drawn,)
+    if by_class:
+        classes = labels[drawn].long()
+        groups = drawn[classes.argsort(stable=True)].split(classes.bincount().tolist())
+    return torch.cat([group[: round(share * len(group))] for group in groups])

@@ -21,7 +21,7 @@ from alrpc.posix.forks import ensure_server, make_socket_directory
 from alrpc.posix.parent import Parent
 
 AHEAD = 4  # micro-batches that each worker reads ahead
-SplitName = Literal["train", "test"]
+SplitName = Literal["train", "validation", "test"]
 
 
 @dataclass(frozen=True)
@@ -89,26 +89,47 @@ def epoch_size(dataset: Dataset, batch_size: int, seed: int, epochs: int = 1) ->
     return EpochSize(samples, micro_batches)
 
 
-def count_tests(dataset: Dataset, batch_size: int) -> int:
-    """The number of micro-batches of an evaluation, which reads the whole test split."""
-    return -(-len(dataset.test) // batch_size)
+def evaluated_split(dataset: Dataset) -> SplitName:
+    """The split that is evaluated after every epoch: the validation split if there is one, which leaves the test split to the end."""
+    return "test" if dataset.validation is None else "validation"
+
+
+def validation_samples(dataset: Dataset) -> int | None:
+    """The number of samples in the validation split; None if there is none."""
+    return None if dataset.validation is None else len(dataset.validation)
+
+
+def split_of(dataset: Dataset, name: SplitName) -> Split:
+    """A split of a data set, by name."""
+    return {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}[name]
+
+
+def count_micro_batches(dataset: Dataset, split: SplitName, batch_size: int) -> int:
+    """The number of micro-batches of an evaluation, which reads a whole split."""
+    return -(-len(split_of(dataset, split)) // batch_size)
+
+
+def evaluation_requests(dataset: Dataset, split: SplitName, batch_size: int, epoch: int) -> Iterator[Request]:
+    """Requests for a whole split, to evaluate it after an epoch (from 0)."""
+    for indices in torch.arange(len(split_of(dataset, split))).split(batch_size):
+        yield Request(split, epoch, indices)
 
 
 def requests(dataset: Dataset, batch_size: int, seed: int, epochs: int, start: int = 0) -> Iterator[Request]:
-    """Requests for all micro-batches of a run: for each epoch the training split in its order, then the test split.
+    """Requests for the micro-batches of all epochs: for each the training split in its order, then the split that is evaluated.
 
     Args:
         start: number of micro-batches that have already been trained on; after all of them the last epoch's test split remains.
     """
     micro_batches = epoch_size(dataset, batch_size, seed).micro_batches
-    first = min(start // micro_batches, epochs - 1)
+    split = evaluated_split(dataset)
+    first = start // micro_batches if split == "validation" else min(start // micro_batches, epochs - 1)
     position = start - first * micro_batches
     for epoch in range(first, epochs):
         for indices in training_order(dataset, batch_size, seed, epoch).split(batch_size)[position:]:
             yield Request("train", epoch, indices)
         position = 0
-        for indices in torch.arange(len(dataset.test)).split(batch_size):
-            yield Request("test", epoch, indices)
+        yield from evaluation_requests(dataset, split, batch_size, epoch)
 
 
 def read(dataset: Dataset, seed: int, request: Request) -> Loaded:
@@ -118,7 +139,7 @@ def read(dataset: Dataset, seed: int, request: Request) -> Loaded:
         UserError: when the split gives something that cannot be trained on, which is checked unless the data set has done so; or
             calls sys.exit.
     """
-    known = dataset.train if request.split == "train" else dataset.test
+    known = split_of(dataset, request.split)
     try:
         split = known.during(seed, request.epoch) if request.split == "train" else known
         batch = split.batch(request.indices)
@@ -204,14 +225,21 @@ def take(micro_batches: Iterator[Loaded], split: SplitName, epoch: int, count: i
         yield read.tensors, read.labels
 
 
-def take_epochs(
-    micro_batches: Iterator[Loaded], epochs: int, of_training: int, of_testing: int
+def take_split(
+    micro_batches: Iterator[Loaded], dataset: Dataset, split: SplitName, batch_size: int, epoch: int
 ) -> Iterator[tuple[Tensors, Tensor]]:
-    """The named tensors and labels of a run's micro-batches: each epoch's of the train split, then those of the test split.
+    """The named tensors and labels of a whole split, which is evaluated after an epoch (from 0); raises like `take`."""
+    return take(micro_batches, split, epoch, count_micro_batches(dataset, split, batch_size))
+
+
+def take_epochs(
+    micro_batches: Iterator[Loaded], dataset: Dataset, batch_size: int, epochs: int, of_training: int
+) -> Iterator[tuple[Tensors, Tensor]]:
+    """The named tensors and labels of a run's epochs: each one's of the train split, then those of the split that is evaluated.
 
     Raises:
         UserError: like `take`.
     """
     for epoch in range(epochs):
         yield from take(micro_batches, "train", epoch, of_training)
-        yield from take(micro_batches, "test", epoch, of_testing)
+        yield from take_split(micro_batches, dataset, evaluated_split(dataset), batch_size, epoch)

@@ -105,6 +105,11 @@ class Views(Split):
         strong = self.strong.during(derive_seed(seed, "strong view"), epoch)  # its crops are not those of the weak view
         return dataclasses.replace(self, weak=self.weak.during(seed, epoch), strong=strong)
 
+    def hold_out(self, share: float, seed: int, by_class: bool) -> tuple[Views, Split]:
+        """Views of the images that remain, and the other images, each once and as it is."""
+        rest, held = dataclasses.replace(self.weak, augmentation="none").hold_out(share, seed, by_class)
+        return Views.of(rest), held
+
     def order(self, seed: int, epoch: int, batch_size: int) -> Tensor:
         images = self.weak.order(seed, epoch, batch_size // 2).split(batch_size // 2)
         return torch.cat([view for of_batch in images for view in (of_batch, of_batch + len(self.weak))])

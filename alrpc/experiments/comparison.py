@@ -134,7 +134,7 @@ def resolve_shared_config(config: Config, methods: list[str], report: Report) ->
         check_pipeline(config, components)
     local_device(config.device)
     if config.pipeline.split == "auto":
-        split = choose_split(config, read_data(config.data))
+        split = choose_split(config, read_data(config.data, config.train))
         config = config.model_copy(update={"pipeline": config.pipeline.model_copy(update={"split": split})})
         report(f"components of each stage, by what they take: {', '.join(map(str, split))}")
     return config

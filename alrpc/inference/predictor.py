@@ -160,7 +160,7 @@ def load_run(
         network: a network of the same blocks, for a run of `alrpc.train`, whose blocks only the caller can build; it is copied.
         labels: a file of the names of the classes, a name a line or a list in .json, instead of the run's own; runs of 0.1 have none.
         tokenizer: a tokenizer.json of Hugging Face's `tokenizers`, likewise, for texts.
-        step: the step of the checkpoint; None for the last one.
+        step: the step of the checkpoint; None for that of the best epoch by a validation split, else the last one.
 
     Returns:
         The network, in evaluation mode, on the CPU.

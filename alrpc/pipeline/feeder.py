@@ -11,7 +11,7 @@ from typing import TypeVar
 from alrpc.checkpoint.resume import ResumePoint
 from alrpc.config import Config
 from alrpc.data.dataset import Dataset
-from alrpc.data.loader import epoch_size
+from alrpc.data.loader import epoch_size, validation_samples
 from alrpc.errors import StageFailed, UserError
 from alrpc.events import Event, Job, Spans, Start
 from alrpc.network import configured_objective
@@ -108,7 +108,7 @@ def set_up_stages(
     size = epoch_size(dataset, config.data.batch_size, config.train.seed)
     start = resume.step if resume is not None else 0
     packets = describe_transport(placements, devices, transport)
-    emit(Job(size.samples, size.micro_batches, start, packets, len(dataset.test)))
+    emit(Job(size.samples, size.micro_batches, start, packets, len(dataset.test), validation_samples(dataset)))
     split = split_components(components, len(placements), sizes)
     for placement, numbers, device in zip(placements, split, devices, strict=True):
         spec = StageSpec(

@@ -18,8 +18,9 @@ from pathlib import Path
 
 import torch
 
-from alrpc.checkpoint.files import Saver, load_trainers
+from alrpc.checkpoint.files import load_trainers
 from alrpc.checkpoint.resume import ResumePoint
+from alrpc.checkpoint.saver import Saver
 from alrpc.config import Config
 from alrpc.errors import FAILED, StageFailed, UserError, error_line
 from alrpc.events import Coordinator, Event, Failure, Ready
@@ -134,6 +135,7 @@ def work_through(placement: Placement, spec: StageSpec, network: Network, device
         receive_back=functools.partial(next, replies) if replies is not None else None,
         emit=emit,
         save=saver.save,
+        restore=saver.restore,
         timing=timing,
     )
     if spec.resume is not None:

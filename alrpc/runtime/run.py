@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
@@ -21,14 +22,15 @@ from alrpc import rundir
 from alrpc.analysis.timeline import draw_run
 from alrpc.checkpoint.carried import write_carried
 from alrpc.checkpoint.changes import resuming
-from alrpc.checkpoint.commit import Committer
-from alrpc.checkpoint.files import Saver, load_trainers
+from alrpc.checkpoint.commit import Committer, best_checkpoint
+from alrpc.checkpoint.files import load_trainers
 from alrpc.checkpoint.manifest import describe_run
 from alrpc.checkpoint.resume import ResumePoint, check_same_data, load_resume_point, reopen, resume_hint
+from alrpc.checkpoint.saver import InMemory, Saver
 from alrpc.config import Config, save_config
 from alrpc.data import read_data
 from alrpc.data.dataset import Dataset
-from alrpc.data.loader import epoch_size
+from alrpc.data.loader import epoch_size, validation_samples
 from alrpc.errors import Interrupted, NonFinite, StageFailed, Stopped
 from alrpc.events import Chosen, Coordinator, Event, Job, Ready, Start, ToldToEnd, Unwritten, Written
 from alrpc.network import Network, build_network, resolve
@@ -45,6 +47,7 @@ from alrpc.training.packet import Packet
 from alrpc.training.program import program
 from alrpc.training.sequential import run_stream
 from alrpc.training.stage import Stage
+from alrpc.training.validation import Validation
 
 Emit = Callable[[Event], None]
 
@@ -77,7 +80,9 @@ class Run:
 
 
 @contextmanager
-def lifetime(run: Run, engine: str, stages: int, stdout: TextIO | None = None) -> Iterator[tuple[Emit, Callable, Progress]]:
+def lifetime(
+    run: Run, engine: str, stages: int, stdout: TextIO | None = None
+) -> Iterator[tuple[Emit, Callable, Progress, Validation]]:
     """Lock a run's directory, record its events and commit its checkpoints, while an engine runs in the context.
 
     Args:
@@ -85,7 +90,8 @@ def lifetime(run: Run, engine: str, stages: int, stdout: TextIO | None = None) -
         stdout: the terminal; None for standard output.
 
     Returns:
-        A function for the run's events, a function for the data set, to be called as soon as it is read, and the progress.
+        A function for the run's events, a function for the data set, to be called as soon as it is read, the progress, and what
+        is heard of the validation.
 
     Raises:
         UserError: when another process trains in the directory, or the data is not the one with which the run began.
@@ -102,6 +108,10 @@ def lifetime(run: Run, engine: str, stages: int, stdout: TextIO | None = None) -
             reopen(run.directory, run.config, run.resume.step)
         carried = write_carried(run.directory, dataset)
         described.update(describe_run(run.components, dataset.sample, dataset.target, micro_batches, carried))
+
+    def describe(step: int) -> dict:
+        exits = validation.exits[: step // described["micro_batches"]]
+        return {**described, **({"validation": exits} if exits else {})}
 
     def committed(step: int, kept: list[int]) -> None:
         if engine == "pipeline" and not leaving.is_set():
@@ -125,9 +135,14 @@ def lifetime(run: Run, engine: str, stages: int, stdout: TextIO | None = None) -
 
         def tell(event: Event) -> None:
             record(event)
+            validation.hear(event)
             run.tell(event)
 
-        committer = Committer(run.directory, stages, run.config.checkpoint.keep, lambda: described, tell, committed)
+        settings = run.config.checkpoint
+        known = run.resume.validation if run.resume is not None else ()
+        progress.evaluations.update(enumerate(known, 1))
+        validation = Validation(known, run.start, partial(best_checkpoint, run.directory), check)
+        committer = Committer(run.directory, stages, settings.keep, settings.best, describe, tell, committed)
 
         def emit(event: Event) -> None:
             check()
@@ -140,7 +155,7 @@ def lifetime(run: Run, engine: str, stages: int, stdout: TextIO | None = None) -
                     leaving.set()
                 tell(event)
 
-        yield emit, take_data, progress
+        yield emit, take_data, progress, validation
 
 
 @contextmanager
@@ -180,7 +195,7 @@ def conclude(run: Run, progress: Progress) -> dict:
     """
     if cause := progress.unwritten():
         raise StageFailed(cause, retryable=False)
-    if progress.epochs not in progress.evaluations:
+    if progress.tested is None:
         hint = resume_hint(run.directory)
         raise Stopped(f"ended by SIGTERM after step {progress.step} of {progress.steps}; {hint}")
     return write_summary(run.directory, progress, run.started)
@@ -212,7 +227,7 @@ def run_sequentially(
     started = time.time()
     config, components = resolve(config)
     local_device(config.device)
-    dataset = read_data(config.data)
+    dataset = read_data(config.data, config.train)
     network = build_network(config, dataset.sample, dataset.target, dataset.word_vectors)
     with new_run_directory(out, name, config) as directory:
         return train_until_sigterm(Run(config, components, directory, started, quiet, verbose), dataset, network), directory
@@ -226,7 +241,7 @@ def resume_sequentially(
     with resuming(directory):
         config, components, resume = load_resume_point(directory, overrides, step)
         local_device(config.device)
-        dataset = read_data(config.data)
+        dataset = read_data(config.data, config.train)
         network = build_network(config, dataset.sample, dataset.target)
         return train_until_sigterm(
             Run(config, components, directory, started, quiet, verbose, resume), dataset, network
@@ -250,11 +265,12 @@ def train_in_directory(run: Run, dataset: Dataset, network: Network, chosen: dic
         UserError: for a loss that is not finite, or trained parameters that cannot be written.
     """
     try:
-        with lifetime(run, "sequential", 1) as (emit, take_data, progress):
+        with lifetime(run, "sequential", 1) as (emit, take_data, progress, validation):
             take_data(dataset)
             if chosen:
                 emit(Chosen(chosen))
-            run_engine(run.config, dataset, network, emit, run.directory, run.resume, run.stopping.is_set)
+            saver = Saver(run.directory, 1, emit)
+            run_engine(run.config, dataset, network, emit, saver, validation, run.resume, run.stopping.is_set)
         return conclude(run, progress)
     except (NonFinite, StageFailed) as error:
         raise type(error)(f"{error}; {resume_hint(run.directory)}") from error
@@ -265,14 +281,15 @@ def run_engine(
     dataset: Dataset,
     network: Network,
     emit: Emit,
-    directory: Path | None = None,
+    saver: Saver | InMemory,
+    validation: Validation,
     resume: ResumePoint | None = None,
     stopping: Callable[[], bool] = lambda: False,
 ) -> None:
     """The sequential engine: train a network in this process, in place. Settings of torch are the caller's again at the end.
 
     Args:
-        directory: the run's directory, for checkpoints; None for none.
+        validation: hears the events that are emitted.
         stopping: returns whether to take a checkpoint and end.
 
     Raises:
@@ -283,10 +300,9 @@ def run_engine(
     numbers = [component.number for component in network.components]
     start = resume.step if resume is not None else 0
     with own_arithmetic(device, config.threads):
-        emit(Job(size.samples, size.micro_batches, start, test_samples=len(dataset.test)))
+        emit(Job(size.samples, size.micro_batches, start, None, len(dataset.test), validation_samples(dataset)))
         emit(Ready(1, numbers, str(device), socket.gethostname()))
         emit(Start())
-        saver = Saver(directory, 1, emit) if directory is not None else None
         stage = Stage(
             1,
             network,
@@ -296,15 +312,15 @@ def run_engine(
             log_every=config.train.log_every,
             send=None,
             emit=emit,
-            save=saver.save if saver is not None else lambda step, trainers: None,
+            save=saver.save,
+            restore=saver.restore,
             timing=Timing(),
         )
         if resume is not None:
             load_trainers(resume.directory, stage.trainers, resume.files)
             stage.step = start
-        run_stream(stage, program(config, dataset, stage.recipe, start, stopping))
-        if saver is not None:
-            saver.wait()
+        run_stream(stage, program(config, dataset, stage.recipe, start, stopping, validation=validation))
+        saver.wait()
         stage.finish()
 
 
@@ -326,12 +342,12 @@ def run_coordinator(run: Run, stdout: TextIO) -> dict:
 
     def stream(dataset: Dataset) -> Iterator[Packet]:
         recipe = make_recipe(config, epoch_size(dataset, config.data.batch_size, config.train.seed).micro_batches)
-        return program(config, dataset, recipe, run.start, stopping, feed.watch)
+        return program(config, dataset, recipe, run.start, stopping, feed.watch, validation)
 
-    with lifetime(run, "pipeline", stages, stdout) as (emit, take_data, progress):
+    with lifetime(run, "pipeline", stages, stdout) as (emit, take_data, progress, validation):
 
         def load() -> tuple[Dataset, list[int] | None]:
-            dataset = read_data(config.data)
+            dataset = read_data(config.data, config.train)
             take_data(dataset)
             return dataset, choose_split(config, dataset)
 

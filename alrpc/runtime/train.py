@@ -13,15 +13,19 @@ from typing import Any, Literal, TypedDict, Unpack
 from alrpc import rundir
 from alrpc.checkpoint.changes import check_changes, resuming
 from alrpc.checkpoint.resume import ResumePoint, find_resume_point
+from alrpc.checkpoint.saver import InMemory
 from alrpc.config import PYTHON, check_config, load_config, parse_config
-from alrpc.data.dataset import Dataset
+from alrpc.data.dataset import Dataset, hold_out
 from alrpc.errors import UsageError
 from alrpc.events import Evaluation, Event
 from alrpc.network import Network
 from alrpc.runtime.run import Run, new_run_directory, run_engine, train_until_sigterm
 from alrpc.system import local_device
 
-DATA, TOP = ("batch_size", "workers"), ("device", "threads", "precision")  # fields outside the configuration's section `train`
+DATA, TOP = (
+    ("batch_size", "workers", "validation"),
+    ("device", "threads", "precision"),
+)  # fields outside the configuration's section `train`
 
 
 class Fields(TypedDict, total=False):
@@ -29,10 +33,12 @@ class Fields(TypedDict, total=False):
 
     batch_size: int
     workers: int
+    validation: float
     device: Literal["auto", "cpu", "cuda"]
     threads: int
     precision: Literal["fp32", "bf16"]
     epochs: int
+    patience: int | None
     seed: int
     optimizer: str
     lr: float
@@ -68,11 +74,12 @@ def train(
             that are not given are the run's; those that would change its result are refused.
         callbacks: functions that are called with each event, such as `alrpc.events.Losses` and `alrpc.events.Evaluation`, by the
             thread that called this function. An exception that one raises ends the training.
-        fields: `batch_size` (64), `workers` (0), `device` ("auto"), `threads` (1), `precision` ("fp32"), and the fields of the
-            configuration's section `train`: `epochs` (30), `lr` (1e-3), `optimizer`, `seed`, …; see `alrpc.config.Train`.
+        fields: `batch_size` (64), `workers` (0), `validation` (0.0), `device` ("auto"), `threads` (1), `precision` ("fp32"), and the
+            fields of the configuration's section `train`: `epochs` (30), `lr` (1e-3), `seed`, …; see `alrpc.config.Train`.
 
     Returns:
-        The score of each exit in the last evaluation: accuracy, or mean squared error for a regression.
+        The score of each exit on the test split at the end: accuracy, or mean squared error for a regression. With a validation
+        split (the data set's, or `validation`), it is that of the best epoch, whose parameters the network then has.
 
     Raises:
         UserError: for an unknown field or a value that is not allowed, data of another target than the network's, a directory or
@@ -85,9 +92,11 @@ def train(
         raise UsageError("out: a run that is resumed has its own directory; give one of the two")
     check_arguments(network, dataset, callbacks)
     exits: list[float] = []
+    kept = InMemory()
     caller, events = threading.current_thread(), SimpleQueue[Event]()
 
     def tell(event: Event) -> None:
+        kept.validation.hear(event)
         events.put(event)
         if threading.current_thread() is caller:  # checkpoints are committed in a thread of their own
             deliver()
@@ -95,14 +104,14 @@ def train(
     def deliver() -> None:
         while not events.empty():
             event = events.get()
-            if isinstance(event, Evaluation):
+            if isinstance(event, Evaluation) and event.split == "test":
                 exits[:] = event.exits
             for callback in callbacks:
                 callback(event)
 
     def train_in(directory: Path, point: ResumePoint | None = None) -> None:
         run = Run(config, len(network.components), directory, started, quiet=True, resume=point, tell=tell)
-        train_until_sigterm(run, dataset, network)
+        train_until_sigterm(run, parts, network)
 
     if resume is not None:
         with resuming(Path(resume)):
@@ -110,16 +119,18 @@ def train(
             config = parse_config(with_fields(before.model_dump(), fields))
             check_changes(before, config)
             local_device(config.device)
+            parts = hold_out(dataset, config.data.validation, config.train)
             train_in(Path(resume), find_resume_point(Path(resume), config, network=network))
     else:
         config = parse_config(with_fields({"model": {"name": PYTHON}, "data": {"name": PYTHON}}, fields))
         check_config(config)
         local_device(config.device)
+        parts = hold_out(dataset, config.data.validation, config.train)
         if out is not None:
             with new_run_directory(Path(out), PYTHON, config) as directory:
                 train_in(directory)
         else:
-            run_engine(config, dataset, network, tell)
+            run_engine(config, parts, network, tell, kept, kept.validation)
     deliver()
     return exits
 

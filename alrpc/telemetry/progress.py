@@ -62,6 +62,8 @@ class Progress:
     """Number of samples in an epoch."""
     test_samples: int | None = None
     """Number of samples in the test split."""
+    validation_samples: int | None = None
+    """Number of samples in the validation split; None without one."""
     command: list[str] = field(default_factory=list)
     """The command that started or resumed the run."""
     commit: str | None = None
@@ -72,7 +74,9 @@ class Progress:
     """{epoch: {component: {loss name: value}}}, as last reported; nan where no loss was finite."""
     metric: str = "accuracy"
     evaluations: dict[int, list[float]] = field(default_factory=dict)
-    """For each epoch, the score of every exit."""
+    """For each epoch, the score of every exit: on the validation split if there is one, else on the test split."""
+    tested: Evaluation | None = None
+    """The evaluation of the test split at the end of the run: with a validation split, the only one."""
     chance: float | None = None
     """The score that guessing has, where the metric has one."""
     about_exits: str = ""
@@ -142,6 +146,16 @@ class Progress:
         reasons = [failure for failure in self.failures if failure.startswith("no checkpoint")]
         return f"the trained parameters could not be written: {reasons[-1]}"
 
+    @property
+    def split(self) -> str:
+        """The split that is evaluated after every epoch."""
+        return "test" if self.validation_samples is None else "validation"
+
+    @property
+    def score(self) -> str:
+        """The name of the scores after every epoch."""
+        return self.metric if self.split == "test" else f"validation {self.metric}"
+
     def explain_exits(self, epoch: int) -> str:
         """What the objective says of exits that are still at chance; "" unless the last one is nearer to it than to the best."""
         exits = self.evaluations.get(epoch, [])
@@ -161,6 +175,7 @@ class Progress:
                 self.command, self.commit = event.command, event.commit
             case Job():
                 self.micro_batches, self.samples, self.test_samples = event.micro_batches, event.samples, event.test_samples
+                self.validation_samples = event.validation_samples
                 self.packets, self.start = event.packets, event.start
                 self.checkpoint = event.start or None  # what a run resumes from
                 for stage in self.stages.values():
@@ -190,7 +205,10 @@ class Progress:
                 self.skipped += event.skipped_updates
             case Evaluation():
                 self.metric = event.metric
-                self.evaluations[event.epoch] = event.exits
+                if event.split == self.split:
+                    self.evaluations[event.epoch] = event.exits
+                if event.split == "test" and (self.split == "validation" or event.epoch == self.epochs):
+                    self.tested = event
                 self.chance, self.about_exits = event.chance, event.about_exits or self.about_exits
             case Checkpoint():
                 self.checkpoint = event.step

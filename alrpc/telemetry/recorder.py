@@ -143,6 +143,7 @@ def write_summary(directory: Path, progress: Progress, started: float) -> dict:
         restarts = rundir.read_restarts(directory)
     except UserError as error:  # no reason to lose the result of a training
         failures = [*failures, str(error)]
+    tested = progress.tested
     digests = [digest for _, of_stage in sorted(progress.digests.items()) for digest in of_stage]
     summary = {
         "alrpc": __version__,
@@ -153,15 +154,16 @@ def write_summary(directory: Path, progress: Progress, started: float) -> dict:
         "commit": progress.commit,
         "engine": progress.engine,
         "stages": len(progress.stages),
-        "epochs": progress.epochs,
-        "steps": progress.steps,
+        "epochs": progress.step // progress.micro_batches,
+        "steps": progress.step,
         "samples": progress.samples,
         "test_samples": progress.test_samples,
-        f"test_{progress.metric}": progress.evaluations[progress.epochs][-1],
-        "exits": progress.evaluations[progress.epochs],
+        f"test_{tested.metric}": tested.exits[-1],
+        "exits": tested.exits,
+        **(of_validation(progress) if progress.split == "validation" else {}),
         "parameters_sha256": combine_digests(digests),
         "parameters": progress.parameters,
-        "samples_per_second": (progress.steps - progress.start)
+        "samples_per_second": (progress.step - progress.start)
         / progress.micro_batches
         * progress.samples
         / (progress.ended - progress.fed),
@@ -193,7 +195,20 @@ def write_summary(directory: Path, progress: Progress, started: float) -> dict:
     return summary
 
 
+def of_validation(progress: Progress) -> dict:
+    """What the summary of a run with a validation split says of it; the score is that of the epoch that was tested."""
+    epoch = progress.tested.epoch
+    return {
+        "validation_samples": progress.validation_samples,
+        f"validation_{progress.metric}": progress.evaluations[epoch][-1],
+        "tested_epoch": epoch,
+        "ended_early": progress.step < progress.steps,
+    }
+
+
 def last_line(summary: dict, directory: Path) -> str:
     """The last line that a training command prints."""
     metric = "accuracy" if "test_accuracy" in summary else "mse"
-    return f"test {metric} {summary[f'test_{metric}']:.4f} after {summary['epochs']} epochs in {summary['wall_seconds']:.1f} s · {directory}"
+    of_epoch = f" of epoch {summary['tested_epoch']}" if "tested_epoch" in summary else ""
+    epochs = f"{summary['epochs']} epochs in {summary['wall_seconds']:.1f} s"
+    return f"test {metric} {summary[f'test_{metric}']:.4f}{of_epoch} after {epochs} · {directory}"

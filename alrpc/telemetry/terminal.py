@@ -92,7 +92,7 @@ def _plain(progress: Progress, verbose: bool, console: Console) -> Callable[[Eve
             shown += 1
             name, losses = _first_losses(progress.losses[shown])
             exits = " ".join(_score(value, progress.metric) for value in progress.evaluations[shown])
-            line = f"epoch {shown}/{progress.epochs}  {progress.metric} of exits {exits}  {name} losses {losses}"
+            line = f"epoch {shown}/{progress.epochs}  {progress.score} of exits {exits}  {name} losses {losses}"
             console.print(f"{line}  {progress.rate():,.0f} samples/s", soft_wrap=True, highlight=False)
             if shown == 1 and (about := progress.explain_exits(shown)):
                 console.print(about, soft_wrap=True, highlight=False)
@@ -225,7 +225,7 @@ def _component_table(progress: Progress, width: int) -> Table:
         f"{name} loss": [f"{of_component[name]:.5g}" for _, of_component in sorted(latest.items())]
         for name in next(iter(latest.values()))
     }
-    score = f"{progress.metric} of its exit" + (f" (epoch {epoch})" if epoch else "")
+    score = f"{progress.score} of its exit" + (f" (epoch {epoch})" if epoch else "")
     scores = [_score(progress.evaluations[epoch][number - 1], progress.metric) if epoch else "" for number in sorted(latest)]
     columns = {"component": [str(number) for number in sorted(latest)], **losses, score: scores}
     if _width(columns) > width:

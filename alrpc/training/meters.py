@@ -77,7 +77,7 @@ class LossMeter:
 
 @dataclass
 class ExitScores:
-    """The scores of every exit, summed over test micro-batches.
+    """The scores of every exit, summed over the micro-batches of a split.
 
     `parts` holds the modules of components 1 … L that decoding needs, so that the outputs of all exits are decoded in one place.
     """
@@ -100,7 +100,7 @@ class ExitScores:
         """The score of each exit, averaged over the samples."""
         return [total / self.samples for total in self.sums]
 
-    def event(self, epoch: int, stage: int | None = None) -> Evaluation:
+    def event(self, epoch: int, split: str, stage: int | None = None) -> Evaluation:
         target = self.objective.target
         about = self.objective.about_exits if epoch == 1 else ""
-        return Evaluation(epoch, target.metric, self.mean(), stage, self.samples, target.chance, about)
+        return Evaluation(epoch, target.metric, self.mean(), stage, self.samples, target.chance, about, split)

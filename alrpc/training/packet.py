@@ -5,9 +5,11 @@ train       activations and the objective's tensors       trains its components,
             beside them (to stage 1: the label)
 epoch       none                                          emits losses and timings of the epoch
 evaluate    parameters of exit parts of earlier stages    adds those of its own components, stops learning
-test        activations, label, exits so far              runs its components, adds their exits
+test        activations, label, exits so far              (also of the validation split) runs its components, adds their exits
 evaluated   none                                          resumes learning; the last stage emits the exits' scores
+validated   none                                          the same, of the validation split
 checkpoint  none                                          saves its state; emits an event when it is on the disk
+restore     none                                          takes the parameters of the checkpoint of the marker's step
 end         none                                          stops
 feedback    the objective's message about a micro-batch   (to the stage before, on a link of its own) its last component learns from it
 
@@ -37,7 +39,9 @@ class Kind(StrEnum):
     EVALUATE = "evaluate"
     TEST = "test"
     EVALUATED = "evaluated"
+    VALIDATED = "validated"
     CHECKPOINT = "checkpoint"
+    RESTORE = "restore"
     END = "end"
     FEEDBACK = "feedback"
     ROUND = "round"

@@ -35,6 +35,7 @@ class Stage:
         receive_back: waits for the next feedback from the next stage; None in the last stage, and for such an objective.
         emit: receives each event.
         save: receives the number of steps and all trainers, and saves a copy of their state.
+        restore: receives the number of steps and all trainers, and gives them the parameters and buffers that they had then.
         timing: the clock to which the stage's time is charged.
     """
 
@@ -52,10 +53,11 @@ class Stage:
         receive_back: Callable[[], Packet] | None = None,
         emit: Callable[[Event], None],
         save: Callable[[int, list[Trainer]], None],
+        restore: Callable[[int, list[Trainer]], None] = lambda step, trainers: None,
         timing: Timing,
     ):
         self.number, self.recipe, self.device, self.log_every = number, recipe, device, log_every
-        self.send_on, self.emit, self.save, self.timing = send, emit, save, timing
+        self.send_on, self.emit, self.save, self.restore, self.timing = send, emit, save, restore, timing
         self.timing.spans.watch(device)
         self.objective = network.objective
         self.trainers = make_trainers([network.components[n - 1] for n in components], recipe, device, timing)
@@ -78,7 +80,9 @@ class Stage:
             Kind.EVALUATE: self.begin_evaluation,
             Kind.TEST: self.test,
             Kind.EVALUATED: self.end_evaluation,
+            Kind.VALIDATED: self.end_evaluation,
             Kind.CHECKPOINT: self.take_checkpoint,
+            Kind.RESTORE: self.restore_checkpoint,
             Kind.END: self.send,
         }
 
@@ -168,7 +172,8 @@ class Stage:
         self.modes.close()
         self.timing.test(False)
         if self.scores is not None:
-            self.emit(self.scores.event(packet.epoch, self.number))
+            split = "validation" if packet.kind is Kind.VALIDATED else "test"
+            self.emit(self.scores.event(packet.epoch, split, self.number))
             self.scores = None
         self.epoch_began = time.perf_counter()  # the next epoch includes the wait for its first packet
 
@@ -178,6 +183,11 @@ class Stage:
             ring.settle()
         self.timing.enter("checkpoint")
         self.save(packet.step, self.trainers)
+
+    def restore_checkpoint(self, packet: Packet) -> None:
+        self.send(packet)
+        self.timing.enter("checkpoint")
+        self.restore(packet.step, self.trainers)
 
     def finish(self) -> None:
         """Emit the last spans and the `Finished` event, after the stream has ended and all checkpoints are written."""

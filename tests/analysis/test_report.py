@@ -156,7 +156,7 @@ def test_runs_side_by_side_and_one_that_died(short, tmp_path):
 
     out = tmp_path / "all.html"
     text = make(short, odd, died, "--out", out)
-    assert read_run(short).test_samples == 360 and read_run(short).chance == 0.1
+    assert read_run(short).evaluated_samples == 360 and read_run(short).chance == 0.1
     assert with_interval("accuracy", read_run(short).scores[-1], 360) in text
     assert ODD not in text and needs_nothing_else(text) and not (short / "report.html").exists()
     document = browse(out, tmp_path)

@@ -62,7 +62,7 @@ def configure(name: str, *more: str) -> Config:
 def train_in_stages(config: Config, split: list[int]) -> tuple[str, list[Event]]:
     """Train with stages that hand each other copies of their packets; returns the network's digest, and all events."""
     torch.set_num_threads(1)
-    dataset = read_data(config.data)
+    dataset = read_data(config.data, config.train)
     recipe = make_recipe(config, -(-len(dataset.train) // config.data.batch_size))
     events: list[Event] = []
     stages: list[Stage] = []

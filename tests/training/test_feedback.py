@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 import alrpc
-from alrpc.checkpoint.files import write_files
+from alrpc.checkpoint.saver import write_files
 from alrpc.checkpoint.state import check_state, restore, snapshot
 from alrpc.config import Train
 from alrpc.errors import NonFinite

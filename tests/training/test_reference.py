@@ -13,7 +13,7 @@ from alrpc.system import derive_seed
 
 def plain_loop(config) -> alrpc.Network:
     """Associated learning of a network, as one would write it down: Adam, a constant rate, one device."""
-    dataset = read_data(config.data)
+    dataset = read_data(config.data, config.train)
     network = build_network(config, dataset.sample, dataset.target).train()
     optimizers = [torch.optim.Adam(component.parameters(), lr=config.train.lr, fused=True) for component in network.components]
     seed, step = config.train.seed, 0

@@ -39,7 +39,7 @@ def draw(runs: list[dict], methods: list[str], title: str, directory: Path) -> N
 
     of_method = {method: [run for run in runs if run["method"] == method] for method in methods}
     of_method = {method: found for method, found in of_method.items() if found}
-    metric, title = runs[0]["metric"], plain(title)
+    metric, split, title = runs[0]["metric"], runs[0].get("split", "test"), plain(title)
 
     figure, axes = pyplot.subplots(figsize=(WIDTH, HEIGHT), layout="constrained")
     ends, about = [], {"mean, and each round faintly"} if any(len(found) > 1 for found in of_method.values()) else set()
@@ -47,17 +47,17 @@ def draw(runs: list[dict], methods: list[str], title: str, directory: Path) -> N
         colour, marker = look(method, place)
         for run in found:
             axes.plot([p[0] for p in run["curve"]], [p[2] for p in run["curve"]], color=colour, alpha=0.25, linewidth=1)
-        points = list(zip(*(run["curve"] for run in found), strict=True))  # by epoch
+        points = list(zip(*(run["curve"] for run in found), strict=False))  # by epoch, of those that all rounds have
         seconds = [statistics.fmean(point[0] for point in of_epoch) for of_epoch in points]
         scores = [statistics.fmean(point[2] for point in of_epoch) for of_epoch in points]
         axes.plot(seconds, scores, color=colour, marker=marker, markersize=4.5, linewidth=1.8, label=method)
         ends += [point[2] for run in found for point in run["curve"]]
-        if len(found) == 1 and (limits := bounds(metric, scores, found[0]["test_samples"])):
+        if len(found) == 1 and (limits := bounds(metric, scores, found[0][f"{split}_samples"])):
             axes.fill_between(seconds, *limits, color=colour, alpha=0.15, linewidth=0)
             ends += [end for limit in limits for end in limit]
-            about.add(f"band: {about_interval(found[0]['test_samples'])}")
+            about.add(f"band: {about_interval(found[0][f'{split}_samples'])}")
     limit_scores(axes, ends, runs[0]["chance"], "#555555")
-    axes.set(xlabel="seconds since the first micro-batch, tests included", ylabel=f"test {metric}", xlim=(0, None))
+    axes.set(xlabel="seconds since the first micro-batch, tests included", ylabel=f"{split} {metric}", xlim=(0, None))
     axes.set_title("\n".join([title, *sorted(about)]))
     axes.grid(alpha=0.25)
     axes.legend(frameon=False)

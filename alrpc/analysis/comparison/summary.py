@@ -12,22 +12,23 @@ from alrpc.analysis.metrics import read_metrics
 from alrpc.events import Evaluation, Event, StageTimes, Start
 from alrpc.reading.documents import read_json
 from alrpc.timing import STATES, idle_share
-
-LOWER_IS_BETTER = {"mse"}
+from alrpc.training.validation import LOWER_IS_BETTER
 
 
 def read_run(directory: Path, method: str, repeat: int, seed: int) -> dict:
     """The figures of one run.
 
-    `curve` is a list of [seconds since the first micro-batch, epoch, score of the last exit]. `idle` is the share of their
+    `curve` is a list of [seconds since the first micro-batch, epoch, score of the last exit] on `split`: the validation split if there
+    is one, of which `best` is too; `final` is the last score on the test split. `idle` is the share of their
     training time that the training processes wait.
     """
     summary = read_json(directory / rundir.SUMMARY, SUMMARY)
     metrics = list(read_metrics(directory))
     start = next(time for time, event in metrics if isinstance(event, Start))
     evaluations = [(time, event) for time, event in metrics if isinstance(event, Evaluation)]
-    metric = evaluations[0][1].metric
-    curve = [[time - start, event.epoch, event.exits[-1]] for time, event in evaluations]
+    tested, metric = evaluations[-1][1], evaluations[-1][1].metric
+    split = evaluations[0][1].split  # the validation split if there is one; the last evaluation then is of the test split
+    curve = [[time - start, event.epoch, event.exits[-1]] for time, event in evaluations if event.split == split]
     seconds = epoch_seconds([event for _, event in metrics])
     stages = summary["per_stage"]
     peaks = [stage["peak_memory_bytes"] for stage in stages]
@@ -39,10 +40,12 @@ def read_run(directory: Path, method: str, repeat: int, seed: int) -> dict:
         "seed": seed,
         "directory": directory.name,
         "metric": metric,
-        "test_samples": evaluations[-1][1].samples,
-        "chance": evaluations[-1][1].chance,
+        "split": split,
+        "test_samples": tested.samples,
+        **({"validation_samples": evaluations[0][1].samples} if split == "validation" else {}),
+        "chance": tested.chance,
         "best": best(metric, [score for _, _, score in curve]),
-        "final": curve[-1][2],
+        "final": tested.exits[-1],
         "exits": summary["exits"],
         "curve": curve,
         "epoch_seconds": seconds,
@@ -102,6 +105,7 @@ def summarise(runs: list[dict], goal: float, reference: list[dict]) -> dict:
     return {
         "method": runs[0]["method"],
         "runs": len(runs),
+        "split": runs[-1].get("split", "test"),
         "test_samples": runs[-1]["test_samples"],
         **{
             f"{name}_{what}": value

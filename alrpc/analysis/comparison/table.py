@@ -18,7 +18,7 @@ MIB = 1 << 20
 def table(rows: list[dict], metric: str, goal: float) -> Table:
     """The table, with one row per method."""
     drawn = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", show_edge=False)
-    method, *figures = heads(metric, goal)
+    method, *figures = heads(rows, metric, goal)
     drawn.add_column(method, no_wrap=True)
     for name in figures:
         drawn.add_column(name, justify="right", no_wrap=True)
@@ -27,9 +27,10 @@ def table(rows: list[dict], metric: str, goal: float) -> Table:
     return drawn
 
 
-def heads(metric: str, goal: float) -> list[str]:
+def heads(rows: list[dict], metric: str, goal: float) -> list[str]:
     """The headings of the table's columns."""
-    scores = ["method", f"best {metric}", f"last {metric}"]
+    validated = any(row.get("split") == "validation" for row in rows)
+    scores = ["method", *((f"validation {metric}", f"test {metric}") if validated else (f"best {metric}", f"last {metric}"))]
     return [*scores, "s/epoch", "samples/s", "× bp", f"s to {goal:.4g}", "MiB largest", "MiB all", "idle", "parameters"]
 
 
@@ -75,8 +76,10 @@ def choices(rows: list[dict]) -> list[str]:
 
 def run_line(run: dict) -> str:
     """One line with the figures of a run."""
+    validated = run["split"] == "validation"
     return (
-        f"{run['method']}: best {run['metric']} {run['best']:.4f}, last {run['final']:.4f}, "
+        f"{run['method']}: best {'validation ' if validated else ''}{run['metric']} {run['best']:.4f}, "
+        f"{'test' if validated else 'last'} {run['final']:.4f}, "
         f"{run['epoch_seconds']:.2f} s/epoch, {run['samples_per_second']:,.0f} samples/s"
     )
 
@@ -85,7 +88,8 @@ def under_way(label: str, directory: Path, epochs: int) -> Text:
     """One line with the progress of the run under way."""
     tests = [event for _, event in read_metrics(directory) if isinstance(event, Evaluation)]
     if tests:
-        state = f"epoch {tests[-1].epoch}/{epochs}, {tests[-1].metric} {tests[-1].exits[-1]:.4f}"
+        split = "" if tests[0].split == "test" else f"{tests[-1].split} "
+        state = f"epoch {tests[-1].epoch}/{epochs}, {split}{tests[-1].metric} {tests[-1].exits[-1]:.4f}"
     else:
         state = f"epoch 0/{epochs}" if (directory / rundir.METRICS).exists() else "starting"
     return Text.assemble((label, "bold"), f"  {state}")

@@ -40,8 +40,8 @@ def _exits(run: Run, name: str) -> PageFigure:
     """The score of every exit by epoch, with a band for the interval of the last one."""
     numbers = range(1, 1 + min(len(scores) for _, _, scores in run.curve))
     exits = {exit: [(epoch, scores[exit - 1]) for _, epoch, scores in run.curve] for exit in numbers}
-    title = f"Test {run.metric} of every exit" if len(exits) > 1 else f"Test {run.metric}"
-    limits = bounds(run.metric, [score for _, score in exits[max(exits)]], run.test_samples)
+    title = f"{run.split.capitalize()} {run.metric}{' of every exit' if len(exits) > 1 else ''}"
+    limits = bounds(run.metric, [score for _, score in exits[max(exits)]], run.evaluated_samples)
     ends = [score for points in exits.values() for _, score in points] + [end for limit in limits or () for end in limit]
 
     def add(axes: Axes) -> None:
@@ -50,7 +50,7 @@ def _exits(run: Run, name: str) -> PageFigure:
             axes.fill_between(epochs, *limits, color=ACCENT, alpha=0.16, linewidth=0)
         limit_scores(axes, ends, run.chance, SOFT)
 
-    note = f"band: {about_interval(run.test_samples)}" if limits else ""
+    note = f"band: {about_interval(run.evaluated_samples)}" if limits else ""
     return _curves(name, title, f"{title}, by epoch", exits, "epoch", last=True, add=add, note=note)
 
 

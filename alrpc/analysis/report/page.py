@@ -145,11 +145,16 @@ def of_run(run: Run, name: str, drawn: bool) -> Article:
 
 def _tiles(run: Run) -> Iterator[tuple[str, str, str]]:
     summary = run.summary or {}
-    if scores := run.scores:
-        limits = score_interval(run.metric, scores[-1], run.test_samples)
+    if tested := run.tested:
+        score = tested.exits[-1]
+        limits = score_interval(run.metric, score, tested.samples)
         words = [f"95 %: {limits[0]:.3f} to {limits[1]:.3f}"] if limits else []
-        words += [f"best {best(run.metric, scores):.4f}"] if len(scores) > 1 else []
-        yield f"test {run.metric}", f"{scores[-1]:.4f}", " · ".join(words)
+        words += [f"best {best(run.metric, run.scores):.4f}"] if len(run.scores) > 1 and run.split == "test" else []
+        words += [f"of epoch {tested.epoch}"] if run.split == "validation" else []
+        yield f"test {run.metric}", f"{score:.4f}", " · ".join(words)
+    if run.split == "validation":
+        best_of_all = best(run.metric, run.scores)
+        yield f"validation {run.metric}", f"{best_of_all:.4f}", f"the best, of epoch {run.scores.index(best_of_all) + 1}"
     if rate := run.samples_per_second:
         yield "samples/s", f"{rate:,.0f}", "tests included"
     epochs = run.config.get("train", {}).get("epochs", "?")
@@ -288,7 +293,7 @@ def of_runs(runs: list[Run], name: str) -> Article:
     ]
     rows, names = [], labels(runs)
     for run, label in zip(runs, names, strict=True):
-        last = with_interval(run.metric, run.scores[-1], run.test_samples) if run.scores else ""
+        last = with_interval(run.metric, run.tested.exits[-1], run.tested.samples) if run.tested else ""
         scores = [last, f"{best(run.metric, run.scores):.4f}" if run.scores else ""]
         sizes = list(run.memory.values())
         memory = [f"{max(sizes) / MIB:,.0f}", f"{sum(sizes) / MIB:,.0f}"] if sizes else ["", ""]
@@ -297,8 +302,10 @@ def of_runs(runs: list[Run], name: str) -> Article:
         digest = run.summary["parameters_sha256"][:DIGEST] if run.summary else "not ended"
         what = [run.learner, str(len(run.stages)), str(len(run.curve))]
         rows.append([label, *what, *scores, rate, _duration(run.wall_seconds), *memory, idle, digest])
-    known = metric == "accuracy" and any(run.test_samples for run in runs)
+    known = metric == "accuracy" and any(run.tested and run.tested.samples for run in runs)
     caption = "The runs side by side" + (f"; [low, high]: {about_interval()}" if known else "")
+    if any(run.split == "validation" for run in runs):
+        caption += "; with a validation split the best is the best on it, and the last the one on the test split"
     tables = [Table([*heads, "idle", "SHA-256"], rows, caption, words=2)]
     if differing := _differences(runs):
         tables.append(Table(["field", *names], differing, "Where their configurations differ", words=ALL))
@@ -335,7 +342,7 @@ def of_comparison(comparison: Comparison, name: str) -> Article:
     """The article about a comparison."""
     result = comparison.result
     metric, rows, machine = result["metric"], result["table"], result["machine"]
-    heads = ["", *table.heads(metric, result["goal"])[1:]]
+    heads = ["", *table.heads(rows, metric, result["goal"])[1:]]
     about = table.about_scores(rows, metric)
     caption = f"The methods: scores are means, what is timed is a median{f'; {about}' if about else ''}"
     tables = [Table(heads, [table.cells(row, metric) for row in rows], caption)]

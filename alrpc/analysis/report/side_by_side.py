@@ -25,8 +25,10 @@ class Series:
     """For each round, its points: (seconds, epoch, score of the last exit)."""
     rates: list[float]
     """Training samples per second in each round."""
-    test_samples: int | None
-    """Number of test samples; None where it is not known."""
+    split: str
+    """The split that the scores are of: test or validation."""
+    samples: int | None
+    """Number of its samples; None where it is not known."""
     chance: float | None
     """The score that guessing has; None where it is not known."""
 
@@ -39,8 +41,9 @@ def series_of(comparison: Comparison) -> list[Series]:
         runs = [run for run in comparison.result["runs"] if run["method"] == method]
         colour, _ = look(method, place)
         curves, rates = [run["curve"] for run in runs], [run["samples_per_second"] for run in runs]
-        known = (runs[-1].get(name) for name in ("test_samples", "chance"))  # not those of alrpc 0.1
-        found.append(Series(method, colour, curves, rates, *known))
+        split = runs[-1].get("split", "test")  # what follows is not known of alrpc 0.1
+        known = (runs[-1].get(name) for name in (f"{split}_samples", "chance"))
+        found.append(Series(method, colour, curves, rates, split, *known))
     return found
 
 
@@ -54,7 +57,8 @@ def series_of_runs(runs: list[Run]) -> list[Series]:
             colours[place] if few else ramp(place, len(runs)),
             [[(seconds, epoch, exits[-1]) for seconds, epoch, exits in run.curve]] if run.curve else [],
             [run.samples_per_second] if run.samples_per_second else [],
-            run.test_samples,
+            run.split,
+            run.evaluated_samples,
             run.chance,
         )
         for place, (run, label) in enumerate(zip(runs, labels(runs), strict=True))
@@ -73,7 +77,9 @@ def side_by_side(series: list[Series], metric: str, name: str) -> list[PageFigur
     ends += [end for band in bands if band for limit in band for end in limit]
     chance = next((each.chance for each in series), None)
     figures = []
-    for index, across, title in ((1, "epoch", f"Test {metric} by epoch"), (0, "seconds", f"Test {metric} by seconds")):
+    what = f"{' or '.join(sorted({each.split for each in series}))} {metric}".capitalize()
+    for index, across in ((1, "epoch"), (0, "seconds")):
+        title = f"{what} by {across}"
 
         def draw(figure: Figure, index: int = index, across: str = across) -> None:
             axes = figure.subplots()
@@ -119,7 +125,7 @@ def side_by_side(series: list[Series], metric: str, name: str) -> list[PageFigur
 
 def _band(series: Series, metric: str) -> tuple[list[float], list[float]] | None:
     """The limits of the scores' intervals in a single round; None for several, which are drawn themselves, or if not known."""
-    return bounds(metric, [score for _, _, score in series.curves[0]], series.test_samples) if len(series.curves) == 1 else None
+    return bounds(metric, [score for _, _, score in series.curves[0]], series.samples) if len(series.curves) == 1 else None
 
 
 def _mean(curves: list[list[tuple[float, int, float]]]) -> list[tuple[float, int, float]]:

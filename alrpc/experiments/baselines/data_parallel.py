@@ -12,7 +12,15 @@ from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from alrpc.data.dataset import Dataset
-from alrpc.data.loader import Request, count_tests, load_micro_batches, requests, take_epochs
+from alrpc.data.loader import (
+    Request,
+    SplitName,
+    evaluation_requests,
+    load_micro_batches,
+    requests,
+    take_epochs,
+    take_split,
+)
 from alrpc.experiments.baselines.model import ModelPart, SequentialModel
 from alrpc.experiments.baselines.objective import loss
 from alrpc.experiments.baselines.tuning import fastest, thread_choices
@@ -39,19 +47,28 @@ class DataParallel:
         self.timing = Timing()
         self.timing.spans.watch(device)
 
-    def read(self, dataset: Dataset, batch_size: int, workers: int) -> Iterator[Batch]:
-        """Read this process' share of every micro-batch; a share without samples holds one that does not count."""
+    def read(self, dataset: Dataset, batch_size: int, workers: int, only: SplitName | None = None) -> Iterator[Batch]:
+        """Read this process' share of every micro-batch of the run's epochs, or of one split only; a share without samples holds one
+        that does not count."""
+        train = self.recipe.train
+        if only is None:
+            asked = requests(dataset, batch_size, train.seed, train.epochs)
+        else:
+            asked = evaluation_requests(dataset, only, batch_size, 0)
         sizes: deque[tuple[int, int]] = deque()  # sizes of what is read ahead: this process' share, and the whole micro-batch
 
         def wanted() -> Iterator[Request]:
-            for request in requests(dataset, batch_size, self.recipe.train.seed, self.recipe.train.epochs):
+            for request in asked:
                 share = request.indices.tensor_split(self.world)[self.rank]
                 sizes.append((len(share), len(request.indices)))
                 yield Request(request.split, request.epoch, share if len(share) else request.indices[:1])
 
-        read = load_micro_batches(dataset, wanted(), self.recipe.train.seed, workers)
-        sizes_of_an_epoch = self.recipe.micro_batches, count_tests(dataset, batch_size)
-        for tensors, labels in take_epochs(read, self.recipe.train.epochs, *sizes_of_an_epoch):
+        read = load_micro_batches(dataset, wanted(), train.seed, workers)
+        if only is None:
+            taken = take_epochs(read, dataset, batch_size, train.epochs, self.recipe.micro_batches)
+        else:
+            taken = take_split(read, dataset, only, batch_size, 0)
+        for tensors, labels in taken:
             own, whole = sizes.popleft()
             yield tensors, labels[:own], whole
 

@@ -9,7 +9,7 @@ from torch import Tensor, distributed, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 
 from alrpc.data.dataset import Dataset
-from alrpc.data.loader import count_tests, load_micro_batches, requests, take_epochs
+from alrpc.data.loader import SplitName, evaluation_requests, load_micro_batches, requests, take_epochs, take_split
 from alrpc.experiments.baselines.model import ModelPart, SequentialModel
 from alrpc.experiments.baselines.objective import fill_up, fill_up_labels, loss
 from alrpc.experiments.baselines.tuning import fastest, thread_choices
@@ -76,11 +76,14 @@ class Pipelined:
         self.schedules: dict[tuple, ScheduleGPipe | Schedule1F1B] = {}
         self.samples = 1  # number of samples in the micro-batch under way
 
-    def read(self, dataset: Dataset, batch_size: int, workers: int) -> Iterator[Batch]:
-        """Read every micro-batch of the run; called in the first process."""
+    def read(self, dataset: Dataset, batch_size: int, workers: int, only: SplitName | None = None) -> Iterator[Batch]:
+        """Read every micro-batch of the run's epochs, or of one split only; called in the first process."""
         seed, epochs = self.recipe.train.seed, self.recipe.train.epochs
-        read = load_micro_batches(dataset, requests(dataset, batch_size, seed, epochs), seed, workers)
-        return take_epochs(read, epochs, self.recipe.micro_batches, count_tests(dataset, batch_size))
+        if only is None:
+            read = load_micro_batches(dataset, requests(dataset, batch_size, seed, epochs), seed, workers)
+            return take_epochs(read, dataset, batch_size, epochs, self.recipe.micro_batches)
+        read = load_micro_batches(dataset, evaluation_requests(dataset, only, batch_size, 0), seed, workers)
+        return take_split(read, dataset, only, batch_size, 0)
 
     def choose(self, batch: Batch, processes_here: int) -> dict:
         """Choose, by trial, the number of threads and the number of pieces into which the schedule cuts a micro-batch."""

@@ -17,7 +17,7 @@ from alrpc.analysis.timeline import draw_run
 from alrpc.config import Config, load_config
 from alrpc.data import read_data
 from alrpc.data.dataset import Dataset
-from alrpc.data.loader import count_tests, epoch_size, read, requests
+from alrpc.data.loader import epoch_size, evaluated_split, read, requests
 from alrpc.errors import FAILED, REFUSED, UserError, error_line, exit_code
 from alrpc.events import Job, Ready
 from alrpc.experiments.baselines import loop
@@ -67,7 +67,7 @@ def run_sequential(run: Run) -> None:
     """Run the sequential engine, with the number of threads that is fastest here."""
     config = run.config
     device = local_device(config.device)
-    dataset = read_data(config.data)
+    dataset = read_data(config.data, config.train)
     threads, seconds = try_threads(config, dataset, device)
     reset_peak_memory(device)
     config = config.model_copy(update={"threads": threads})
@@ -103,13 +103,13 @@ def run_baseline(method: str, config: Config, directory: Path, started: float, r
     facts: list = [None]
     dataset = None
     if everywhere or rank == 0:
-        dataset = read_data(config.data)
+        dataset = read_data(config.data, config.train)
         size = epoch_size(dataset, config.data.batch_size, config.train.seed, config.train.epochs)
-        tests = count_tests(dataset, config.data.batch_size)
-        facts = [(dataset.sample, dataset.target, dataset.word_vectors, size, tests, len(dataset.test))]
+        splits = [loop.evaluated(dataset, split, config.data.batch_size) for split in (evaluated_split(dataset), "test")]
+        facts = [(dataset.sample, dataset.target, dataset.word_vectors, size, splits)]
     if world > 1:
         distributed.broadcast_object_list(facts, src=0)
-    sample, target, word_vectors, size, tests, test_samples = facts[0]
+    sample, target, word_vectors, size, (of_epoch, of_end) = facts[0]
     if recorded_steps is not None:  # the steps may exceed the configured epochs; one epoch per step is enough
         more = {"epochs": sum(recorded_steps) + 2 * loop.LEAD, "schedule": "constant"}
         config = config.model_copy(update={"train": config.train.model_copy(update=more)})
@@ -119,17 +119,20 @@ def run_baseline(method: str, config: Config, directory: Path, started: float, r
         engine = DataParallel(model, rank, world, device, target, recipe)
     else:
         engine = Pipelined(method, model, rank, world, device, target, recipe, config.pipeline.split)
-    batches = engine.read(dataset, config.data.batch_size, config.data.workers) if dataset is not None else None
+    batches = tests = None
+    if dataset is not None:
+        batches, tests = (engine.read(dataset, config.data.batch_size, config.data.workers, only) for only in (None, "test"))
     if recorded_steps is not None:
-        train = partial(loop.record, engine, batches, tests, here, *recorded_steps, directory)
+        train = partial(loop.record, engine, batches, of_epoch, here, *recorded_steps, directory)
     else:
-        train = partial(loop.run, engine, batches, tests, test_samples, here)
+        train = partial(loop.run, engine, batches, tests, of_epoch, of_end, config.checkpoint.best, here)
     places = loop.gather(Ready(0, engine.layers, str(device), socket.gethostname()))
     if rank > 0:
         train(lambda event: None)
     else:
         with recorder(config, directory, method, world, quiet=True, draw_timeline=draw_run) as (progress, emit):
-            emit(Job(size.samples, size.micro_batches, test_samples=test_samples))
+            validated = of_epoch.samples if of_epoch.split == "validation" else None
+            emit(Job(size.samples, size.micro_batches, 0, None, of_end.samples, validated))
             for number, place in enumerate(places, 1):
                 emit(replace(place, stage=number))
             train(emit)

@@ -58,7 +58,7 @@ def train(config: Config, steps: int) -> float:
     config, device = with_constant_rate(config), local_device(config.device)
     torch.set_num_threads(config.threads)
     use_deterministic_kernels(device)
-    dataset = read_data(config.data)
+    dataset = read_data(config.data, config.train)
     recipe = make_recipe(config, epoch_size(dataset, config.data.batch_size, config.train.seed).micro_batches)
     network = build_network(config, dataset.sample, dataset.target, dataset.word_vectors)
     trainers = make_trainers(network.components, recipe, device)

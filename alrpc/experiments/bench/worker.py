@@ -42,7 +42,7 @@ def feed_rounds(directory: Path, settings: Settings) -> None:
     reports: list[Round] = []
 
     def load() -> tuple[Dataset, list[int] | None]:
-        dataset = read_data(config.data) if settings.message_mb is None else simulated.load(settings.message_mb)
+        dataset = read_data(config.data, config.train) if settings.message_mb is None else simulated.load(settings.message_mb)
         return dataset, choose_split(config, dataset)
 
     def stream(dataset: Dataset):

@@ -45,7 +45,7 @@ def feed_and_record(directory: Path, warm_up: int, steps: int) -> None:
     config, feed = with_constant_rate(config), FeedStatus()
 
     def load() -> tuple[Dataset, list[int] | None]:
-        dataset = read_data(config.data)
+        dataset = read_data(config.data, config.train)
         return dataset, choose_split(config, dataset)
 
     with recorder(config, directory, "pipeline", config.pipeline.stages, quiet=True, draw_timeline=draw_run) as (_, emit):
