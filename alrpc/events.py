@@ -176,6 +176,8 @@ class Evaluation(Event):
     about_exits: str = ""
     """What the objective says of the exits at the beginning; after the first epoch only."""
     split: Literal["test", "validation"] = "test"
+    metrics: dict[Name, list[Score]] | None = None
+    """Further metrics of every exit, by name; None if none were asked for."""
 
 
 @dataclass(frozen=True)

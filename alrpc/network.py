@@ -192,8 +192,10 @@ def resolve(config: Config) -> tuple[Config, int]:
     check_config(config)
     check_model(config.model)
     check_data(config.data)
-    for field, name in user_code_fields(config).items():
-        import_function(name, field)
+    for field, value in user_code_fields(config).items():
+        for name in value.strip("[]").split(","):
+            if ":" in name:
+                import_function(name, field)
     model = {"name": config.model.name, **resolve_fields(config.model.name, config.model.fields)}
     if "vocabulary" in model and "vocabulary" not in config.model.fields:
         model["vocabulary"] = config.data.vocabulary

@@ -102,6 +102,15 @@ class Run:
         return [found[epoch] for epoch in sorted(found)]
 
     @property
+    def measured(self) -> dict[str, dict[int, list[float]]]:
+        """For each further metric, its value at every exit by epoch, on `split`."""
+        found: dict[str, dict[int, list[float]]] = {}
+        for event in self._events(events.Evaluation):
+            for name, exits in (event.metrics or {}).items() if event.split == self.split else ():
+                found.setdefault(name, {})[event.epoch] = exits
+        return found
+
+    @property
     def metric(self) -> str:
         return next((event.metric for event in self._events(events.Evaluation)), "accuracy")
 

@@ -13,7 +13,7 @@ from alrpc.errors import UsageError
 # Fields that may change without changing the result, except train.epochs, which the learning-rate schedule takes into account, and
 # train.patience and checkpoint.best, which say when it ends and which epoch is tested.
 MAY_CHANGE = (
-    *("train.epochs", "train.patience", "train.log_every", "pipeline", "checkpoint", "observe", "device"),
+    *("train.epochs", "train.patience", "train.metrics", "train.log_every", "pipeline", "checkpoint", "observe", "device"),
     *("data.root", "data.file", "data.test_file", "data.workers"),
 )
 

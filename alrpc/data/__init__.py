@@ -33,10 +33,22 @@ def load_data(name: str, *, seed: int = 0, **fields: Any) -> Dataset:
 
 def read_data(data: Data, train: Train) -> Dataset:
     """Load the data set that the configuration's section `data` describes, for a run with these settings; raises like `load_data`."""
-    from alrpc.data.dataset import hold_out
-
     check_data(data)
-    return hold_out(_read(data), data.validation, train)
+    return for_run(_read(data), data, train)
+
+
+def for_run(dataset: Dataset, data: Data, train: Train) -> Dataset:
+    """The data set as a run reads it: with a part held out for validation.
+
+    Raises:
+        UserError: when it does not go with the run's settings of validation and metrics.
+    """
+    from alrpc.data.dataset import hold_out
+    from alrpc.objectives.metrics import check_metrics
+
+    dataset = hold_out(dataset, data.validation, train)
+    check_metrics(train.metrics, dataset.target, max(len(dataset.test), len(dataset.validation or ())))
+    return dataset
 
 
 def _read(data: Data) -> Dataset:

@@ -130,6 +130,10 @@ def resolve_shared_config(config: Config, methods: list[str], report: Report) ->
     A split that is chosen by measuring is measured once, since all methods train the same blocks.
     """
     config, components = resolve(config)
+    if config.train.metrics and not set(methods) <= set(OF_OBJECTIVE):
+        raise UsageError(
+            "train.metrics: back-propagation's engines measure none; leave the field out, or compare al and al-sequential"
+        )
     if not set(methods) <= {*ALONE, "ddp"}:
         check_pipeline(config, components)
     local_device(config.device)

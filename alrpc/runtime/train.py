@@ -15,7 +15,8 @@ from alrpc.checkpoint.changes import check_changes, resuming
 from alrpc.checkpoint.resume import ResumePoint, find_resume_point
 from alrpc.checkpoint.saver import InMemory
 from alrpc.config import PYTHON, check_config, load_config, parse_config
-from alrpc.data.dataset import Dataset, hold_out
+from alrpc.data import for_run
+from alrpc.data.dataset import Dataset
 from alrpc.errors import UsageError
 from alrpc.events import Evaluation, Event
 from alrpc.network import Network
@@ -43,6 +44,7 @@ class Fields(TypedDict, total=False):
     optimizer: str
     lr: float
     target_lr: float | None
+    group_lr: dict[str, float]
     end_lr: float | None
     schedule: str
     warmup: float
@@ -53,6 +55,7 @@ class Fields(TypedDict, total=False):
     clip_norm: float | None
     accumulate: int
     nonfinite: Literal["stop", "skip"]
+    metrics: list[str]
     log_every: int
 
 
@@ -119,13 +122,13 @@ def train(
             config = parse_config(with_fields(before.model_dump(), fields))
             check_changes(before, config)
             local_device(config.device)
-            parts = hold_out(dataset, config.data.validation, config.train)
+            parts = for_run(dataset, config.data, config.train)
             train_in(Path(resume), find_resume_point(Path(resume), config, network=network))
     else:
         config = parse_config(with_fields({"model": {"name": PYTHON}, "data": {"name": PYTHON}}, fields))
         check_config(config)
         local_device(config.device)
-        parts = hold_out(dataset, config.data.validation, config.train)
+        parts = for_run(dataset, config.data, config.train)
         if out is not None:
             with new_run_directory(Path(out), PYTHON, config) as directory:
                 train_in(directory)

@@ -35,9 +35,10 @@ def tensorboard(directory: Path, progress: Progress, draw: DrawTimeline) -> Iter
                 if value is not None:
                     writer.add_scalar(f"{name}_loss/component {event.component}", value, event.step)
         elif isinstance(event, Evaluation):
-            for number, score in enumerate(event.exits, 1):
-                name = event.metric if event.split == "test" else f"{event.split}_{event.metric}"
-                writer.add_scalar(f"{name}/exit {number}", score, event.epoch * progress.micro_batches)
+            split = "" if event.split == "test" else f"{event.split}_"
+            for name, exits in {event.metric: event.exits, **(event.metrics or {})}.items():
+                for number, score in enumerate(exits, 1):
+                    writer.add_scalar(f"{split}{name}/exit {number}", score, event.epoch * progress.micro_batches)
         elif isinstance(event, StageTimes):
             for name, states in (("works", WORKING), *((state, (state,)) for state in WAITING)):
                 writer.add_scalar(f"{name}/stage {event.stage}", share(event.seconds, *states), event.step)

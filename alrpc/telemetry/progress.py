@@ -75,6 +75,8 @@ class Progress:
     metric: str = "accuracy"
     evaluations: dict[int, list[float]] = field(default_factory=dict)
     """For each epoch, the score of every exit: on the validation split if there is one, else on the test split."""
+    metrics: dict[int, dict[str, list[float]]] = field(default_factory=dict)
+    """For each epoch, the further metrics of every exit by name, of the same split."""
     tested: Evaluation | None = None
     """The evaluation of the test split at the end of the run: with a validation split, the only one."""
     chance: float | None = None
@@ -207,6 +209,7 @@ class Progress:
                 self.metric = event.metric
                 if event.split == self.split:
                     self.evaluations[event.epoch] = event.exits
+                    self.metrics[event.epoch] = event.metrics or {}
                 if event.split == "test" and (self.split == "validation" or event.epoch == self.epochs):
                     self.tested = event
                 self.chance, self.about_exits = event.chance, event.about_exits or self.about_exits

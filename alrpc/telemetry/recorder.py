@@ -160,6 +160,7 @@ def write_summary(directory: Path, progress: Progress, started: float) -> dict:
         "test_samples": progress.test_samples,
         f"test_{tested.metric}": tested.exits[-1],
         "exits": tested.exits,
+        **({"metrics": tested.metrics} if tested.metrics else {}),
         **(of_validation(progress) if progress.split == "validation" else {}),
         "parameters_sha256": combine_digests(digests),
         "parameters": progress.parameters,
@@ -209,6 +210,7 @@ def of_validation(progress: Progress) -> dict:
 def last_line(summary: dict, directory: Path) -> str:
     """The last line that a training command prints."""
     metric = "accuracy" if "test_accuracy" in summary else "mse"
+    metrics = "".join(f", {name} {exits[-1]:.4f}" for name, exits in summary.get("metrics", {}).items())
     of_epoch = f" of epoch {summary['tested_epoch']}" if "tested_epoch" in summary else ""
     epochs = f"{summary['epochs']} epochs in {summary['wall_seconds']:.1f} s"
-    return f"test {metric} {summary[f'test_{metric}']:.4f}{of_epoch} after {epochs} · {directory}"
+    return f"test {metric} {summary[f'test_{metric}']:.4f}{metrics}{of_epoch} after {epochs} · {directory}"

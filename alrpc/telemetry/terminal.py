@@ -93,6 +93,8 @@ def _plain(progress: Progress, verbose: bool, console: Console) -> Callable[[Eve
             name, losses = _first_losses(progress.losses[shown])
             exits = " ".join(_score(value, progress.metric) for value in progress.evaluations[shown])
             line = f"epoch {shown}/{progress.epochs}  {progress.score} of exits {exits}  {name} losses {losses}"
+            for metric, values in progress.metrics.get(shown, {}).items():
+                line += f"  {metric} of exits {' '.join(f'{value:.4f}' for value in values)}"
             console.print(f"{line}  {progress.rate():,.0f} samples/s", soft_wrap=True, highlight=False)
             if shown == 1 and (about := progress.explain_exits(shown)):
                 console.print(about, soft_wrap=True, highlight=False)
@@ -227,7 +229,11 @@ def _component_table(progress: Progress, width: int) -> Table:
     }
     score = f"{progress.score} of its exit" + (f" (epoch {epoch})" if epoch else "")
     scores = [_score(progress.evaluations[epoch][number - 1], progress.metric) if epoch else "" for number in sorted(latest)]
-    columns = {"component": [str(number) for number in sorted(latest)], **losses, score: scores}
+    metrics = {
+        f"{name} of its exit": [f"{values[number - 1]:.4f}" for number in sorted(latest)]
+        for name, values in progress.metrics.get(epoch, {}).items()
+    }
+    columns = {"component": [str(number) for number in sorted(latest)], **losses, **metrics, score: scores}
     if _width(columns) > width:
         columns = {textwrap.fill(heading, HEADING): cells for heading, cells in columns.items()}
     for heading in list(columns)[-2:0:-1]:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from alrpc.errors import NonFinite
 from alrpc.events import Evaluation, Losses
-from alrpc.objectives.base import Objective
+from alrpc.objectives.base import Classes, Objective
+from alrpc.objectives.metrics import measure
 
 READ_EVERY = 16  # steps between two transfers from a GPU
 
@@ -84,8 +85,12 @@ class ExitScores:
 
     objective: Objective
     parts: list[nn.ModuleDict]
+    metrics: Sequence[str] = ()
+    """The metrics beside the target's own, for which the outputs of every exit are kept; see `alrpc.objectives.metrics`."""
     sums: list[float] = field(default_factory=list)
     samples: int = 0
+    labels: list[Tensor] = field(default_factory=list)
+    outputs: list[list[Tensor]] = field(default_factory=list)
 
     @torch.no_grad()
     def add(self, outputs: list[Tensor], labels: Tensor) -> None:
@@ -94,7 +99,32 @@ class ExitScores:
         for index in range(len(outputs)):
             decoded = self.objective.decode(self.parts[: index + 1], outputs[: index + 1])
             self.sums[index] += self.objective.target.score(decoded, labels)
+            if self.metrics:
+                self.keep(index, decoded)
+        if self.metrics:
+            self.labels.append((labels.long() if self.is_of_classes else self.objective.target.represent(labels)).cpu())
         self.samples += len(labels)
+
+    @property
+    def is_of_classes(self) -> bool:
+        return isinstance(self.objective.target, Classes)
+
+    def keep(self, index: int, decoded: Tensor) -> None:
+        """Keep the outputs of exit `index` + 1 on a micro-batch, as the metrics take them."""
+        if len(self.outputs) == index:
+            self.outputs.append([])
+        self.outputs[index].append((self.objective.probabilities(decoded) if self.is_of_classes else decoded).float().cpu())
+
+    def measured(self) -> dict[str, list[float]] | None:
+        """For each metric, its value at every exit; None if there are no metrics."""
+        if not self.metrics:
+            return None
+        labels, values = torch.cat(self.labels), {name: [] for name in self.metrics}
+        for kept in self.outputs:
+            outputs = torch.cat(kept)
+            for name, of_exits in values.items():
+                of_exits.append(measure(name, self.objective.target, labels, outputs))
+        return values
 
     def mean(self) -> list[float]:
         """The score of each exit, averaged over the samples."""
@@ -103,4 +133,4 @@ class ExitScores:
     def event(self, epoch: int, split: str, stage: int | None = None) -> Evaluation:
         target = self.objective.target
         about = self.objective.about_exits if epoch == 1 else ""
-        return Evaluation(epoch, target.metric, self.mean(), stage, self.samples, target.chance, about, split)
+        return Evaluation(epoch, target.metric, self.mean(), stage, self.samples, target.chance, about, split, self.measured())

@@ -153,7 +153,7 @@ class Stage:
             self.modes.enter_context(eval_mode(trainer.component))
         if self.is_last:
             load_parts(self.parts, packet)
-            self.scores = ExitScores(self.objective, self.parts)
+            self.scores = ExitScores(self.objective, self.parts, self.recipe.train.metrics)
 
     def test(self, packet: Packet) -> None:
         """Run the components on a test micro-batch and add their exits to it."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -33,12 +33,23 @@ def learning(run: Run, name: str) -> list[PageFigure]:
             )
     if run.curve:
         figures.append(_exits(run, f"{name}-exits"))
+    for number, (metric, values) in enumerate(run.measured.items(), 1):
+        exits = {
+            exit: [(epoch, value[exit - 1]) for epoch, value in sorted(values.items())] for exit in _common(values.values())
+        }
+        title = f"{run.split.capitalize()} {metric}{' of every exit' if len(exits) > 1 else ''}"
+        figures.append(_curves(f"{name}-metric-{number}", title, f"{title}, by epoch", exits, "epoch", last=True))
     return figures
+
+
+def _common(scores: Iterable[list[float]]) -> range:
+    """The numbers of the exits that all of these scores have."""
+    return range(1, 1 + min(map(len, scores)))
 
 
 def _exits(run: Run, name: str) -> PageFigure:
     """The score of every exit by epoch, with a band for the interval of the last one."""
-    numbers = range(1, 1 + min(len(scores) for _, _, scores in run.curve))
+    numbers = _common(scores for _, _, scores in run.curve)
     exits = {exit: [(epoch, scores[exit - 1]) for _, epoch, scores in run.curve] for exit in numbers}
     title = f"{run.split.capitalize()} {run.metric}{' of every exit' if len(exits) > 1 else ''}"
     limits = bounds(run.metric, [score for _, score in exits[max(exits)]], run.evaluated_samples)

@@ -152,6 +152,8 @@ def _tiles(run: Run) -> Iterator[tuple[str, str, str]]:
         words += [f"best {best(run.metric, run.scores):.4f}"] if len(run.scores) > 1 and run.split == "test" else []
         words += [f"of epoch {tested.epoch}"] if run.split == "validation" else []
         yield f"test {run.metric}", f"{score:.4f}", " · ".join(words)
+        for name, exits in (tested.metrics or {}).items():
+            yield f"test {name}", f"{exits[-1]:.4f}", ""
     if run.split == "validation":
         best_of_all = best(run.metric, run.scores)
         yield f"validation {run.metric}", f"{best_of_all:.4f}", f"the best, of epoch {run.scores.index(best_of_all) + 1}"
