@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from alrpc import rundir
+from alrpc.checkpoint.manifest import Manifest
 from alrpc.checkpoint.resume import load_trained
 from alrpc.config import Config, load_config, user_code_fields
 from alrpc.config.own_code import check_choice
@@ -24,7 +25,7 @@ from alrpc.data.loader import Request, epoch_size, load_micro_batches
 from alrpc.errors import UsageError, UserError
 from alrpc.models.pooling import choose_pool
 from alrpc.network import Network
-from alrpc.objectives.base import Classes, Component, Tensors, call, eval_mode, gives
+from alrpc.objectives.base import Classes, Component, Target, Tensors, call, eval_mode, gives
 from alrpc.system import local_device, use_deterministic_kernels
 from alrpc.training.meters import ExitScores
 from alrpc.training.step import autocast
@@ -84,13 +85,18 @@ def open_run(
     trained = load_trained(run, model, objective)
     network, manifest = trained.network, trained.manifest
     dataset = read_data(config.data, config.train)
+    check_trained_on(dataset, network.target, config, manifest)
+    return config, network, dataset, manifest["step"]
+
+
+def check_trained_on(dataset: Dataset, target: Target, config: Config, manifest: Manifest) -> None:
+    """Refuse, with a UserError, a data set that is not the one that a run was trained on, as far as its manifest tells."""
     micro_batches = epoch_size(dataset, config.data.batch_size, config.train.seed).micro_batches
-    if dataset.target != network.target or micro_batches != manifest["micro_batches"]:
+    if dataset.target != target or micro_batches != manifest["micro_batches"]:
         raise UserError(
             f"data: {micro_batches} micro-batches an epoch and {dataset.target}, but the run was trained with "
-            f"{manifest['micro_batches']} and {network.target}; give it the data that it was trained with"
+            f"{manifest['micro_batches']} and {target}; give it the data that it was trained with"
         )
-    return config, network, dataset, manifest["step"]
 
 
 def choose_samples(available: int, wanted: int) -> Tensor:

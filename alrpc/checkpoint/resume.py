@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from alrpc import rundir
 from alrpc.checkpoint.changes import changed_config
-from alrpc.checkpoint.commit import complete_checkpoints, find_checkpoint, remove, trained_checkpoint
+from alrpc.checkpoint.commit import best_checkpoint, complete_checkpoints, find_checkpoint, remove, trained_checkpoint
 from alrpc.checkpoint.files import Files, read_file
 from alrpc.checkpoint.manifest import Manifest, read_manifest, target_of
 from alrpc.checkpoint.network import load_network
@@ -18,6 +19,9 @@ from alrpc.config import Config, load_config, save_config, user_code_fields
 from alrpc.errors import UsageError, UserError
 from alrpc.network import Network, resolve
 from alrpc.training.validation import has_stopped
+
+Step = int | Literal["best", "last"] | None
+"""Which checkpoint of a run is loaded."""
 
 
 @dataclass(frozen=True)
@@ -149,14 +153,15 @@ def load_trained(
     objective: str | None = None,
     *,
     network: Network | None = None,
-    step: int | None = None,
+    step: Step = None,
 ) -> Trained:
-    """Load what a run has learned, from its checkpoint of the best epoch or else the last complete one, or from that of a step.
+    """Load what a run has learned, from one of its checkpoints.
 
     Args:
         model, objective: `package.module:function` of the user's own model or objective, if the run has one. Code is imported only
             when the caller names it, never because a file does.
         network: a network of the same blocks, for a run of `alrpc.train`, whose blocks only the caller can build; it is copied.
+        step: the step of the checkpoint; `last`; `best`, by a validation split; None for the best if the run keeps it, else the last.
 
     Raises:
         UserError: naming a file that is missing or does not fit.
@@ -171,6 +176,14 @@ def load_trained(
             raise UserError(
                 f"{directory}: its {field} is your own code; pass {option}={name!r}, or --{option} {name}, to import it"
             )
-    checkpoint = trained_checkpoint(directory, config) if step is None else find_checkpoint(directory, step)
+    checkpoint = trained_checkpoint(directory, config) if step is None else _chosen_checkpoint(directory, step)
     manifest = read_manifest(checkpoint)
     return Trained(config, load_network(config, checkpoint, manifest, network).eval(), manifest)
+
+
+def _chosen_checkpoint(run: Path, step: int | Literal["best", "last"]) -> Path:
+    if step == "best":
+        step = best_checkpoint(run)
+        if step is None:
+            raise UsageError(f"--step: got best, but {run} has no checkpoint with a score on a validation split; use last")
+    return find_checkpoint(run, None if step == "last" else step)

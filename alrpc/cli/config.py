@@ -108,6 +108,8 @@ def describe_type(schema: dict[str, Any]) -> str:
         return schema["const"]
     if schema["type"] == "array":
         return f"list of {describe_type(schema['items'])}"
+    if schema["type"] == "object":
+        return f"{describe_type(schema['additionalProperties'])} by name"
     words = {"integer": "whole number", "number": "number", "string": "text", "boolean": "true | false", "null": "null"}
     marks = {"exclusiveMinimum": ">", "minimum": "≥", "exclusiveMaximum": "<", "maximum": "≤"}
     kind = "path" if schema.get("format") == "path" else words[schema["type"]]

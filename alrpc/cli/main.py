@@ -12,11 +12,13 @@ from alrpc import __version__
 from alrpc.cli.bench import bench
 from alrpc.cli.compare import compare
 from alrpc.cli.config import config
+from alrpc.cli.evaluate import evaluate
 from alrpc.cli.inspect import inspect
 from alrpc.cli.launch import launch
 from alrpc.cli.list import list_names
 from alrpc.cli.options import exit_with
 from alrpc.cli.plan import plan
+from alrpc.cli.predict import predict
 from alrpc.cli.profile import profile
 from alrpc.cli.report import report
 from alrpc.cli.timeline import timeline
@@ -61,6 +63,8 @@ def main() -> None:
     Look at the last run: how good its network is at each depth, and a page with all about it:
         alrpc inspect
         alrpc report
+    Predict by a run what it has not seen, and read the answers as JSON lines:
+        alrpc predict RUN images/
     Find the names and the fields of the configuration, and change some of them:
         alrpc list
         alrpc config train
@@ -78,10 +82,12 @@ def main() -> None:
 main.add_command(bench)
 main.add_command(compare)
 main.add_command(config)
+main.add_command(evaluate)
 main.add_command(inspect)
 main.add_command(launch)
 main.add_command(list_names)
 main.add_command(plan)
+main.add_command(predict)
 main.add_command(profile)
 main.add_command(report)
 main.add_command(timeline)

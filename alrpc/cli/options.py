@@ -68,6 +68,43 @@ def own_options(*sections: str) -> Decorator:
     return decorate
 
 
+def carried_options(command: Callable) -> Callable:
+    """Add the options --labels and --tokenizer."""
+    labels = click.option(
+        "--labels",
+        metavar="FILE",
+        type=click.Path(readable=False, path_type=Path),
+        help="The names of the classes, a name a line, or a list in a .json; of a run of 0.1, which has none of its own.",
+    )
+    tokenizer = click.option(
+        "--tokenizer",
+        metavar="FILE",
+        type=click.Path(readable=False, path_type=Path),
+        help="A tokenizer.json of Hugging Face's tokenizers; likewise, for texts.",
+    )
+    return labels(tokenizer(command))
+
+
+def _parse_checkpoint(context: click.Context, option: click.Parameter, text: str | None) -> int | str | None:
+    if text is None or text in ("best", "last"):
+        return text
+    if not text.isdecimal() or not int(text):
+        raise click.BadParameter(f"{text!r} is neither best, nor last, nor the number of a step.")
+    return int(text)
+
+
+checkpoint_option = click.option(
+    "--step",
+    metavar="best|last|N",
+    callback=_parse_checkpoint,
+    help="The checkpoint of the best epoch by the validation split, the last one, or that of a step.  [default: best if the run "
+    "keeps it, else last]",
+)
+device_option = click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), help="Where to compute.  [default: that of the run]"
+)
+
+
 def source_options(command: Callable) -> Callable:
     """Add the options --config and --set."""
     config = click.option(

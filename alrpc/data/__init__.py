@@ -73,24 +73,27 @@ def _read(data: Data) -> Dataset:
     return dataset
 
 
-def read_test(data: Data, classes: Sequence[str] | None, tokenizer: str | None) -> Split:
+def read_test(data: Data, classes: Sequence[str] | None, preprocessing: Preprocessing) -> Split:
     """Load the test split alone, prepared for a network that was trained before; raises like `load_data`.
 
     Args:
         classes: the names of the classes that it was trained on, in the order of their indices; None for values.
-        tokenizer: the JSON of the tokenizer that it was trained with; None unless it takes texts. A text-file with a `test_file` then
-            needs no `file`.
+        preprocessing: that of the training. With the tokenizer that it has, a `text-file` with a `test_file` needs no `file`.
     """
     from alrpc.data import text, vision
+    from alrpc.data.preprocessing import ImagePreprocessing, TextPreprocessing
 
     if data.test_file is not None:  # then only a training reads the other files
         data = data.model_copy(update={"file": data.test_file, "word_vectors": None})
     check_data(data)
-    if data.name in VISION and classes is not None:
-        return vision.load_test(data, classes)
-    if data.name in TEXT and classes is not None and tokenizer is not None:
-        return text.load_test(data, classes, tokenizer)
-    return _read(data).test
+    if classes is not None and data.name in VISION and isinstance(preprocessing, ImagePreprocessing):
+        return vision.load_test(data, classes, preprocessing)
+    if classes is not None and data.name in TEXT and isinstance(preprocessing, TextPreprocessing):
+        return text.load_test(data, classes, preprocessing)
+    dataset = _read(data)
+    if dataset.preprocessed_by != preprocessing or dataset.class_names != classes:
+        raise UserError(f"data.name: got {data.name}, whose inputs or classes are not those of the run")
+    return dataset.test
 
 
 def preprocessing_of(data: Data, tokenizer: str | None) -> Preprocessing | None:

@@ -13,18 +13,18 @@ LARGEST = 256 * MIB  # of the images of a split, which are all kept, or none
 
 
 class Decoded:
-    """The images of a split, (N, 3, size, size) uint8, each decoded when it is first wanted, if all of them take at most 256 MiB;
+    """The images of a split, (N, C, H, W) uint8, each decoded when it is first wanted, if all of them take at most 256 MiB;
     else nothing. Memory is taken only as it fills."""
 
-    def __init__(self, count: int, size: int):
-        self._shape = (count, 3, size, size)
+    def __init__(self, count: int, shape: tuple[int, int, int]):
+        self._shape = (count, *shape)
         self._images, self._known = None, None
 
     def __reduce__(self) -> tuple:
-        return Decoded, (self._shape[0], self._shape[2])  # another process decodes for itself
+        return Decoded, (self._shape[0], self._shape[1:])  # another process decodes for itself
 
     def get(self, indices: Tensor, decode: Callable[[int], Tensor]) -> Tensor:
-        """The images with these indices, (n, 3, size, size); `decode` makes those that are not known."""
+        """The images with these indices, (n, C, H, W); `decode` makes those that are not known."""
         if torch.Size(self._shape).numel() > LARGEST:
             return torch.stack([decode(index) for index in indices.tolist()])
         if self._images is None:

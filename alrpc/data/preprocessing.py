@@ -194,7 +194,7 @@ def _tensor_of(numbers: Any, dtype: str, shape: tuple[int, ...]) -> Tensor:
     """
     wanted = f"give {dtype} {tuple(shape)}"
     try:
-        given = torch.as_tensor(numpy.asarray(numbers) if not isinstance(numbers, Tensor) else numbers.detach().cpu())
+        given = numbers.detach().cpu() if isinstance(numbers, Tensor) else torch.tensor(numpy.asarray(numbers))
     except (ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"got what is no array of numbers; {wanted}") from error
     tensor = given.to(getattr(torch, dtype))

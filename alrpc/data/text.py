@@ -101,8 +101,8 @@ def load(data: Data) -> Dataset:
     return Dataset(*splits, Classes(len(classes)), word_vectors, classes=classes, preprocessing=prepared)
 
 
-def load_test(data: Data, classes: Sequence[str], tokenizer: str) -> Texts:
-    """Read the test split alone, for a network that was trained on these classes with this tokenizer; raises like `load`.
+def load_test(data: Data, classes: Sequence[str], prepared: TextPreprocessing) -> Texts:
+    """Read the test split alone, for a network that was trained on these classes with this preprocessing; raises like `load`.
 
     A `data.test_file` needs no `data.file`.
     """
@@ -116,7 +116,7 @@ def load_test(data: Data, classes: Sequence[str], tokenizer: str) -> Texts:
     index = {label: number for number, label in enumerate(classes)}
     if strange := next((label for label in labels if label not in index), None):
         raise UserError(f"data: the label {strange!r} is not one of the run's: {_listed(index)}; test only what is trained")
-    tokens, offsets = encode(parse_tokenizer(tokenizer), test.texts, data.max_tokens)
+    tokens, offsets = encode(parse_tokenizer(prepared.tokenizer), test.texts, prepared.max_tokens, prepared.unknown)
     return _split(tokens, offsets, torch.tensor([index[label] for label in labels]), bucket=False)
 
 

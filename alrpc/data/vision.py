@@ -66,14 +66,19 @@ class Images(Split):
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFiles(Images):
-    """Images in files: `inputs` is a list of paths; each image is decoded as RGB on demand and resized to size × size."""
+    """Images in files: `inputs` is a list of paths; each image is decoded on demand and resized to `shape`, (C, H, W)."""
 
-    size: int
+    shape: tuple[int, int, int]
     decoded: Decoded
 
     def pixels(self, indices: Tensor) -> Tensor:
-        """The images with these indices, (n, 3, size, size) uint8; raises UserError naming a file that cannot be read."""
-        return self.decoded.get(indices, lambda index: read_image(Path(self.inputs[index]), 3, (self.size, self.size)))
+        """The images with these indices, (n, C, H, W) uint8; raises UserError naming a file that cannot be read."""
+        return self.decoded.get(indices, lambda index: read_image(Path(self.inputs[index]), self.shape[0], self.shape[1:]))
+
+    def part(self, rows: Tensor) -> Split:
+        return dataclasses.replace(
+            super().part(rows), decoded=Decoded(len(rows), self.shape)
+        )  # which is by the split's own indices
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,21 +133,29 @@ def load(data: Data) -> Dataset:
     read = {"tiny-imagenet": _read_tiny_imagenet, "image-folder": _read_folder}.get(data.name, _read_torchvision)
     train, test, classes = read(data)
     views = data.augmentation == "views"
-    images, tested = _split(data, *train, "none" if views else data.augmentation), _split(data, *test)
+    prepared = preprocessing(data)
+    images, tested = _split(prepared, *train, "none" if views else data.augmentation), _split(prepared, *test)
     return Dataset(
         Views.of(images) if views else images,
         tested,
         Classes(len(classes)),
         classes=classes,
-        preprocessing=preprocessing(data),
+        preprocessing=prepared,
     )
 
 
-def load_test(data: Data, classes: Sequence[str]) -> Split:
-    """Read the test split alone, for a network that was trained on these classes; raises like `load`."""
+def load_test(data: Data, classes: Sequence[str], prepared: ImagePreprocessing) -> Split:
+    """Read the test split alone, for a network that was trained on these classes with this preprocessing; raises like `load`."""
     if data.name == "image-folder":
-        return _split(data, *_read_held_out(_held_out(data), classes, "one of the run's"))
-    return load(data).test
+        return _split(prepared, *_read_held_out(_held_out(data), classes, "one of the run's"))
+    read = {"tiny-imagenet": _read_tiny_imagenet}.get(data.name, _read_torchvision)
+    _, test, names = read(data)
+    if list(names) != list(classes):
+        raise UserError(f"data.name: the classes of {data.name} are not those of the run")
+    side = SIDES.get(data.name, prepared.height)
+    if (len(STATISTICS[data.name][0]), side, side) != (prepared.channels, prepared.height, prepared.width):
+        raise UserError(f"data.name: the images of {data.name} are of another size than those of the run")
+    return _split(prepared, *test)
 
 
 def preprocessing(data: Data) -> ImagePreprocessing:
@@ -152,12 +165,13 @@ def preprocessing(data: Data) -> ImagePreprocessing:
     return ImagePreprocessing(len(mean), side, side, tuple(mean), tuple(deviation))
 
 
-def _split(data: Data, inputs: Tensor | list[str], labels: Tensor, augmentation: str = "none") -> Images:
-    mean, deviation = (torch.tensor(values).view(-1, 1, 1) for values in STATISTICS[data.name])
+def _split(prepared: ImagePreprocessing, inputs: Tensor | list[str], labels: Tensor, augmentation: str = "none") -> Images:
+    mean, deviation = (torch.tensor(values).view(-1, 1, 1) for values in (prepared.mean, prepared.deviation))
     fields = {"mean": mean, "deviation": deviation, "augmentation": augmentation}
     if isinstance(inputs, Tensor):
         return Images(inputs, labels, **fields)
-    return ImageFiles(inputs, labels, size=data.image_size, decoded=Decoded(len(inputs), data.image_size), **fields)
+    shape = (prepared.channels, prepared.height, prepared.width)
+    return ImageFiles(inputs, labels, shape=shape, decoded=Decoded(len(inputs), shape), **fields)
 
 
 # Training split and test split (images and labels each), and the names of the classes.

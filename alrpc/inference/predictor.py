@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import torch
 
 from alrpc.checkpoint.carried import Carried, read_carried
-from alrpc.checkpoint.resume import Trained, load_trained
+from alrpc.checkpoint.resume import Step, Trained, load_trained
 from alrpc.errors import UsageError, UserError
 from alrpc.network import Network
 from alrpc.objectives.base import Classes
@@ -148,7 +148,7 @@ def load_run(
     network: Network | None = None,
     labels: Path | str | None = None,
     tokenizer: Path | str | None = None,
-    step: int | None = None,
+    step: Step = None,
 ) -> Predictor:
     """Load the trained network of a run from its directory, as a predictor of raw examples too.
 
@@ -160,7 +160,7 @@ def load_run(
         network: a network of the same blocks, for a run of `alrpc.train`, whose blocks only the caller can build; it is copied.
         labels: a file of the names of the classes, a name a line or a list in .json, instead of the run's own; runs of 0.1 have none.
         tokenizer: a tokenizer.json of Hugging Face's `tokenizers`, likewise, for texts.
-        step: the step of the checkpoint; None for that of the best epoch by a validation split, else the last one.
+        step: the step of the checkpoint; `last`; `best`, by a validation split; None for the best if the run keeps it, else the last.
 
     Returns:
         The network, in evaluation mode, on the CPU.

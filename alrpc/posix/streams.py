@@ -77,6 +77,12 @@ def unwritten() -> OSError | None:
     return sys.stdout.buffer.raw.error if Output.patience is None else None
 
 
+def is_lost() -> bool:
+    """Whether something that was printed on standard output could not be written, so that a command may as well end."""
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    return isinstance(raw, Output) and raw.error is not None
+
+
 def redirect(path: Path) -> tuple[TextIO, TextIO]:
     """Redirect this process' output, including that of libraries, to a file.
 

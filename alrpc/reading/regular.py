@@ -80,12 +80,17 @@ def read_lines(path: Path, most: int | None = None) -> Iterator[tuple[int, bytes
     with open_regular(path) as file:
         if most is not None:
             _check_size(path, file, most)
-        number = 0
-        while line := _next_line(path, file):
-            number += 1
-            if len(line) > LINE:
-                raise UserError(f"{path}:{number}: got a line of more than {LINE:,} bytes; lines are shorter")
-            yield number, line
+        yield from lines_of(path, file)
+
+
+def lines_of(path: Path, file: BinaryIO) -> Iterator[tuple[int, bytes]]:
+    """The same of a file that is open, which `path` names in messages."""
+    number = 0
+    while line := _next_line(path, file):
+        number += 1
+        if len(line) > LINE:
+            raise UserError(f"{path}:{number}: got a line of more than {LINE:,} bytes; lines are shorter")
+        yield number, line
 
 
 def _next_line(path: Path, file: BinaryIO) -> bytes:

@@ -282,3 +282,13 @@ def test_mnist_is_kept_as_bytes_and_normalised_in_a_micro_batch():
     expected = dataset.test.inputs.to(torch.float32).div_(255).sub_(0.1307).div_(0.3081)
     assert torch.equal(x["x"], expected) and torch.bincount(labels).min() > 800
     assert seen(dataset, [0, 1]).shape == (2, 1, 28, 28)
+
+
+def test_images_that_are_held_out_are_those_of_their_own_files(folder):
+    whole = alrpc.load_data("image-folder", root=folder, image_size=16)
+    held = alrpc.load_data("image-folder", root=folder, image_size=16, validation=0.5)
+    images = {file: whole.train.batch(torch.tensor([row]))[0]["x"][0] for row, file in enumerate(whole.train.inputs)}
+    for split in (held.train, held.validation):  # in turn, since each keeps what it has decoded
+        batch, _ = split.batch(torch.arange(len(split)))
+        for row in range(len(split)):
+            assert torch.equal(batch["x"][row], images[split.inputs[row]])

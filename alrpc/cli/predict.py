@@ -1,0 +1,182 @@
+"""`alrpc predict`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from alrpc.cli.options import carried_options, checkpoint_option, device_option, heavy_imports, own_options, plain_endings
+from alrpc.posix.streams import is_lost
+
+if TYPE_CHECKING:
+    from alrpc.inference.predict import Named
+
+DIGITS = 6  # of a printed number
+
+
+@click.command(short_help="Predict what is in files, or comes from standard input, by a run.")
+@click.argument("run", type=click.Path(readable=False, path_type=Path))
+@click.argument("sources", metavar="SOURCE...|-", nargs=-1)
+@click.option("--top-k", type=click.IntRange(min=1), default=1, show_default=True, help="How many classes to name.")
+@click.option(
+    "--exit", type=click.IntRange(min=1), help="The exit to predict by: after how many components.  [default: the last]"
+)
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV instead of JSON lines.")
+@click.option(
+    "--column",
+    "columns",
+    metavar="NAME",
+    multiple=True,
+    help="The column of a CSV file, or the key of a JSON line, that holds the text or the image's path; several for numbers.  "
+    "[default: data.text_column of the run, image; all of them for numbers]",
+)
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["lines", "csv", "jsonl"]),
+    help="What standard input is, or a file whose name does not tell.  [default: lines]",
+)
+@click.option("--skip-bad", is_flag=True, help="Leave out what cannot be read, with a line about each, instead of ending.")
+@click.option("--batch-size", type=click.IntRange(min=1), help="How many to compute at once.  [default: that of the run]")
+@device_option
+@checkpoint_option
+@click.option(
+    "--out",
+    metavar="FILE",
+    type=click.Path(readable=False, path_type=Path),
+    help="The file to write instead of standard output; it is there once all is predicted.",
+)
+@carried_options
+@own_options("model", "objective")
+def predict(
+    run: Path,
+    sources: tuple[str, ...],
+    top_k: int,
+    exit: int | None,
+    as_csv: bool,
+    columns: tuple[str, ...],
+    form: str | None,
+    skip_bad: bool,
+    batch_size: int | None,
+    device: str | None,
+    step: int | str | None,
+    out: Path | None,
+    labels: Path | None,
+    tokenizer: Path | None,
+    model: str | None,
+    objective: str | None,
+) -> None:
+    """Predict what is in files, or comes from standard input, by a run.
+
+    RUN is the directory of a run, and needs nothing else of its training. SOURCE is an image, a folder, a CSV, a file of JSON
+    lines, a .npy array, or a text file or - (standard input) with one example a line: a text, the path of an image, or numbers.
+
+    \b
+    Examples:
+        alrpc predict runs/flowers garden/ --top-k 3
+        alrpc predict runs/imdb reviews.csv --column review --csv --out answers.csv
+        echo "A wonderful film" | alrpc predict runs/imdb -
+
+    Each answer is a JSON line, in the order of the input: what it is about (FILE, FILE:LINE or FILE[ROW]), label, probability, and
+    the exit; with --top-k also the likeliest classes; for a regression the values. Answers are printed for each micro-batch, so
+    --batch-size 1 answers every line at once. The first example that cannot be read ends the command with exit code 1.
+    """
+    from alrpc.inference.sources import check_sources, read_examples
+
+    with plain_endings():
+        check_sources(sources)
+        with heavy_imports():
+            from alrpc.inference.predict import predict as predict_examples
+            from alrpc.inference.predictor import load_run
+            from alrpc.system import local_device
+
+        predictor = load_run(run, model, objective=objective, labels=labels, tokenizer=tokenizer, step=step)
+        predictor.to(local_device(device or predictor.config.device))
+        predictor.check_exit(exit)
+        kind = predictor.carried.preprocessing.kind
+        chosen = columns or {"texts": (predictor.config.data.text_column,), "images": ("image",)}.get(kind, ())
+        left_out: list[None] = []
+
+        def leave_out(message: str) -> None:
+            left_out.append(None)
+            click.echo(f"alrpc: {message}", err=True)
+
+        answered = predict_examples(
+            predictor,
+            read_examples(sources, kind, chosen, form),
+            exit=exit,
+            top_k=top_k,
+            batch_size=batch_size,
+            leave_out=leave_out if skip_bad else None,
+        )
+        print_group = _csv_lines if as_csv else _json_lines
+        width = getattr(predictor.target, "width", 1)
+        with _output(out) as write:
+            if as_csv:
+                write(_csv_header(predictor.carried.classes is not None, min(top_k, width), width))
+            for group in answered:
+                write(print_group(group, top_k))
+                if is_lost():
+                    break
+        if left_out:
+            click.echo(f"alrpc: left out {len(left_out)} of the examples, which cannot be read", err=True)
+
+
+@contextmanager
+def _output(out: Path | None) -> Iterator[Callable[[str], object]]:
+    """A function that writes text to the file, which takes its place at the end, or to standard output."""
+    if out is None:
+        yield lambda text: (sys.stdout.write(text), sys.stdout.flush())
+        return
+    from alrpc.rundir import partial_file
+
+    with partial_file(out) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+        yield file.write
+
+
+def _json_lines(group: Sequence[Named], top_k: int) -> str:
+    return "".join(json.dumps(_tree(name, answer, top_k), ensure_ascii=False) + "\n" for name, answer in group)
+
+
+def _tree(name: str, answer, top_k: int) -> dict:
+    if not answer.top:
+        return {"input": name, "values": [_rounded(value) for value in answer.values], "exit": answer.exit}
+    tree = {"input": name, "label": answer.label, "probability": _rounded(answer.probability), "exit": answer.exit}
+    if top_k > 1:
+        tree["top"] = [{"label": label, "probability": _rounded(share)} for label, share in answer.top]
+    return tree
+
+
+def _csv_header(of_classes: bool, top: int, width: int) -> str:
+    if not of_classes:
+        return _csv_of([["input", *(f"value_{number}" for number in range(1, width + 1)), "exit"]])
+    more = [name for number in range(2, top + 1) for name in (f"label_{number}", f"probability_{number}")]
+    return _csv_of([["input", "label", "probability", "exit", *more]])
+
+
+def _csv_lines(group: Sequence[Named], top_k: int) -> str:
+    return _csv_of(
+        [name, answer.label, _rounded(answer.probability), answer.exit]
+        + [value for label, share in answer.top[1:] for value in (label, _rounded(share))]
+        if answer.top
+        else [name, *map(_rounded, answer.values), answer.exit]
+        for name, answer in group
+    )
+
+
+def _csv_of(rows) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{DIGITS}g}")

@@ -1,0 +1,102 @@
+"""The evaluation of a finished run: the score of its exits on its test split, or on other data of the same kind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from alrpc import rundir
+from alrpc.analysis.quality import check_trained_on
+from alrpc.analysis.scores import score_interval
+from alrpc.config import Config, load_config, user_code_fields
+from alrpc.data import read_data, read_test
+from alrpc.data.dataset import Dataset
+from alrpc.data.loader import Request, load_micro_batches
+from alrpc.errors import UsageError
+from alrpc.inference.predictor import Predictor
+from alrpc.objectives.base import eval_mode
+from alrpc.system import own_arithmetic
+from alrpc.training.meters import ExitScores
+from alrpc.training.step import autocast
+
+MAY_CHANGE = tuple(
+    f"data.{name}"
+    for name in ("name", "root", "file", "test_file", "test_share", "text_column", "label_column", "batch_size", "workers")
+)
+
+
+def changed_data(run: Path, overrides: Sequence[str], own_data: str | None) -> Config:
+    """The configuration of a run, with other data to evaluate it on.
+
+    Args:
+        overrides: `data.name=…` and its kin; see MAY_CHANGE.
+        own_data: `package.module:function`, if the data come from the user's own function.
+
+    Raises:
+        UsageError: for another field, or data of one's own that were not named.
+    """
+    for override in overrides:
+        if override.partition("=")[0] not in MAY_CHANGE:
+            raise UsageError(f"--set: got {override!r}; of a run that is evaluated only {', '.join(MAY_CHANGE)} can change")
+    path = run / rundir.CONFIG
+    if not path.is_file():
+        raise UsageError(f"{run}: is not the directory of a run: it has no {rundir.CONFIG}")
+    config = load_config(path, [*overrides, *([f"data.name={own_data}"] if own_data else [])])
+    function = user_code_fields(config).get("data.name")
+    if function is not None and own_data is None:
+        raise UsageError(f"{run}: its data.name is your own code; to have it imported, add --data {function}")
+    return config
+
+
+def evaluate(predictor: Predictor, config: Config, exit: int | None = None) -> dict:
+    """Evaluate a run on the test split of the data that a configuration names, as the evaluations in training do.
+
+    Args:
+        exit: the number of an exit; None for all of them.
+
+    Returns:
+        A dictionary for JSON: `run`, `step` (of the checkpoint), `data`, `metric`, `samples`, `chance`, and `exits`: the `exit`, its
+        score under the name of the metric, and for an accuracy `interval`, the limits of its 95 % interval.
+
+    Raises:
+        UserError: for data that cannot be read, or are of another kind than the run's.
+    """
+    dataset = _tested(predictor, config)
+    depth, device = predictor.check_exit(exit), next(predictor.parameters()).device
+    components = predictor.components[:depth]
+    scores = ExitScores(predictor.objective, [component.exit_parts() for component in components])
+    indices = torch.arange(len(dataset.test)).split(config.data.batch_size)
+    wanted = (Request("test", 0, part) for part in indices)
+    with own_arithmetic(device, config.threads), eval_mode(predictor), autocast(device, config.precision), torch.no_grad():
+        for _, _, tensors, labels in load_micro_batches(dataset, wanted, config.train.seed, config.data.workers):
+            tensors, outputs = {name: tensor.to(device) for name, tensor in tensors.items()}, []
+            for component in components:
+                tensors, output = component.evaluate(tensors)
+                outputs.append(output)
+            scores.add(outputs, labels.to(device))
+    metric = predictor.target.metric
+    return {
+        "run": predictor.directory.resolve().name,
+        "step": predictor.manifest["step"],
+        "data": config.data.name,
+        "metric": metric,
+        "samples": scores.samples,
+        "chance": predictor.target.chance,
+        "exits": [
+            {"exit": number, metric: score, "interval": score_interval(metric, score, scores.samples)}
+            for number, score in enumerate(scores.mean(), 1)
+            if exit in (None, number)
+        ],
+    }
+
+
+def _tested(predictor: Predictor, config: Config) -> Dataset:
+    """A data set whose test split is that of the evaluation; a run of 0.1 needs the whole data of its training."""
+    if "carried" not in predictor.manifest:
+        dataset = read_data(config.data, config.train)
+        check_trained_on(dataset, predictor.target, config, predictor.manifest)
+        return dataset
+    test = read_test(config.data, predictor.carried.classes, predictor.carried.preprocessing)
+    return Dataset(test, test, predictor.target)

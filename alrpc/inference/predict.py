@@ -1,0 +1,64 @@
+"""Predictions of examples from files, in their order, with what is bad among them told or left out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from alrpc.errors import UserError
+from alrpc.inference.predictor import Answer, Predictor, groups
+from alrpc.inference.sources import Example
+
+Named = tuple[str, Answer]
+
+
+def predict(
+    predictor: Predictor,
+    examples: Iterable[Example],
+    *,
+    exit: int | None = None,
+    top_k: int = 1,
+    batch_size: int | None = None,
+    leave_out: Callable[[str], None] | None = None,
+) -> Iterator[list[Named]]:
+    """Predict examples, micro-batch by micro-batch.
+
+    Args:
+        leave_out: called with the message about a bad example, which is then left out; None to end at the first one.
+
+    Returns:
+        For each micro-batch what its examples are called and their answers, in order.
+
+    Raises:
+        UserError: naming the place of a bad example, after the answers to those before it.
+    """
+
+    def bad(place: str, reason: str, cause: Exception | None = None) -> None:
+        message = reason if reason.startswith(f"{place}:") else f"{place}: {reason}"
+        if leave_out is None:
+            raise UserError(message) from cause
+        leave_out(message)
+
+    def prepared() -> Iterator[tuple[str, Any]]:
+        for place, read in examples:
+            try:
+                raw = read()
+                ready = predictor.carried.preprocessing.prepare(raw)
+            except UserError as error:
+                bad(place, str(error), error)
+            else:
+                yield str(raw) if isinstance(raw, Path) else place, ready
+
+    for group in groups(prepared(), batch_size or predictor.config.data.batch_size):
+        names, inputs = zip(*group, strict=True)
+        answered: list[Named] = []
+        for name, answer in zip(names, predictor.answer_prepared(inputs, exit, top_k), strict=True):
+            if all(map(math.isfinite, [share for _, share in answer.top] + list(answer.values))):
+                answered.append((name, answer))
+            else:
+                if leave_out is None and answered:
+                    yield answered
+                bad(name, "the network's answer is not finite; its numbers are too large")
+        yield answered
