@@ -76,9 +76,8 @@ class ImageFiles(Images):
         return self.decoded.get(indices, lambda index: read_image(Path(self.inputs[index]), self.shape[0], self.shape[1:]))
 
     def part(self, rows: Tensor) -> Split:
-        return dataclasses.replace(
-            super().part(rows), decoded=Decoded(len(rows), self.shape)
-        )  # which is by the split's own indices
+        decoded = Decoded(len(rows), self.shape)  # which goes by the indices of the part
+        return dataclasses.replace(super().part(rows), decoded=decoded)
 
 
 @dataclass(frozen=True, kw_only=True)

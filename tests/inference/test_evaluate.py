@@ -41,6 +41,18 @@ def test_the_scores_are_those_of_the_last_evaluation_of_a_run_of_0_1_too(run):
     assert scores(measured(run)) == scores(result)
 
 
+def test_the_best_epoch_is_measured_unless_another_checkpoint_is_asked_for(run, tmp_path):
+    assert "--step: got best, but" in ask(run, "--step", "best").stderr
+    assert "'worst' is neither best, nor last" in ask(run, "--step", "worst").stderr
+    fields = ("data.validation=0.1", "train.epochs=2", "train.lr=0.1", "train.schedule=constant", "model.widths=[16]")
+    _, validated = run_sequentially(load_config(None, fields), "run", tmp_path / "validated", quiet=True)
+    summary = read_summary(validated)
+    result = measured(validated)
+    assert scores(result) == summary["exits"] and result["step"] * 2 == summary["steps"] * summary["tested_epoch"]
+    assert measured(validated, "--step", "best") == result
+    assert measured(validated, "--step", "last")["step"] == summary["steps"]
+
+
 def test_other_texts_are_read_with_the_runs_vocabulary_and_classes(tmp_path, monkeypatch):
     pytest.importorskip("tokenizers")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
