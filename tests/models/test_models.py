@@ -60,23 +60,23 @@ def test_the_defaults_are_the_thesis_networks():
         assert network.components[1].encoder[0].out_features == 128
 
 
-def test_the_stem_of_a_resnet_may_be_part_of_its_first_block():
-    images = torch.randn(2, 3, 8, 8)
+def test_the_parts_of_a_resnet_are_shared_out_among_components():
+    images = torch.randn(2, 3, 16, 16)
     outputs = []
-    for join, count in ((False, 4), (True, 3)):
+    for components, sizes in ((None, [1, 2, 1]), ([2, 2], [2, 2]), ([4], [4])):
         torch.manual_seed(0)
-        blocks = build_resnet(width=4, depths=[2, 1, 1], join_stem=join)["blocks"]
-        assert len(blocks) == count
+        blocks = build_resnet(width=4, depths=[2, 1], pool=True, components=components)["blocks"]
+        branches = [name for block in blocks for name in getattr(block, "residual_branches", ())]
+        assert len(blocks) == len(sizes) and len(branches) == 3
         x = images
         for block in blocks:
             x = block(x)
         outputs.append(x)
-        assert all(
-            isinstance(block.get_submodule(name), torch.nn.BatchNorm2d)
-            for block in blocks[-3:]
-            for name in block.residual_branches
-        )
-    assert torch.equal(*outputs)
+    assert outputs[0].shape == (2, 8, 4, 4) and all(torch.equal(outputs[0], output) for output in outputs[1:])
+    with pytest.raises(
+        UsageError, match=r"model\.components: got \[2, 1\], 3 parts; there are 4, the stem and 3 residual blocks"
+    ):
+        build_resnet(width=4, depths=[2, 1], components=[2, 1])
 
 
 def test_what_the_file_says_of_the_objective_beats_the_models_default():
