@@ -16,9 +16,11 @@ from alrpc.config import Config, check_config, user_code_fields
 from alrpc.config.own_code import import_function
 from alrpc.data import check_data
 from alrpc.data.dataset import WordVectors
-from alrpc.errors import UserError
-from alrpc.models import OBJECTIVES, check_model
-from alrpc.models.build import build_parts, resolve_fields
+from alrpc.errors import UsageError, UserError
+from alrpc.models import OBJECTIVES, check_model, check_weights
+from alrpc.models.build import build_parts, resolve_model
+from alrpc.models.parts import Parts
+from alrpc.models.weights import load_weights
 from alrpc.objectives.associated import AssociatedLearning
 from alrpc.objectives.base import Component, Objective, Target, Tensors, as_tensors, canonical, eval_mode
 from alrpc.objectives.build import build_components, make_objective, warn_of_idle_blocks
@@ -196,17 +198,19 @@ def resolve(config: Config) -> tuple[Config, int]:
         for name in value.strip("[]").split(","):
             if ":" in name:
                 import_function(name, field)
-    model = {"name": config.model.name, **resolve_fields(config.model.name, config.model.fields)}
-    if "vocabulary" in model and "vocabulary" not in config.model.fields:
-        model["vocabulary"] = config.data.vocabulary
+    model = resolve_model(config)
     objective = config.objective.model_dump(exclude_unset=True)
     if config.objective.name == "associated":
         objective = {**OBJECTIVES.get(config.model.name, {}), **objective}
     config = Config.model_validate({**config.model_dump(), "model": model, "objective": objective})
     with torch.random.fork_rng(devices=[]):
-        parts, _ = build_parts(config.model.name, config.model.fields, config.train.seed)
-    warn_of_idle_blocks(parts["blocks"])
-    return config, len(parts["blocks"])
+        blocks = build_parts(config.model, config.train.seed).blocks
+    if config.model.freeze > len(blocks):
+        raise UsageError(
+            f"model.freeze: got {config.model.freeze}, but the model has {len(blocks)} blocks; use 0 to {len(blocks)}"
+        )
+    warn_of_idle_blocks(blocks)
+    return config, len(blocks)
 
 
 def configured_objective(config: Config, target: Target) -> Objective:
@@ -214,18 +218,42 @@ def configured_objective(config: Config, target: Target) -> Objective:
     return make_objective(config.objective.name, target, config.objective.model_dump(exclude={"name"}))
 
 
-def build_network(config: Config, sample: Tensors, target: Target, word_vectors: WordVectors | None = None) -> Network:
-    """The network on the CPU, its parameters a function of the arguments alone; torch's generator is left as it was.
+def build_network(config: Config, sample: Tensors, target: Target) -> Network:
+    """The network on the CPU, with random parameters, a function of the arguments alone; torch's generator is left as it was.
 
     Raises:
-        UserError: when the blocks do not fit the data, or the word vectors do not fit the first block.
+        UserError: when the blocks do not fit the data.
     """
-    with torch.random.fork_rng(devices=[]):
-        parts, _ = build_parts(config.model.name, config.model.fields, config.train.seed)
-        network = Network(build_components(parts.pop("blocks"), sample, configured_objective(config, target), parts))
-    if word_vectors is not None:
-        load_word_vectors(network.components[0].block, word_vectors)
+    return _build(config, sample, target)[0]
+
+
+def begin_network(config: Config, sample: Tensors, target: Target, word_vectors: WordVectors | None = None) -> Network:
+    """The network with which a run begins: as `build_network`, with the parameters of `model.weights`, and word vectors.
+
+    Raises:
+        UserError: when the blocks do not fit the data, the weights the blocks, or the word vectors the first block.
+    """
+    network, parts = _build(config, sample, target)
+    begin_parts(parts, config, word_vectors)
     return network
+
+
+def begin_parts(parts: Parts, config: Config, word_vectors: WordVectors | None) -> None:
+    """Load the trained parameters with which a run begins into a model whose lazy modules have their sizes; raises UserError."""
+    if config.model.weights is not None:
+        check_weights(config.model)
+        load_weights(parts, config.model.weights)
+    if word_vectors is not None:
+        load_word_vectors(parts.blocks[0], word_vectors)
+
+
+def _build(config: Config, sample: Tensors, target: Target) -> tuple[Network, Parts]:
+    with torch.random.fork_rng(devices=[]):
+        parts = build_parts(config.model, config.train.seed, sample)
+        network = Network(build_components(parts.blocks, sample, configured_objective(config, target), parts.own))
+    for component in network.components[: config.model.freeze]:
+        component.freeze()
+    return network, parts
 
 
 @torch.no_grad()

@@ -45,7 +45,7 @@ def build_described(config: Config, directory: Path, manifest: Manifest) -> Netw
     """Build the network that a configuration and a checkpoint's manifest describe; raises like `load_network`."""
     largest = max(described["bytes"] for described in manifest["files"].values())
     try:
-        with _BoundedTensors(max(ROOM * largest, 256 * MIB)):
+        with _BoundedTensors(max(ROOM * largest, 512 * MIB)):
             return build_network(config, empty_sample(manifest), target_of(manifest))
     except Exception as error:  # whatever one's own modules or torch's raise for a sample or target that is not theirs
         raise UserError(f"{directory / MANIFEST}: does not fit this configuration: {error_line(error)}") from error

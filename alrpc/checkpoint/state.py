@@ -55,8 +55,7 @@ def check_state(component: Component, optimizer: str, state: State) -> None:
     Raises:
         ValueError: naming what is missing, unknown, or of another type or shape.
     """
-    groups = component.objective.parameter_groups(component).values()
-    parameters = [parameter for of_group in groups for parameter in of_group]
+    parameters = [parameter for of_group in component.trained_groups().values() for parameter in of_group]
     own = {name: _describe(tensor) for name, tensor in component.state_dict().items()}
     if optimizer not in KEPT:
         state = {name: tensor for name, tensor in state.items() if not _of_own_optimizer(name, len(parameters))}

@@ -68,7 +68,7 @@ def describe_fields() -> Iterator[dict[str, Any]]:
     from alrpc.config import Config
     from alrpc.config.objectives import SECTIONS
     from alrpc.config.own_code import describe_parameters
-    from alrpc.models import MODELS
+    from alrpc.models import BUILDERS, MODELS
 
     schema = Config.model_json_schema()
     default = Config().model_dump(mode="json")
@@ -87,7 +87,8 @@ def describe_fields() -> Iterator[dict[str, Any]]:
         for inner, of_section in section["properties"].items():
             yield describe(f"{name}.{inner}", of_section, default[name][inner])
         if name == "model":
-            for model, function in MODELS.items():
+            libraries = {f"{library}:NAME": function for library, function in BUILDERS.items()}
+            for model, function in {**MODELS, **libraries}.items():
                 for parameter in describe_parameters(function):
                     yield {**parameter, "field": f"model.{parameter['field']}", "model": model}
 

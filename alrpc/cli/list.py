@@ -17,7 +17,7 @@ def list_names(as_json: bool) -> None:
 
     \b
     configurations   for --config
-    models           for --set model.name=NAME
+    models           for --set model.name=NAME, and those of libraries, such as torchvision:resnet18
     data sets        for --set data.name=NAME
     objectives       what every component learns; its fields are those of the section objective
     methods          for `alrpc compare --methods`
@@ -47,12 +47,13 @@ def collect_names() -> dict[str, dict[str, str]]:
     from alrpc.config.own_code import describe_module
     from alrpc.data.catalog import DATA
     from alrpc.experiments import METHODS
-    from alrpc.models import MODELS
+    from alrpc.models import LIBRARY_MODELS, MODELS
     from alrpc.objectives import OBJECTIVES
 
     return {
         "configurations": {name: first_sentence(path.read_text(encoding="utf-8")) for name, path in shipped_configs().items()},
         "models": {name: describe_module(function) for name, function in MODELS.items()},
+        "models of libraries": {f"{library}:NAME": what for library, what in LIBRARY_MODELS.items()},
         "data sets": DATA,
         "objectives": {name: describe_module(objective) for name, objective in OBJECTIVES.items()},
         "methods": METHODS,

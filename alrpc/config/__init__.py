@@ -15,7 +15,6 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import (
     BaseModel,
-    ConfigDict,
     Field,
     NonNegativeFloat,
     NonNegativeInt,
@@ -28,6 +27,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from alrpc import rundir
+from alrpc.config.model import Model
 from alrpc.config.objectives import SECTIONS, Associated, Objective
 from alrpc.config.own_code import did_you_mean
 from alrpc.config.section import Section, name_or_own
@@ -40,20 +40,6 @@ NAMES = {"model.name": "mlp", "objective.name": "associated"}
 """The names that decide which other fields a section has, and their defaults."""
 METRICS = ("macro_f1", "balanced_accuracy", "auroc", "log_loss", "top3", "top5", "mae", "r2")
 PYTHON = "python"  # names the model and the data of a run whose network and data set a caller of `alrpc.train` has made
-
-
-class Model(Section):
-    """Which model to build. The other fields of this section are the arguments of the model's function."""
-
-    model_config = ConfigDict(extra="allow")
-
-    name: str = "mlp"
-    """mlp, vgg, resnet, lstm or transformer; or package.module:function for a function of your own that returns a list of modules.
-    A run of `alrpc.train` has python."""
-
-    @property
-    def fields(self) -> dict[str, Any]:
-        return dict(self.model_extra or {})
 
 
 class Data(Section):
@@ -252,7 +238,7 @@ def parse_config(tree: dict[str, Any]) -> Config:
     except ValidationError as error:
         raise UsageError(_one_line(error)) from error
     free = (
-        ("train.seed", "model.") if ":" in config.model.name else ("train.seed",)
+        ("train.seed", "model.") if config.model.is_own else ("train.seed",)
     )  # one's own function knows what its fields may be
     for name, value in flat_fields(config.model_dump()):
         largest = max(map(abs, _numbers(value)), default=0)
@@ -323,7 +309,7 @@ def user_code_fields(config: Config) -> dict[str, str]:
     """The fields that name the user's own code. Such code is imported only when the user asks for it, never because a run's file
     names it."""
     names = {
-        "model.name": config.model.name,
+        "model.name": config.model.name if config.model.is_own else "",
         "objective.name": config.objective.name,
         "objective.loss": getattr(config.objective, "loss", ""),
         "data.name": config.data.name,

@@ -6,6 +6,7 @@ This module never imports torch, so that a mistake in the name of a model or of 
 from __future__ import annotations
 
 import functools
+import importlib.util
 import inspect
 from collections.abc import Callable, Iterable
 from typing import Any, ParamSpec, TypeVar
@@ -13,6 +14,7 @@ from typing import Any, ParamSpec, TypeVar
 import pydantic
 
 from alrpc.config import PYTHON, Model, complaint
+from alrpc.config.model import LIBRARIES
 from alrpc.config.own_code import did_you_mean, find_function, parameters
 from alrpc.errors import UsageError
 
@@ -24,6 +26,21 @@ MODELS = {
     "lstm": "alrpc.models.lstm:build",
     "transformer": "alrpc.models.transformer:build",
 }
+
+LIBRARY_MODELS = {
+    "torchvision": "a network of torchvision.models, such as torchvision:resnet18, cut into model.components blocks",
+    "timm": "a network of timm, such as timm:convnext_atto, cut into model.components blocks; extra timm",
+    "hf": "a network of Hugging Face transformers by its type, such as hf:bert, or hf:DIRECTORY with a config.json; extra transformers",
+}
+"""Each library of `alrpc.config.model.LIBRARIES`, and what its models are."""
+PACKAGES = {"torchvision": "torchvision", "timm": "timm", "hf": "transformers"}  # what each library's models need
+BUILDERS = {  # functions that build a network of a library, called with its name there
+    "torchvision": "alrpc.models.library:build_traced",
+    "timm": "alrpc.models.library:build_traced",
+    "hf": "alrpc.models.hf:build",
+}
+DOWNLOADED = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "weights_backbone")
+"""Arguments of the libraries' functions that have weights downloaded, or read from where they are not checked."""
 
 # The thesis' settings for vision and for text, as fields of the configuration's section `objective`.
 VISION = {
@@ -44,9 +61,44 @@ def check_model(model: Model) -> None:
         UsageError: for a model that does not exist, or a field that its function does not have.
     """
     check_name(model.name)
+    if model.library is not None:
+        check_library(model)
+        return
     function = find_function(MODELS.get(model.name, model.name), "model.name")
     if function is not None:
-        check_fields(model.name, model.fields, parameters(function))
+        known = parameters(function)
+        check_fields(model.name, model.fields, known)
+        check_own_parameters(model.name, known or [])
+
+
+def check_library(model: Model) -> None:
+    """Refuse, with a UsageError, a library that is missing, and fields that would download weights."""
+    package = PACKAGES[model.library]
+    if importlib.util.find_spec(package) is None:
+        raise UsageError(f"model.name: {model.name} needs the extra: pip install 'alrpc[{package}]' ({package} is missing)")
+    for field in model.fields:
+        if field in DOWNLOADED:
+            raise UsageError(
+                f"model.{field}: alrpc downloads no weights; give model.weights a file, and leave model.{field} out"
+            )
+
+
+def check_own_parameters(name: str, known: Iterable[str]) -> None:
+    """Refuse, with a UsageError, a function of the user's own with a parameter that is a field of every model's."""
+    for parameter in known:
+        if parameter in Model.model_fields:
+            raise UsageError(
+                f"model.name: {name} has a parameter {parameter!r}, but model.{parameter} is a field of every model "
+                f"(alrpc config model.{parameter}); give the parameter another name"
+            )
+
+
+def check_weights(model: Model) -> None:
+    """Refuse, with a UsageError, a file of weights that is not there; only a run that begins reads it."""
+    if model.weights is not None and not model.weights.is_file():
+        raise UsageError(
+            f"model.weights: no file {model.weights}; give one that exists, a .safetensors or a state dict of torch.save"
+        )
 
 
 def check_name(name: str) -> None:
@@ -57,9 +109,10 @@ def check_name(name: str) -> None:
             "alrpc.train(network, dataset, resume=DIR), load with alrpc.load_run(DIR, network=network)"
         )
     if ":" not in name and name not in MODELS:
+        libraries = ", ".join(f"{library}:NAME" for library in LIBRARIES)
         raise UsageError(
             f"model.name: unknown model {name!r}{did_you_mean(name, MODELS)}; "
-            f"use {', '.join(MODELS)}, or package.module:function for your own"
+            f"use {', '.join(MODELS)}, {libraries}, or package.module:function for your own"
         )
 
 
@@ -81,7 +134,7 @@ def checked(build: Callable[P, T]) -> Callable[P, T]:
     @functools.wraps(build)
     def call(*arguments: P.args, **fields: P.kwargs) -> T:
         try:
-            return pydantic.validate_call(build)(*arguments, **fields)
+            return pydantic.validate_call(build, config={"arbitrary_types_allowed": True})(*arguments, **fields)
         except pydantic.ValidationError as error:
             first, known = error.errors()[0], list(inspect.signature(build).parameters)
             field, *within = first["loc"]

@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import pkgutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from alrpc.config import Config, Model
 from alrpc.config.own_code import import_function
 from alrpc.errors import UsageError, UserError, error_line, exit_call
-from alrpc.models import MODELS, check_fields, check_name, checked
+from alrpc.models import BUILDERS, MODELS, check_fields, check_name, check_own_parameters, checked
+from alrpc.models.parts import Parts
 from alrpc.system import derive_seed
 
 FUNCTIONS = {name: pkgutil.resolve_name(function) for name, function in MODELS.items()}
 PARTS = ("blocks", "bridges", "encoders", "decoders", "heads", "pools")
+
+
+def resolve_model(config: Config) -> dict[str, Any]:
+    """The section `model`, completed with the defaults of the model's function.
+
+    Raises:
+        UsageError: for an unknown model, or a field that its function does not accept.
+    """
+    model = config.model
+    name, given = model.name, model.fields
+    if model.library == "hf":
+        from alrpc.models.hf import from_directory
+
+        name, given = from_directory(name, given)
+        given = given if "vocab_size" in given else {**given, "vocab_size": config.data.vocabulary}
+    fields = resolve_fields(name, given)
+    if "vocabulary" in fields and "vocabulary" not in given:
+        fields["vocabulary"] = config.data.vocabulary
+    return {**model.model_dump(include=set(Model.model_fields)), "name": name, **fields}
 
 
 def resolve_fields(name: str, fields: dict[str, Any]) -> dict[str, Any]:
@@ -25,6 +47,8 @@ def resolve_fields(name: str, fields: dict[str, Any]) -> dict[str, Any]:
     Raises:
         UsageError: for an unknown model, or a field that its function does not accept.
     """
+    if Model(name=name).library is not None:
+        return dict(fields)
     parameters = inspect.signature(find_model(name)).parameters.values()
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
     check_fields(name, fields, None if takes_any else [parameter.name for parameter in parameters])
@@ -32,23 +56,25 @@ def resolve_fields(name: str, fields: dict[str, Any]) -> dict[str, Any]:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in {**defaults, **fields}.items()}
 
 
-def build_parts(
-    name: str, fields: dict[str, Any], seed: int
-) -> tuple[dict[str, Sequence[nn.Module | None]], Callable[[int], nn.Module] | None]:
-    """Build the parts of a network: lists of modules, as arguments of `alrpc.associate`, and the head for back-propagation.
+def build_parts(model: Model, seed: int, sample: dict[str, Tensor] | None = None) -> Parts:
+    """Build the parts of a network.
 
     Parameters are drawn from torch's global generator, which is left seeded for the modules that are built next.
 
     Args:
-        name: a model of this package, or `package.module:function` for the user's own. The function is called with the
-            model's fields. It returns a list of blocks, or a dict of `blocks` and, where the defaults do not fit,
-            `bridges`, `encoders`, `decoders`, `heads`, `pools` (also lists, for the objectives that have them) and `head`, a function that takes the width of the output
-            and returns the module that back-propagation appends to the last block.
+        model: names a model of this package or of a library, or `package.module:function` for the user's own. The function is
+            called with the model's fields. It returns a list of blocks, or a dict of `blocks` and, where the defaults do not fit,
+            `bridges`, `encoders`, `decoders`, `heads`, `pools` (also lists, for the objectives that have them) and `head`, a
+            function that takes the width of the output and returns the module that back-propagation appends to the last block.
+        sample: a micro-batch, by which a library's network is cut into blocks of similar cost; None for their number alone.
 
     Raises:
         UsageError: naming the field that the model refuses, or the exception that its function raised.
     """
+    name, fields = model.name, model.fields
     function = find_model(name)
+    if model.library is not None:
+        function = functools.partial(function, (sample or {}).get("x"))
     torch.default_generator.manual_seed(derive_seed(seed, "parameters"))
     try:
         parts = function(**fields)
@@ -60,7 +86,12 @@ def build_parts(
         if name in FUNCTIONS and not isinstance(error, RuntimeError | MemoryError):  # these two are for want of memory
             raise
         raise UsageError(f"model.name: {name} raised {error_line(error)}") from error
-    parts = dict(parts) if isinstance(parts, dict) else {"blocks": parts}
+    return parts if isinstance(parts, Parts) else check_parts(name, parts)
+
+
+def check_parts(name: str, given: object) -> Parts:
+    """The parts that a model's function has returned; refuses, with a UsageError, what is none."""
+    parts = dict(given) if isinstance(given, dict) else {"blocks": given}
     head = parts.pop("head", None)
     unknown = set(parts) - set(PARTS)
     if unknown or not isinstance(parts.get("blocks"), (list, tuple, nn.ModuleList, nn.Sequential)):
@@ -69,15 +100,23 @@ def build_parts(
             f"{f' and unknown {sorted(unknown)}' if unknown else ''}; "
             f"it must return a list of modules, or a dict of {', '.join(PARTS)} and head"
         )
-    parts = {key: list(modules) for key, modules in parts.items()}
-    others = [type(block).__name__ for block in parts["blocks"] if not isinstance(block, nn.Module)]
-    if others or not parts["blocks"]:
-        given = f"a {others[0]} among its blocks" if others else "no block"
-        raise UsageError(f"model.name: {name} returned {given}; it must return at least one block, each an nn.Module")
-    return parts, head
+    own = {key: list(modules) for key, modules in parts.items()}
+    blocks = own.pop("blocks")
+    others = [type(block).__name__ for block in blocks if not isinstance(block, nn.Module)]
+    if others or not blocks:
+        found = f"a {others[0]} among its blocks" if others else "no block"
+        raise UsageError(f"model.name: {name} returned {found}; it must return at least one block, each an nn.Module")
+    return Parts(blocks, own, head)
 
 
 def find_model(name: str) -> Callable:
     """The function of a model, or the user's own, which refuses what does not fit; raises UsageError for an unknown name."""
     check_name(name)
-    return FUNCTIONS[name] if name in FUNCTIONS else checked(import_function(name, "model.name"))
+    library = Model(name=name).library
+    if library is not None:
+        return functools.partial(checked(pkgutil.resolve_name(BUILDERS[library])), name)
+    if name in FUNCTIONS:
+        return FUNCTIONS[name]
+    function = import_function(name, "model.name")
+    check_own_parameters(name, inspect.signature(function).parameters)
+    return checked(function)

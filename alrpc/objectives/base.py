@@ -12,7 +12,6 @@ from __future__ import annotations
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -20,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from alrpc.errors import UsageError, UserError
+from alrpc.models.modes import eval_mode as eval_mode
 
 Tensors = dict[str, Tensor]
 LABEL = "label"  # the name of the label among the tensors beside the activations
@@ -250,8 +250,28 @@ class Component(nn.Module):
         self.number = number
         self.objective = objective
         self.block = block
+        self.frozen = False
         for name, part in parts.items():
             self.add_module(name, part)
+
+    def freeze(self) -> None:
+        """Train the block no more: its parameters and buffers stay, and it runs as in evaluation; the other modules learn."""
+        self.frozen = True
+        self.block.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Component:
+        """Set the mode of all modules, but for a frozen block's."""
+        super().train(mode)
+        if self.frozen:
+            self.block.eval()
+        return self
+
+    def trained_groups(self) -> dict[str, list[nn.Parameter]]:
+        """The parameters that are trained, by their learning rate, as `Objective.parameter_groups`; without empty groups."""
+        fixed = {id(parameter) for parameter in self.block.parameters()} if self.frozen else set()
+        groups = self.objective.parameter_groups(self)
+        trained = {rate: [each for each in of_group if id(each) not in fixed] for rate, of_group in groups.items()}
+        return {rate: of_group for rate, of_group in trained.items() if of_group}
 
     def activate(self, tensors: Tensors, beside: Tensors | None = None) -> Tensors:
         """Run the block on the named tensors that enter the component; returns those that leave the block, (N, ...) each.
@@ -328,15 +348,3 @@ def storage(tensor: Tensor) -> int:
 def as_tensors(inputs: Tensor | Tensors) -> Tensors:
     """A network's input as named tensors; a single tensor is named "x"."""
     return {"x": inputs} if isinstance(inputs, torch.Tensor) else dict(inputs)
-
-
-@contextmanager
-def eval_mode(module: nn.Module):
-    """Put a module into evaluation mode, and restore the mode of each submodule at the end."""
-    modes = [(child, child.training) for child in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for child, training in modes:
-            child.training = training

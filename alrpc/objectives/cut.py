@@ -1,31 +1,30 @@
-"""Cut a model whose children run one after another into blocks of similar cost."""
+"""Cut a model whose children run one after another, or that torch.fx can trace, into blocks of similar cost."""
 
 from __future__ import annotations
 
 import copy
 import operator
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
-from torch.utils.flop_counter import FlopCounterMode
 
 from alrpc.errors import UserError
+from alrpc.models.graph import Graph, costs, is_weight, split_evenly
 from alrpc.objectives.base import Tensors
-from alrpc.objectives.build import check_sample, run_sample
+from alrpc.objectives.build import check_sample
 
 
-def cut(model: nn.Module, n: int, sample: Tensor | Tensors | None = None) -> list[nn.Sequential]:
+def cut(model: nn.Module, n: int, sample: Tensor | Tensors | None = None) -> list[nn.Module]:
     """Cut a model into `n` consecutive blocks of similar cost, the blocks of `alrpc.associate`.
 
-    It is cut between its children, and between those of every `nn.Sequential` among them. A block begins at a child with
-    weights (a parameter of two dimensions or more); norms, activations, pools and the like stay with the child before them. Of
-    all such cuts the result is one whose most expensive block is cheapest.
+    An `nn.Sequential`, and a model that calls its children one after another in the order of their names, is cut between its
+    children, and between those of every `nn.Sequential` among them. Any other model is traced by torch.fx, and cut where one tensor
+    alone passes. A block begins at a child with weights (a parameter of two dimensions or more); norms, activations, pools and the
+    like stay with the child before them. Of all such cuts the result is one whose most expensive block is cheapest.
 
     Args:
-        model: an `nn.Sequential`; or, with a sample, another module that calls its children one after another in the order of
-            their names, which is checked.
+        model: a module that is called with one tensor and gives one.
         sample: a micro-batch, (N, ...), or named tensors with "x", as `Dataset.sample`. With it the cost of a child is the
             floating-point operations of its forward pass plus its parameters; without it, its parameters alone. Lazy modules
             need it. A sample of the same shape gives the same cut, on every machine.
@@ -41,59 +40,29 @@ def cut(model: nn.Module, n: int, sample: Tensor | Tensors | None = None) -> lis
     x = None if sample is None else check_sample(sample, "sample").get("x")
     if sample is not None and x is None:
         raise UserError("sample: has no tensor 'x', which a model that is cut takes; give a tensor")
-    children = list(_children(model))
-    if type(model).forward is not nn.Sequential.forward:
-        _check_order(model, children, x)
-    groups = _group(children)
-    if not groups:
+    if type(model).forward is nn.Sequential.forward or (x is not None and _runs_in_order(model, x)):
+        groups = [nn.Sequential(*group) for group in _group(list(_children(model)))]
+        count = _check_count(n, len(groups))
+        parts = [groups[part] for part in split_evenly(costs(groups, x), count)]
+        return [nn.Sequential(*(child for group in part for child in group)) for part in parts]
+    graph = Graph(model, f"model: {type(model).__name__}")
+    end = len(graph.steps)
+    positions = graph.positions(end)
+    count = _check_count(n, len(positions) + 1 if graph.heavy else 0)
+    return graph.parts_of_similar_cost(count, positions, end, x)
+
+
+def _check_count(n: object, most: int) -> int:
+    """The number of blocks, if a model can be cut into so many."""
+    if not most:
         raise UserError("model: none of its children has weights (a parameter of two dimensions or more)")
-    count = _whole_number(n)
-    if not 1 <= count <= len(groups):
-        raise UserError(f"n: got {n!r}; the model has {len(groups)} children with weights, use 1 to {len(groups)}")
-    costs = _costs(groups, x)
-    blocks, first = [], 0
-    for size in split_consecutive(costs, count):
-        blocks.append(nn.Sequential(*(child for group in groups[first : first + size] for child in group)))
-        first += size
-    return blocks
-
-
-def split_consecutive(
-    costs: Sequence[float], parts: int, allowed: Callable[[int, int], bool] = lambda first, end: True
-) -> list[int]:
-    """Split costs into consecutive parts of which the most expensive is cheapest, by dynamic programming over the first cost of the
-    last part.
-
-    Args:
-        allowed: whether costs first … end - 1 (from 0) may be one part.
-
-    Returns:
-        The number of costs in each part; an empty list if no split is allowed.
-    """
-    before = [0.0]
-    for cost in costs:
-        before.append(before[-1] + cost)
-    # For each number of parts and each end: the largest part, the sum of squares, which settles ties, and the first of the last part.
-    best: list[dict[int, tuple[float, float, int]]] = [{0: (0.0, 0.0, 0)}]
-    for part in range(1, parts + 1):
-        best.append({})
-        for end in range(part, len(costs) + 1):
-            candidates = [
-                (max(largest, before[end] - before[first]), squares + (before[end] - before[first]) ** 2, first)
-                for first, (largest, squares, _) in best[part - 1].items()
-                if first < end and allowed(first, end)
-            ]
-            if candidates:
-                best[part][end] = min(candidates)
-    sizes: list[int] = []
-    end = len(costs)
-    for part in range(parts, 0, -1):
-        if end not in best[part]:
-            return []
-        first = best[part][end][2]
-        sizes.insert(0, end - first)
-        end = first
-    return sizes
+    try:
+        count = operator.index(n)
+    except TypeError:
+        count = 0
+    if not 1 <= count <= most:
+        raise UserError(f"n: got {n!r}; the model has {most} children with weights, use 1 to {most}")
+    return count
 
 
 def _children(model: nn.Module) -> Iterator[nn.Module]:
@@ -116,49 +85,22 @@ def _group(children: Sequence[nn.Module]) -> list[list[nn.Module]]:
 
 
 def _has_weights(module: nn.Module) -> bool:
-    return any(is_lazy(parameter) or parameter.ndim >= 2 for parameter in module.parameters())
-
-
-def _costs(groups: Sequence[Sequence[nn.Module]], x: Tensor | None) -> list[float]:
-    costs = []
-    for number, group in enumerate(groups, 1):
-        operations = 0
-        if x is not None:
-            with FlopCounterMode(display=False) as counter:
-                x = run_sample(nn.Sequential(*group), {"x": x}, f"group {number} of the model's children")
-            operations = counter.get_total_flops()
-        parameters = [parameter for child in group for parameter in child.parameters()]
-        if any(map(is_lazy, parameters)):
-            raise UserError("model: has lazy modules, whose sizes are not known yet; give cut a sample")
-        costs.append(operations + sum(parameter.numel() for parameter in parameters))
-    return costs
+    return any(map(is_weight, module.parameters()))
 
 
 @torch.no_grad()
-def _check_order(model: nn.Module, children: Sequence[nn.Module], x: Tensor | None) -> None:
-    """Check that a model computes what its children do one after another, in evaluation and in training, with copies of them."""
-    name = type(model).__name__
-    if x is None:
-        raise UserError(f"model: got {name}; give an nn.Sequential, or a sample, to check that it runs its children in order")
+def _runs_in_order(model: nn.Module, x: Tensor) -> bool:
+    """Whether a model computes what its children do one after another, in evaluation and in training; tried with copies of them."""
     x = torch.cat([x, x])  # batch norm needs two samples in training
     for training in (False, True):
         outputs = []
-        for module in (model, nn.Sequential(*children)):
+        for module in (model, nn.Sequential(*_children(model))):
             with torch.random.fork_rng(devices=[x.device.index] if x.is_cuda else []):
                 torch.manual_seed(0)
                 try:
                     outputs.append(copy.deepcopy(module).train(training)(x))
-                except Exception as error:  # of the model's own code
-                    raise UserError(
-                        f"model: {name}, or its children one after another, fail on {tuple(x.shape)}: {' '.join(str(error).split())}; "
-                        "give an nn.Sequential of what it runs"
-                    ) from error
+                except Exception:  # of the model's own code
+                    return False
         if not all(isinstance(output, Tensor) for output in outputs) or not torch.equal(*outputs):
-            raise UserError(f"model: {name} does more than to run its children in order; give an nn.Sequential of what it runs")
-
-
-def _whole_number(n: object) -> int:
-    try:
-        return operator.index(n)
-    except TypeError:
-        return 0
+            return False
+    return True

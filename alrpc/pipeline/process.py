@@ -24,7 +24,7 @@ from alrpc.checkpoint.saver import Saver
 from alrpc.config import Config
 from alrpc.errors import FAILED, StageFailed, UserError, error_line
 from alrpc.events import Coordinator, Event, Failure, Ready
-from alrpc.network import Network, build_network
+from alrpc.network import Network, begin_network, build_network
 from alrpc.pipeline import endpoint, rpc
 from alrpc.pipeline.cause import tell_cause
 from alrpc.pipeline.endpoint import Greeting, StageSpec
@@ -78,7 +78,10 @@ def run_stage(
         own.watch_coordinator()
         spec = own.await_spec()
         device = set_device(spec.device, spec.config.threads)
-        network = build_network(spec.config, spec.sample, spec.target, spec.word_vectors)
+        if spec.resume is None:
+            network = begin_network(spec.config, spec.sample, spec.target, spec.word_vectors)
+        else:
+            network = build_network(spec.config, spec.sample, spec.target)
         own.emit(Ready(placement.stage, spec.components, spec.device, placement.host, placement.pid))
         work_through(placement, spec, network, device, make)
         own.dismissed.wait()

@@ -156,7 +156,7 @@ def _measure(trainers: Sequence[Trainer], batch: Microbatch, warm: int) -> list[
         states = sum(
             each.nbytes for of_one in trainer.optimizer.state.values() for each in of_one.values() if isinstance(each, Tensor)
         )
-        parameters = states + sum(p.nbytes * 2 for p in trainer.component.parameters())
+        parameters = states + sum(p.nbytes * (1 + p.requires_grad) for p in trainer.component.parameters())
         buffers = sum(buffer.nbytes for buffer in trainer.component.buffers())
         packet = sum(tensor.nbytes for tensor in (*batch.tensors.values(), *batch.beside.values()))
         waiting = sum(tensor.nbytes for tensor in trainer.ring.state().values()) if trainer.ring is not None else 0

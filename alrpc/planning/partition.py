@@ -10,7 +10,7 @@ import torch
 from alrpc.config import Config
 from alrpc.data.dataset import Dataset
 from alrpc.errors import UserError
-from alrpc.objectives.cut import split_consecutive
+from alrpc.models.graph import split_consecutive
 from alrpc.planning.costs import Cost, measure_components
 from alrpc.system import local_device
 

@@ -33,7 +33,8 @@ from alrpc.data.dataset import Dataset
 from alrpc.data.loader import epoch_size, validation_samples
 from alrpc.errors import Interrupted, NonFinite, StageFailed, Stopped
 from alrpc.events import Chosen, Coordinator, Event, Job, Ready, Start, ToldToEnd, Unwritten, Written
-from alrpc.network import Network, build_network, resolve
+from alrpc.models import check_weights
+from alrpc.network import Network, begin_network, build_network, resolve
 from alrpc.pipeline.feeder import FeedStatus
 from alrpc.pipeline.process import coordinate, prune_on_every_host
 from alrpc.planning.partition import choose_split
@@ -204,6 +205,7 @@ def conclude(run: Run, progress: Progress) -> dict:
 @contextmanager
 def new_run_directory(out: Path | None, name: str, config: Config) -> Iterator[Path]:
     """Make a run's directory with the resolved configuration in it, and hold it; see `alrpc.rundir.new_directory`."""
+    check_weights(config.model)
     with rundir.new_directory(out, name) as directory:
         save_config(config, directory / rundir.CONFIG)
         yield directory
@@ -228,7 +230,7 @@ def run_sequentially(
     config, components = resolve(config)
     local_device(config.device)
     dataset = read_data(config.data, config.train)
-    network = build_network(config, dataset.sample, dataset.target, dataset.word_vectors)
+    network = begin_network(config, dataset.sample, dataset.target, dataset.word_vectors)
     with new_run_directory(out, name, config) as directory:
         return train_until_sigterm(Run(config, components, directory, started, quiet, verbose), dataset, network), directory
 
@@ -348,6 +350,8 @@ def run_coordinator(run: Run, stdout: TextIO) -> dict:
 
         def load() -> tuple[Dataset, list[int] | None]:
             dataset = read_data(config.data, config.train)
+            if run.resume is None and config.model.weights is not None:  # told before the stages begin
+                begin_network(config, dataset.sample, dataset.target, dataset.word_vectors)
             take_data(dataset)
             return dataset, choose_split(config, dataset)
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from alrpc.config import Config, Train
 from alrpc.config.own_code import call_own, import_function
-from alrpc.errors import UsageError
+from alrpc.errors import UsageError, UserError
 from alrpc.training.lars import LARS
 
 END_LR_RATIO = 0.01  # the last learning rate as a share of the first, if the configuration gives no end_lr
@@ -63,9 +63,14 @@ def make_optimizer(groups: Mapping[str, list[nn.Parameter]], recipe: Recipe) -> 
         groups: parameters by their learning rate: `lr`, `target_lr`, or one of `group_lr`.
 
     Raises:
+        UserError: when there are no parameters.
         UsageError: for a group without a learning rate; when the user's own function raises, or gives no optimizer.
     """
     train = recipe.train
+    if not groups:
+        raise UserError(
+            "a component has nothing to train: its block has no parameters or is frozen, and its objective adds none"
+        )
     rates = {**train.group_lr, "lr": train.lr, "target_lr": train.target_lr or train.lr}
     for name in groups.keys() - rates.keys():
         raise UsageError(f"train.group_lr: has no {name}, a group of parameters of the objective; add its learning rate")

@@ -51,7 +51,7 @@ def make_trainer(component: Component, recipe: Recipe, device: torch.device, tim
     component.to(device, memory_format=recipe.memory_format).train()
     if recipe.compile:
         component.compute = torch.compile(component.compute)
-    optimizer = make_optimizer(component.objective.parameter_groups(component), recipe)
+    optimizer = make_optimizer(component.trained_groups(), recipe)
     ring = Ring(component) if component.objective.delay else None
     return Trainer(component, optimizer, recipe, device, timing or Timing(), ring)
 

@@ -11,7 +11,7 @@ from conftest import LIMIT
 import alrpc
 from alrpc.cli.compare import compare
 from alrpc.cli.main import main
-from alrpc.config import load_config
+from alrpc.config import Model, load_config
 from alrpc.config.objectives import SECTIONS
 from alrpc.experiments import METHODS
 from alrpc.models.build import resolve_fields
@@ -33,7 +33,7 @@ def test_they_answer_without_torch(command):
 
 def test_every_name_is_accepted_and_has_a_line(tmp_path):
     names = json.loads(printed("list", "--json"))
-    assert list(names) == ["configurations", "models", "data sets", "objectives", "methods"]
+    assert list(names) == ["configurations", "models", "models of libraries", "data sets", "objectives", "methods"]
     assert all(what and "\n" not in what for of_kind in names.values() for what in of_kind.values())
     shown = printed("list")
     assert all(f"  {name} " in shown and what in shown for of_kind in names.values() for name, what in of_kind.items())
@@ -59,10 +59,12 @@ def test_every_field_is_told_with_type_default_and_meaning():
     sections = load_config(None).model_dump(mode="json")
     known = {f"{name}.{inner}" for name, section in sections.items() if isinstance(section, dict) for inner in section}
     known |= {name for name, section in sections.items() if not isinstance(section, dict)}
-    assert set(of_sections) == {name for name in known if not name.startswith("model.")} | {"model.name"}
+    model = {f"model.{name}" for name in Model.model_fields}
+    assert set(of_sections) == {name for name in known if not name.startswith("model.")} | model
     assert all(field["meaning"] for field in fields)
     assert of_sections["train.lr"]["type"] == "number > 0" and of_sections["train.lr"]["default"] == 1e-3
     assert of_sections["data.test_share"]["type"] == "number > 0 and < 1"
+    assert of_sections["train.group_lr"]["type"] == "number > 0 by name"
     assert of_sections["pipeline.split"]["type"] == "list of whole number > 0 or auto or null"
     for objective, section in SECTIONS.items():
         told = {f["field"].removeprefix("objective.") for f in fields if f.get("objective") == objective}

@@ -19,7 +19,7 @@ from alrpc.models.dropout import Dropout
 from alrpc.models.pooling import choose_pool
 from alrpc.models.resnet import build as build_resnet
 from alrpc.models.transformer import EncoderLayer
-from alrpc.network import build_network, resolve
+from alrpc.network import begin_network, build_network, resolve
 from alrpc.training.step import seed_step
 
 CLASSES = alrpc.Classes(5)
@@ -179,11 +179,11 @@ def test_each_lstm_starts_from_the_state_in_which_the_one_before_ended():
 def test_word_vectors_fill_the_rows_of_their_words_and_must_fit():
     config, _ = resolve(load_config(None, ["model.name=transformer", "model.vocabulary=50", "model.width=6"]))
     vectors = WordVectors(torch.tensor([3, 7]), torch.arange(12.0).view(2, 6))
-    weight = build_network(config, words(), CLASSES, vectors).components[0].block.words.weight
+    weight = begin_network(config, words(), CLASSES, vectors).components[0].block.words.weight
     plain = build_network(config, words(), CLASSES).components[0].block.words.weight
     assert torch.equal(weight[[3, 7]], vectors.values) and torch.equal(weight[10:], plain[10:])
     with pytest.raises(alrpc.UserError, match=r"data\.word_vectors: got vectors of 4 numbers.* has 6"):
-        build_network(config, words(), CLASSES, WordVectors(torch.tensor([3]), torch.zeros(1, 4)))
+        begin_network(config, words(), CLASSES, WordVectors(torch.tensor([3]), torch.zeros(1, 4)))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from torch.nn import functional
 
 import alrpc
 from alrpc.errors import Advice
-from alrpc.objectives.cut import split_consecutive
+from alrpc.models.graph import split_consecutive
 
 
 def features(*channels: int) -> nn.Sequential:
@@ -109,6 +109,54 @@ class Dropping(Residual):
         return self.other(functional.dropout(self.one(x), training=self.training))
 
 
+class Noisy(Residual):
+    def forward(self, x):
+        return self.other(self.one(x)) + torch.randn(4)
+
+
+class Branching(Residual):
+    def forward(self, x):
+        return self.one(x) if x.sum() > 0 else self.other(x)
+
+
+class Named(Residual):
+    def forward(self, x):
+        return {"x": self.one(x)}
+
+
+class Net(nn.Module):
+    """Residuals one after another, with functions between them and with an argument that is never given."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.head = Residual(), nn.Sequential(Residual(), Residual()), nn.Linear(4, 2)
+        self.scale = nn.Parameter(torch.rand(4))
+
+    def forward(self, x, noise=None):
+        if noise is not None:
+            x = x + noise
+        return self.head(torch.relu(self.second(self.first(x).flatten(1)) * self.scale))
+
+
+def test_a_model_of_more_than_children_is_cut_where_one_tensor_passes():
+    model, x = Net(), torch.randn(3, 4)
+    before = torch.get_rng_state()
+    for sample in (None, x):
+        blocks = alrpc.cut(model, 4, sample)
+        assert torch.equal(through(blocks, x), model(x))
+        assert [{name.partition(".")[0] for name in block.state_dict()} for block in blocks] == [
+            {"first"},
+            {"second"},
+            {"second", "scale"},
+            {"head"},
+        ]
+    assert torch.equal(torch.get_rng_state(), before) and all(module.training for module in model.modules())
+    model.second[1] = model.first
+    assert len(alrpc.cut(model, 2)) == 2  # the residual that is used twice stays in one block
+    with pytest.raises(alrpc.UserError, match="n: got 3; the model has 2 children with weights"):
+        alrpc.cut(model, 3)
+
+
 @pytest.mark.parametrize(
     ("model", "n", "sample", "message"),
     [
@@ -121,10 +169,17 @@ class Dropping(Residual):
         (nn.Sequential(nn.ReLU()), 1, None, "model: none of its children has weights"),
         (nn.Sequential(nn.LazyLinear(2)), 1, None, "model: has lazy modules, whose sizes are not known yet; give cut a sample"),
         ([nn.Linear(2, 2)], 1, None, "model: got list; give an nn.Sequential"),
-        (Residual(), 2, None, "model: got Residual; give an nn.Sequential, or a sample"),
-        (Residual(), 2, torch.randn(1, 4), "model: Residual does more than to run its children in order"),
-        (Dropping(), 2, torch.randn(1, 4), "model: Dropping does more than to run its children in order"),
-        (nn.ModuleList([nn.Linear(4, 4)]), 1, torch.randn(1, 4), "model: ModuleList, .* fail on .*; give an nn.Sequential"),
+        (Residual(), 2, None, "n: got 2; the model has 1 children with weights, use 1 to 1"),
+        (
+            Dropping(),
+            2,
+            torch.randn(1, 4),
+            "model: Dropping cannot be cut: it does other things in training .* from dropout on",
+        ),
+        (Noisy(), 1, None, "model: Noisy cannot be cut: its forward draws random numbers outside its modules"),
+        (Branching(), 1, torch.randn(1, 4), "model: Branching cannot be cut: .* torch.fx can trace: TraceError: "),
+        (Named(), 1, torch.randn(1, 4), "model: Named cannot be cut: it gives several tensors; it must give one"),
+        (nn.ModuleList([nn.Linear(4, 4)]), 1, torch.randn(1, 4), "model: ModuleList cannot be cut: "),
     ],
 )
 def test_what_cannot_be_cut_is_told(model, n, sample, message):

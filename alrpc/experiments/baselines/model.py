@@ -12,7 +12,7 @@ from alrpc.config import Config
 from alrpc.data.dataset import WordVectors
 from alrpc.models.build import build_parts
 from alrpc.models.pooling import Pooled, choose_pool
-from alrpc.network import load_word_vectors
+from alrpc.network import begin_parts
 from alrpc.objectives.base import Target, Tensors, as_tensors, call, gives
 from alrpc.objectives.build import run_sample, trace_blocks
 
@@ -40,18 +40,17 @@ def build_sequential_model(
         UserError: when the blocks or the head do not fit the data.
     """
     with torch.random.fork_rng(devices=[]):
-        parts, make_head = build_parts(config.model.name, config.model.fields, config.train.seed)
-        blocks = parts["blocks"]
+        parts = build_parts(config.model, config.train.seed, sample)
+        blocks = parts.blocks
         activations = trace_blocks(blocks, as_tensors(sample))
         last, name = activations[-1], gives(blocks[-1])[0]
-        if make_head is not None:
-            head = make_head(target.width)
+        if parts.head is not None:
+            head = parts.head(target.width)
         else:
-            pool = parts.get("pools", [None])[-1] or choose_pool(last, name, getattr(config.objective, "pooling", "auto"))
+            pool = parts.own.get("pools", [None])[-1] or choose_pool(last, name, getattr(config.objective, "pooling", "auto"))
             head = Pooled(pool, nn.LazyLinear(target.width))
         run_sample(head, last, "the head", (name,))
-    if word_vectors is not None:
-        load_word_vectors(blocks[0], word_vectors)
+    begin_parts(parts, config, word_vectors)
     takes = [getattr(block, "takes", ("x",)) for block in blocks] + [getattr(head, "takes", (name,))]
     types = [{name: tensor.dtype for name, tensor in tensors.items()} for tensors in (sample, *activations)]
     return SequentialModel([*blocks, head], takes, types)

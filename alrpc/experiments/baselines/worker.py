@@ -25,7 +25,7 @@ from alrpc.experiments.baselines.data_parallel import DataParallel
 from alrpc.experiments.baselines.model import build_sequential_model
 from alrpc.experiments.baselines.pipelined import Pipelined
 from alrpc.experiments.baselines.tuning import fastest, thread_choices
-from alrpc.network import build_network, resolve
+from alrpc.network import begin_network, build_network, resolve
 from alrpc.objectives.base import Microbatch
 from alrpc.pipeline.failures import hard_exit, log_line, write_error_file
 from alrpc.pipeline.groups import join_group
@@ -71,7 +71,7 @@ def run_sequential(run: Run) -> None:
     threads, seconds = try_threads(config, dataset, device)
     reset_peak_memory(device)
     config = config.model_copy(update={"threads": threads})
-    network = build_network(config, dataset.sample, dataset.target, dataset.word_vectors)
+    network = begin_network(config, dataset.sample, dataset.target, dataset.word_vectors)
     chosen = {"threads": threads, "tried_threads": seconds, "device": str(device)}
     train_in_directory(replace(run, config=config), dataset, network, chosen)
 

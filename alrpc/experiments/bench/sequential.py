@@ -13,7 +13,7 @@ from alrpc.config import Config, load_config
 from alrpc.data import read_data
 from alrpc.data.loader import epoch_size
 from alrpc.experiments.bench.rounds import endless_micro_batches, with_constant_rate
-from alrpc.network import build_network, resolve
+from alrpc.network import begin_network, resolve
 from alrpc.objectives.base import Microbatch
 from alrpc.pipeline.failures import hard_exit
 from alrpc.planning.costs import train_once
@@ -60,7 +60,7 @@ def train(config: Config, steps: int) -> float:
     use_deterministic_kernels(device)
     dataset = read_data(config.data, config.train)
     recipe = make_recipe(config, epoch_size(dataset, config.data.batch_size, config.train.seed).micro_batches)
-    network = build_network(config, dataset.sample, dataset.target, dataset.word_vectors)
+    network = begin_network(config, dataset.sample, dataset.target, dataset.word_vectors)
     trainers = make_trainers(network.components, recipe, device)
     began = 0.0
     for step, (tensors, labels) in enumerate(islice(endless_micro_batches(config, dataset), WARM + steps)):
