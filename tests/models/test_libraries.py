@@ -12,7 +12,7 @@ import alrpc
 from alrpc.config import load_config, user_code_fields
 from alrpc.experiments.baselines.model import ModelPart, build_sequential_model
 from alrpc.models.build import build_parts
-from alrpc.network import build_network, resolve
+from alrpc.network import begin_network, build_network, resolve
 from alrpc.objectives.base import Microbatch, call
 
 IMAGES = {"x": torch.randn(2, 3, 32, 32)}
@@ -165,3 +165,17 @@ def test_a_missing_library_is_told_with_its_extra(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(alrpc.UserError, match=r"model\.name: hf:bert needs the extra: pip install 'alrpc\[transformers\]'"):
         configure("model.name=hf:bert")
+
+
+@transformers
+def test_a_file_of_transformers_with_a_head_has_the_networks_own_parameters(tmp_path):
+    """The tensors of the head, and of the pooler that alrpc's blocks have not, are left aside."""
+    from transformers import BertConfig, BertForMaskedLM
+
+    sizes = {field.removeprefix("model."): int(value) for field, value in (each.split("=") for each in SIZES)}
+    model = BertForMaskedLM(BertConfig(vocab_size=100, **sizes)).eval()
+    torch.save(model.state_dict(), tmp_path / "bert.pt")
+    config, _ = configure(*BERT, f"model.weights={tmp_path / 'bert.pt'}")
+    network = begin_network(config, WORDS, alrpc.Classes(4))
+    expected = model.bert(input_ids=WORDS["x"], attention_mask=WORDS["mask"]).last_hidden_state
+    assert torch.equal(run([component.block for component in network.components], WORDS), expected)
