@@ -9,7 +9,7 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import from_json
@@ -21,7 +21,14 @@ from alrpc.config import Config
 from alrpc.data import preprocessing_of
 from alrpc.data.catalog import TEXT
 from alrpc.data.dataset import Dataset
-from alrpc.data.preprocessing import PREPROCESSING, ArrayPreprocessing, Preprocessing, TextPreprocessing, parse_tokenizer
+from alrpc.data.preprocessing import (
+    PREPROCESSING,
+    ArrayPreprocessing,
+    Preprocessing,
+    TextPreprocessing,
+    check_fits,
+    parse_tokenizer,
+)
 from alrpc.errors import UsageError, UserError
 from alrpc.objectives.base import Classes
 from alrpc.reading.documents import describe
@@ -52,10 +59,13 @@ def write_carried(run: Path, dataset: Dataset) -> Files:
         Their descriptions, for the manifest.
 
     Raises:
+        UserError: when the data set's preprocessing does not make its samples.
         OSError: when they cannot be written.
     """
-    files = {}
-    for name, text in _contents(dataset).items():
+    contents, files = _contents(dataset), {}
+    if dataset.preprocessing is not None:
+        check_fits(dataset.preprocessing, dataset.sample)
+    for name, text in contents.items():
         rundir.write_atomically(run / name, text, durable=True)
         data = text.encode()
         files[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
@@ -64,6 +74,7 @@ def write_carried(run: Path, dataset: Dataset) -> Files:
 
 def _contents(dataset: Dataset) -> dict[str, str]:
     tree = asdict(dataset.preprocessed_by)
+    _validate("preprocessing", tree)
     tokenizer = tree.pop("tokenizer", None)
     named = {rundir.LABELS: dataset.class_names, rundir.PREPROCESS: tree}
     files = {name: json.dumps(content, ensure_ascii=False, indent=2) + "\n" for name, content in named.items() if content}
@@ -83,29 +94,30 @@ def read_carried(
         UsageError: for a run of 0.1, naming which of the two it lacks.
         UserError: naming a file that is missing, damaged or does not fit the run.
     """
-    carried = manifest.get("carried")
-    target = target_of(manifest)
-    needed = {
-        "--labels": isinstance(target, Classes) and labels is None,
-        "--tokenizer": config.data.name in TEXT and tokenizer is None,
-    }
-    if carried is None and any(needed.values()):
-        options = " and ".join(f"{option} FILE" for option, is_needed in needed.items() if is_needed)
-        lacking = " and ".join(
-            name for name, is_needed in zip((rundir.LABELS, rundir.TOKENIZER), needed.values(), strict=True) if is_needed
-        )
-        raise UsageError(f"{options.split()[0]}: not given, but {run} was trained before runs had {lacking}; give {options}")
+    described, target = manifest.get("carried"), target_of(manifest)
+    given = {rundir.LABELS: labels, rundir.TOKENIZER: tokenizer}
+    if described is None:
+        needed = {"--labels": rundir.LABELS} if isinstance(target, Classes) else {}
+        needed |= {"--tokenizer": rundir.TOKENIZER} if config.data.name in TEXT else {}
+        if lacking := {option: name for option, name in needed.items() if given[name] is None}:
+            raise UsageError(
+                f"{next(iter(lacking))}: not given, but {run} was trained before runs had {' and '.join(lacking.values())}; "
+                f"give {' and '.join(f'{option} FILE' for option in lacking)}"
+            )
     texts = {
-        name: read_described(run / name, described).decode(errors="replace") for name, described in (carried or {}).items()
+        name: read_described(run / name, file).decode(errors="replace")
+        for name, file in (described or {}).items()
+        if given.get(name) is None
     }
     of_run = texts.get(rundir.TOKENIZER)
     if tokenizer is not None:
         of_run = read_text(tokenizer, LARGEST)
         _check_tokenizer(tokenizer, of_run, config)
-    if carried is not None:
+    if described is not None:
         preprocessing = _parse_preprocessing(run / rundir.PREPROCESS, texts.get(rundir.PREPROCESS, ""), of_run)
     else:
         preprocessing = preprocessing_of(config.data, of_run) or ArrayPreprocessing.of(empty_sample(manifest))
+    check_fits(preprocessing, empty_sample(manifest))
     if not isinstance(target, Classes):
         return Carried(None, preprocessing)
     path = labels or run / rundir.LABELS
@@ -118,13 +130,18 @@ def read_carried(
 def _parse_preprocessing(path: Path, text: str, tokenizer: str | None) -> Preprocessing:
     try:
         tree = from_json(text)
-        if tokenizer is not None and isinstance(tree, dict):
-            tree["tokenizer"] = tokenizer
-        return PREPROCESSING.validate_python(tree)
-    except ValidationError as error:
-        raise UserError(f"{path}: {describe(error)}") from error
     except ValueError as error:
         raise UserError(f"{path}: is damaged: {error}") from error
+    if tokenizer is not None and isinstance(tree, dict):
+        tree["tokenizer"] = tokenizer
+    return _validate(path, tree)
+
+
+def _validate(what: object, tree: Any) -> Preprocessing:
+    try:
+        return PREPROCESSING.validate_python(tree)
+    except ValidationError as error:
+        raise UserError(f"{what}: {describe(error)}") from error
 
 
 def _parse_names(path: Path, text: str) -> list[str]:

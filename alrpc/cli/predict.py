@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from alrpc.cli.options import carried_options, checkpoint_option, device_option, heavy_imports, own_options, plain_endings
+from alrpc.errors import UsageError
 from alrpc.posix.streams import is_lost
 
 if TYPE_CHECKING:
@@ -93,6 +94,8 @@ def predict(
 
     with plain_endings():
         check_sources(sources)
+        if out is not None and out.is_dir():
+            raise UsageError(f"--out: {out} is a directory; give a file")
         with heavy_imports():
             from alrpc.inference.predict import predict as predict_examples
             from alrpc.inference.predictor import load_run

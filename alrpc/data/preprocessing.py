@@ -29,15 +29,17 @@ if TYPE_CHECKING:
 
 MODES = {1: "L", 3: "RGB"}  # Pillow's, by the number of channels
 CHANNELS = (1, 3, 4)  # of an array of pixels
-DTYPES = ("float32", "float64", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
 
 Size = Annotated[int, Field(ge=1, le=1 << 20)]
 Finite = Annotated[float, Field(gt=-FLOAT32, lt=FLOAT32)]
 
+Described = Mapping[str, tuple[str, tuple[int | None, ...]]]
+"""Type, and shape without the first dimension, of each tensor that a preprocessing makes; None where a size may differ."""
+
 
 def _check_dtype(name: str) -> str:
-    if name not in DTYPES:
-        raise ValueError(f"it must be one of {', '.join(DTYPES)}")
+    if not isinstance(getattr(torch, name, None), torch.dtype):
+        raise ValueError("it must be a type of torch's tensors, such as float32")
     return name
 
 
@@ -56,6 +58,17 @@ class ImagePreprocessing:
     """By channel, of pixels in [0, 1]."""
     deviation: tuple[Annotated[Finite, Field(gt=0)], ...]
     kind: Literal["images"] = "images"
+
+    def __post_init__(self):
+        if not len(self.mean) == len(self.deviation) == self.channels:
+            raise UserError(
+                f"preprocessing: got {len(self.mean)} means and {len(self.deviation)} deviations for {self.channels} channels; give "
+                "one of each for a channel"
+            )
+
+    @property
+    def tensors(self) -> Described:
+        return {"x": ("float32", (self.channels, self.height, self.width))}
 
     def prepare(self, example: Any) -> Tensor:
         """The input that an example becomes, (C, H, W), float32; raises UserError for what is no image."""
@@ -92,6 +105,10 @@ class TextPreprocessing:
     unknown: Annotated[int, Field(ge=0)] = UNKNOWN
     """The index of a word that is not in the vocabulary, and of a text without words."""
     kind: Literal["texts"] = "texts"
+
+    @property
+    def tensors(self) -> Described:
+        return {"x": ("int64", (None,)), "mask": ("bool", (None,))}
 
     def prepare(self, example: Any) -> str:
         """The text itself; raises UserError for what is none."""
@@ -138,7 +155,29 @@ class ArrayPreprocessing:
 
 
 Preprocessing = ImagePreprocessing | TextPreprocessing | ArrayPreprocessing
+"""Each has `prepare`, the input that a raw example becomes, or a UserError; `collate`, the network's tensors of N of them; and
+`tensors`, which describes these."""
 PREPROCESSING: TypeAdapter[Preprocessing] = TypeAdapter(Annotated[Preprocessing, Field(discriminator="kind")])
+
+
+def check_fits(preprocessing: Preprocessing, sample: Tensors) -> None:
+    """Refuse, with a UserError, a preprocessing whose tensors a network that is built for this sample, (N, ...) each, cannot take."""
+    given, wanted = preprocessing.tensors, ArrayPreprocessing.of(sample).tensors
+    if given.keys() != wanted.keys() or not all(_alike(given[name], wanted[name]) for name in given):
+        raise UserError(f"preprocessing: gives {_told(given)}; a sample of the data set has {_told(wanted)}")
+
+
+def _alike(given: tuple[str, tuple[int | None, ...]], wanted: tuple[str, tuple[int, ...]]) -> bool:
+    (dtype, sizes), (wanted_dtype, wanted_sizes) = given, wanted
+    alike = [size in (None, wanted_size) for size, wanted_size in zip(sizes, wanted_sizes, strict=False)]
+    return dtype == wanted_dtype and len(sizes) == len(wanted_sizes) and all(alike)
+
+
+def _told(described: Described) -> str:
+    return ", ".join(
+        f"{name} {dtype} ({', '.join('any' if size is None else str(size) for size in sizes)})"
+        for name, (dtype, sizes) in described.items()
+    )
 
 
 def normalise(pixels: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:

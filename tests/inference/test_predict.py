@@ -162,6 +162,7 @@ def test_what_is_bad_ends_the_command_after_the_answers_before_it_or_is_left_out
         ([], 2, "SOURCE: not given"),
         (["nowhere"], 2, "SOURCE: no file or folder nowhere"),
         (["-", "-"], 2, "SOURCE: got - twice"),
+        (["-", "--out", "."], 2, "--out: . is a directory; give a file"),
         (["-", "--exit", "9"], 2, "--exit: got 9, but the network has exits 1 to 4"),
         (["-", "--step", "7"], 2, "--step: "),
         (["-", "--format", "csv"], 1, "-:1: no column 'text'; set --column to some of: lovely"),

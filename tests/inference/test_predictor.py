@@ -12,6 +12,7 @@ from PIL import Image
 
 import alrpc
 from alrpc.config import load_config
+from alrpc.data.preprocessing import ImagePreprocessing
 from alrpc.objectives import OBJECTIVES
 from alrpc.runtime.run import run_sequentially
 
@@ -109,6 +110,26 @@ def test_ones_own_data_names_its_classes_and_takes_arrays_of_the_samples_shape(t
         assert "give 2 different names" in first_line(
             lambda wrong=wrong: alrpc.Dataset(split, split, alrpc.Classes(2), classes=wrong)
         )
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({}, "preprocessing: gives x float32 (3, 4, 4); a sample of the data set has x float32 (6)"),
+        ({"mean": (0.5,)}, "preprocessing: got 1 means and 3 deviations for 3 channels; give one of each for a channel"),
+        ({"height": 0}, "preprocessing: images.height: got 0; it should be greater than or equal to 1"),
+    ],
+)
+def test_a_preprocessing_that_does_not_make_the_samples_is_refused_as_the_run_begins(tmp_path, fields, message):
+    split = alrpc.Split(torch.randn(40, 6), torch.arange(40) % 2)
+    colours = {"channels": 3, "height": 4, "width": 4, "mean": (0.5,) * 3, "deviation": (0.2,) * 3, **fields}
+
+    def begin() -> None:
+        dataset = alrpc.Dataset(split, split, alrpc.Classes(2), preprocessing=ImagePreprocessing(**colours))
+        network = alrpc.associate([torch.nn.Linear(6, 8)], dataset.sample, dataset.target)
+        alrpc.train(network, dataset, epochs=1, out=tmp_path / "run")
+
+    assert first_line(begin) == message
 
 
 def test_a_regression_answers_with_values(tmp_path):

@@ -23,13 +23,20 @@ def quadratic(commands):
     return command.split()
 
 
-def test_it_trains_to_the_same_bits_and_resumes(commands, quadratic):
+def test_it_trains_to_the_same_bits_resumes_and_predicts(commands, quadratic, monkeypatch):
     more = ("--set", "train.epochs=3", "--set", "checkpoint.every=30", "--quiet")
     launched = commands.alrpc(*quadratic, *more, "--out", "pipeline")
     assert launched.returncode == 0, launched.stderr
     assert commands.alrpc("train", *quadratic[3:], *more, "--out", "one").returncode == 0
     one, pipeline = (read_summary(commands.folder / name) for name in ("one", "pipeline"))
     assert one["parameters_sha256"] == pipeline["parameters_sha256"] and one["test_accuracy"] > 0.5
+    monkeypatch.syspath_prepend(commands.folder)
+    with pytest.raises(UserError, match=r"its objective\.name is your own code; pass objective='quadratic:Quadratic'"):
+        alrpc.load_run(commands.folder / "one")
+    test = alrpc.load_data("digits").test
+    answers = alrpc.load_run(commands.folder / "one", objective="quadratic:Quadratic").answers(test.inputs)
+    right = sum(int(answer.label) == label for answer, label in zip(answers, test.labels.tolist(), strict=True))
+    assert right / len(test) == one["test_accuracy"]
     assert '"quadratic_loss"' in (commands.folder / "pipeline" / "metrics.jsonl").read_text()
 
     resume = ("train", "--resume", "pipeline", "--set", "train.epochs=4", "--quiet")

@@ -134,7 +134,7 @@ def test_no_checkpoint_is_more_than_one_line_of_trouble(run, name):
     @given(documents(run / name) if name == MANIFEST else damaged(run / name))
     def loads(data: bytes) -> None:
         (run / name).write_bytes(data)
-        one_line(lambda: alrpc.load_run(run))
+        one_line(lambda: alrpc.load_run(run).carried)
 
     loads()
 

@@ -53,6 +53,8 @@ def pipeline() -> alrpc.Network:
     assert_type(directory, Path)
     print(alrpc.__version__, summary["parameters_sha256"])
     network = alrpc.load_run(directory, network=build())
+    for answer in network.answers([Path("a.png"), "b.png"], top_k=3):
+        assert_type(answer.label, str | None)
     first = network.components[0]
     assert isinstance(first, alrpc.Component)
     assert_type(first.number, int)
