@@ -86,7 +86,7 @@ def check_library(model: Model) -> None:
 def check_own_parameters(name: str, known: Iterable[str]) -> None:
     """Refuse, with a UsageError, a function of the user's own with a parameter that is a field of every model's."""
     for parameter in known:
-        if parameter in Model.model_fields:
+        if parameter in Model.model_fields and parameter != "name":
             raise UsageError(
                 f"model.name: {name} has a parameter {parameter!r}, but model.{parameter} is a field of every model "
                 f"(alrpc config model.{parameter}); give the parameter another name"

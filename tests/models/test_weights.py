@@ -144,7 +144,7 @@ def test_what_freezes_everything_is_told():
 
 
 def test_a_function_of_ones_own_cannot_take_what_every_model_has(tmp_path, monkeypatch):
-    (tmp_path / "taken.py").write_text("def build(freeze=1):\n    return []\n")
+    (tmp_path / "taken.py").write_text("def build(name='a', freeze=1):\n    return []\n")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
         alrpc.UserError, match=r"model\.name: taken:build has a parameter 'freeze', but model\.freeze is a field"
