@@ -6,6 +6,7 @@ from conftest import read_summary
 
 OPTIONS = [
     *("--set", "data.validation=0.1", "--set", "train.epochs=30", "--set", "train.patience=1", "--set", "train.lr=0.02"),
+    *("--set", "objective.name=classifier"),
     *("--set", "train.schedule=constant", "--set", "checkpoint.every=8", "--set", "checkpoint.keep=99", "--quiet"),
 ]
 SAME = ("test_accuracy", "exits", "validation_accuracy", "tested_epoch", "ended_early", "parameters_sha256", "steps", "epochs")

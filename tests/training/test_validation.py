@@ -10,6 +10,7 @@ from torch import nn
 
 import alrpc
 from alrpc.checkpoint.commit import best_checkpoint
+from alrpc.checkpoint.saver import write_files
 from alrpc.config import Train, parse_config
 from alrpc.data.dataset import hold_out
 from alrpc.data.text import Texts
@@ -188,13 +189,13 @@ def test_what_feeds_waits_for_the_score_and_the_checkpoint_and_for_neither_when_
         Validation(check=fail).scores_of(1)
 
 
-OPTIONS = {"validation": 0.1, "lr": 0.03, "schedule": "constant"}
+OPTIONS = {"validation": 0.1, "lr": 0.06, "schedule": "constant"}
 
 
 def digits_network(dataset: alrpc.Dataset) -> alrpc.Network:
     torch.manual_seed(0)
     blocks = [nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU()), nn.Sequential(nn.Linear(32, 32), nn.ReLU())]
-    return alrpc.associate(blocks, dataset.sample, dataset.target)
+    return alrpc.decouple(blocks, dataset.sample, dataset.target)
 
 
 def test_training_that_ends_early_leaves_the_network_of_the_best_epoch_and_its_score_on_the_test_split(tmp_path):
@@ -207,7 +208,7 @@ def test_training_that_ends_early_leaves_the_network_of_the_best_epoch_and_its_s
     best = best_epoch("accuracy", scores)
     assert {event.split for event in validated} == {"validation"} and {event.samples for event in validated} == {142}
     assert (tested.split, tested.samples, tested.epoch, tested.exits) == ("test", 360, best, exits)
-    assert len(validated) == best + 2 < 60
+    assert best > 1 and len(validated) == best + 2 < 60
     right = network.predict(dataset.test.inputs) == dataset.test.labels
     assert right.float().mean().item() == pytest.approx(exits[-1])
     shorter = digits_network(dataset)
@@ -227,3 +228,22 @@ def test_training_that_ends_early_leaves_the_network_of_the_best_epoch_and_its_s
         alrpc.train(again, dataset, resume=run)
     longer = alrpc.train(again, dataset, resume=run, patience=3)
     assert json.loads((run / "summary.json").read_text())["epochs"] > best + 2 and len(longer) == 2
+
+
+def test_a_best_epoch_whose_checkpoint_could_not_be_written_is_not_the_one_that_is_tested(monkeypatch, tmp_path):
+    dataset, told = alrpc.load_data("digits"), []
+    alrpc.train(digits_network(dataset), dataset, epochs=5, callbacks=[told.append], **OPTIONS)
+    scores = [event.exits[-1] for event in told if isinstance(event, Evaluation) and event.split == "validation"]
+    lost = best_epoch("accuracy", scores[:4])  # without the last one there is no result
+    expected = best_epoch("accuracy", [0.0 if epoch == lost else score for epoch, score in enumerate(scores, 1)])
+
+    def write(run, stage, step, states):
+        return Unwritten(step, "the disk is full", stage) if step == lost * 21 else write_files(run, stage, step, states)
+
+    monkeypatch.setattr("alrpc.checkpoint.saver.write_files", write)
+    network, run = digits_network(dataset), tmp_path / "run"
+    alrpc.train(network, dataset, epochs=5, out=run, **OPTIONS)
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["tested_epoch"] == expected
+    assert summary["checkpoint_failures"] == [f"no checkpoint of step {lost * 21}: the disk is full"]
+    assert summary["parameters_sha256"] == network.digest() == alrpc.load_run(run, network=network).digest()
