@@ -178,7 +178,15 @@ def load_trained(
             )
     checkpoint = trained_checkpoint(directory, config) if step is None else _chosen_checkpoint(directory, step)
     manifest = read_manifest(checkpoint)
-    return Trained(config, load_network(config, checkpoint, manifest, network).eval(), manifest)
+    return Trained(config, load_network(_to_predict(config), checkpoint, manifest, network).eval(), manifest)
+
+
+def _to_predict(config: Config) -> Config:
+    """The configuration without what is the user's own and only trains, such as a loss, so that nothing imports it."""
+    own = [name.removeprefix("objective.") for name in user_code_fields(config) if name.startswith("objective.")]
+    known = type(config.objective).model_fields  # an objective of one's own has fields of its own
+    defaults = {name: known[name].default for name in own if name != "name" and name in known}
+    return config.model_copy(update={"objective": config.objective.model_copy(update=defaults)})
 
 
 def _chosen_checkpoint(run: Path, step: int | Literal["best", "last"]) -> Path:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import numpy
@@ -50,6 +51,13 @@ def test_the_answers_of_every_exit_of_every_objective_are_those_of_the_evaluatio
             assert answer.exit == exit and len({name for name, _ in answer.top}) == 10
             assert shares == sorted(shares, reverse=True) and min(shares) >= 0 and sum(shares) == pytest.approx(1)
     assert "--exit: got 3, but the network has exits 1 to 2" in first_line(lambda: list(run.answers(test.inputs, exit=3)))
+
+
+def test_a_loss_of_ones_own_is_not_imported_to_predict(tmp_path):
+    train(tmp_path / "run", "objective.name=classifier", "objective.loss=own_recipe:hinge", *SMALL)
+    del sys.modules["own_recipe"]
+    answers = list(alrpc.load_run(tmp_path / "run").answers(alrpc.load_data("digits").test.inputs[:2]))
+    assert len(answers) == 2 and "own_recipe" not in sys.modules
 
 
 def test_image_files_are_predicted_without_the_data_of_the_training(tmp_path):
