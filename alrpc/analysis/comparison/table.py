@@ -19,9 +19,9 @@ def table(rows: list[dict], metric: str, goal: float) -> Table:
     """The table, with one row per method."""
     drawn = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", show_edge=False)
     method, *figures = heads(rows, metric, goal)
-    drawn.add_column(method, no_wrap=True)
+    drawn.add_column(method, overflow="fold", min_width=10)  # an objective with its fields may be long
     for name in figures:
-        drawn.add_column(name, justify="right", no_wrap=True)
+        drawn.add_column(name, justify="right", overflow="fold", min_width=4)  # on a narrow terminal two lines, but whole
     for row in rows:
         drawn.add_row(*cells(row, metric))
     return drawn
