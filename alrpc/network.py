@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from alrpc.config import Config, check_config, user_code_fields
+from alrpc.config import Config, Train, check_config, user_code_fields
 from alrpc.config.own_code import import_function
 from alrpc.data import check_data
 from alrpc.data.dataset import WordVectors
@@ -253,7 +253,17 @@ def _build(config: Config, sample: Tensors, target: Target) -> tuple[Network, Pa
         network = Network(build_components(parts.blocks, sample, configured_objective(config, target), parts.own))
     for component in network.components[: config.model.freeze]:
         component.freeze()
+    check_rates(network, config.train)
     return network, parts
+
+
+def check_rates(network: Network, train: Train) -> None:
+    """Refuse, with a UsageError, learning rates of groups of parameters that no component has."""
+    groups = {name for component in network.components for name in component.trained_groups()}
+    for name in sorted(train.group_lr.keys() - groups):
+        raise UsageError(
+            f"train.group_lr: got {name}, but the objective's groups of parameters are {', '.join(sorted(groups))}"
+        )
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ from alrpc.errors import UsageError
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
@@ -136,6 +137,17 @@ def own_arithmetic(device: torch.device, threads: int) -> Iterator[None]:
         if device.type == "cuda":
             torch.set_deterministic_debug_mode(deterministic)
             torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = benchmark, cudnn_deterministic
+
+
+def move(module: nn.Module, device: torch.device, channels_last: bool) -> nn.Module:
+    """Move a module to a device, where the weights of its two-dimensional convolutions may have their channels last in memory."""
+    import torch
+
+    module.to(device)
+    for parameter in module.parameters() if channels_last else ():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return module
 
 
 def derive_seed(*purpose: int | str) -> int:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import alrpc
-from alrpc.config import Config, load_config, save_config
+from alrpc.config import Config, load_config, parse_config, save_config, user_code_fields
 from alrpc.config.objectives import SECTIONS
 from alrpc.data import read_data
 from alrpc.events import Losses
@@ -149,3 +149,11 @@ def test_the_configurations_whose_data_is_here_train_two_steps(name):
     alrpc.train(network, two_steps, batch_size=size, device="cpu", callbacks=[events.append], **fields)
     steps = {event.step for event in events if isinstance(event, Losses)}
     assert steps == {1, 2} and network.digest() != before
+
+
+@pytest.mark.parametrize("loss", [0.5, "a:b"])
+def test_a_field_named_loss_of_ones_own_objective_is_not_code(loss):
+    config = parse_config({"objective": {"name": "mine:Own", "loss": loss}})
+    assert user_code_fields(config) == {"objective.name": "mine:Own"}
+    config = parse_config({"objective": {"name": "classifier", "loss": "mine:loss"}})
+    assert user_code_fields(config) == {"objective.loss": "mine:loss"}

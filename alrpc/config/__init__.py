@@ -28,7 +28,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from alrpc import rundir
 from alrpc.config.model import Model
-from alrpc.config.objectives import SECTIONS, Associated, Objective
+from alrpc.config.objectives import SECTIONS, Associated, Classifier, Objective
 from alrpc.config.own_code import did_you_mean
 from alrpc.config.section import Section, name_or_own
 from alrpc.errors import UsageError, UserError
@@ -297,6 +297,8 @@ def check_config(config: Config) -> None:
     """
     if config.train.end_lr is not None and config.train.end_lr > config.train.lr:
         raise UsageError(f"train.end_lr: got {config.train.end_lr}, above train.lr, {config.train.lr}; rates only fall")
+    for name in {"lr", "target_lr"} & config.train.group_lr.keys():
+        raise UsageError(f"train.group_lr: got {name}, which is a field of its own: train.{name}")
     if config.train.warmup >= config.train.epochs and config.train.warmup:
         raise UsageError(f"train.warmup: got {config.train.warmup} of {config.train.epochs} epochs; it must end before the run")
     if config.train.nesterov and config.train.optimizer == "sgd" and not config.train.momentum:
@@ -311,7 +313,7 @@ def user_code_fields(config: Config) -> dict[str, str]:
     names = {
         "model.name": config.model.name if config.model.is_own else "",
         "objective.name": config.objective.name,
-        "objective.loss": getattr(config.objective, "loss", ""),
+        "objective.loss": config.objective.loss if isinstance(config.objective, Classifier) else "",
         "data.name": config.data.name,
         "train.optimizer": config.train.optimizer,
         "train.schedule": config.train.schedule,

@@ -14,7 +14,7 @@ from alrpc.checkpoint.resume import Step, Trained, load_trained
 from alrpc.errors import UsageError, UserError
 from alrpc.network import Network
 from alrpc.objectives.base import Classes
-from alrpc.system import own_arithmetic
+from alrpc.system import move, own_arithmetic
 from alrpc.training.step import autocast
 
 T = TypeVar("T")
@@ -53,8 +53,9 @@ class Predictor(Network):
         self.directory, self.config, self.manifest = directory, trained.config, trained.manifest
         self._given = labels, tokenizer
         self._carried: Carried | None = None
-        if self.config.channels_last:  # as it was trained, since a kernel of another layout may round otherwise
-            self.to(memory_format=torch.channels_last)
+        move(
+            self, torch.device("cpu"), self.config.channels_last
+        )  # as it was trained, since another layout may round otherwise
         self.eval()
 
     @property

@@ -19,7 +19,7 @@ from alrpc.data import for_run
 from alrpc.data.dataset import Dataset
 from alrpc.errors import UsageError
 from alrpc.events import Evaluation, Event
-from alrpc.network import Network
+from alrpc.network import Network, check_rates
 from alrpc.runtime.run import Run, new_run_directory, run_engine, train_until_sigterm
 from alrpc.system import local_device
 
@@ -127,6 +127,7 @@ def train(
     else:
         config = parse_config(with_fields({"model": {"name": PYTHON}, "data": {"name": PYTHON}}, fields))
         check_config(config)
+        check_rates(network, config.train)
         local_device(config.device)
         parts = for_run(dataset, config.data, config.train)
         if out is not None:

@@ -27,8 +27,7 @@ class Recipe:
     """Number of micro-batches in an epoch."""
     precision: str = "fp32"
     compile: bool = False
-    memory_format: torch.memory_format = torch.preserve_format
-    """Of the weights of convolutions."""
+    channels_last: bool = False
 
     @property
     def updates_per_epoch(self) -> int:
@@ -52,8 +51,7 @@ class Recipe:
 
 def make_recipe(config: Config, micro_batches: int) -> Recipe:
     """The recipe of a configured run with `micro_batches` in an epoch."""
-    memory_format = torch.channels_last if config.channels_last else torch.preserve_format
-    return Recipe(config.train, micro_batches, config.precision, config.compile, memory_format)
+    return Recipe(config.train, micro_batches, config.precision, config.compile, config.channels_last)
 
 
 def make_optimizer(groups: Mapping[str, list[nn.Parameter]], recipe: Recipe) -> torch.optim.Optimizer:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from alrpc.objectives.base import Component, Microbatch
-from alrpc.system import derive_seed
+from alrpc.system import derive_seed, move
 from alrpc.timing import Timing
 from alrpc.training.feedback import Ring, connect
 from alrpc.training.optimizer import Recipe, learning_rate, make_optimizer
@@ -48,7 +48,7 @@ class ComponentOutput:
 
 def make_trainer(component: Component, recipe: Recipe, device: torch.device, timing: Timing | None = None) -> Trainer:
     """Move a component to its device and give it an optimizer."""
-    component.to(device, memory_format=recipe.memory_format).train()
+    move(component, device, recipe.channels_last).train()
     if recipe.compile:
         component.compute = torch.compile(component.compute)
     optimizer = make_optimizer(component.trained_groups(), recipe)

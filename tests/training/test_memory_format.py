@@ -8,6 +8,7 @@ import alrpc
 from alrpc.checkpoint.state import restore, snapshot
 from alrpc.config import load_config
 from alrpc.objectives.base import Microbatch
+from alrpc.system import move
 from alrpc.training.optimizer import make_recipe
 from alrpc.training.step import forward, make_trainer, update
 
@@ -47,3 +48,10 @@ def test_a_state_between_two_optimizer_steps_is_gone_on_from():
     assert train(resumed, 7, 12) == expected[7:]
     for one, other in zip(whole.component.state_dict().values(), resumed.component.state_dict().values(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_other_convolutions_stay_as_they_are():
+    module = nn.Sequential(nn.Conv1d(2, 3, 3), nn.Conv2d(2, 3, 3), nn.Conv3d(2, 3, 3))
+    one, two, three = move(module, CPU, channels_last=True)
+    assert one.weight.is_contiguous() and three.weight.is_contiguous()
+    assert two.weight.is_contiguous(memory_format=torch.channels_last)

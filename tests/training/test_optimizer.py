@@ -4,8 +4,10 @@ import re
 import pytest
 import torch
 
-from alrpc.config import load_config
+import alrpc
+from alrpc.config import check_config, load_config
 from alrpc.errors import UserError
+from alrpc.network import check_rates
 from alrpc.training.lars import LARS
 from alrpc.training.optimizer import learning_rate, make_optimizer, make_recipe
 
@@ -78,6 +80,11 @@ def test_groups_of_ones_own_have_rates_of_their_own():
     recipe = make_recipe(load_config(None, ["train.group_lr={gate: 0.25}"]), micro_batches=9)
     groups = {name: [torch.nn.Parameter(torch.ones(2))] for name in ("lr", "gate")}
     assert [group["initial_lr"] for group in make_optimizer(groups, recipe).param_groups] == [2e-3, 0.25]
+    with pytest.raises(UserError, match=r"train\.group_lr: got lr, which is a field of its own: train\.lr"):
+        check_config(load_config(None, ["train.group_lr={lr: 0.25}"]))
+    network = alrpc.decouple([torch.nn.Linear(4, 4)], torch.zeros(2, 4), alrpc.Classes(2))
+    with pytest.raises(UserError, match=r"train\.group_lr: got gate, but the objective's groups of parameters are lr"):
+        check_rates(network, recipe.train)
     with pytest.raises(UserError, match=r"train\.group_lr: has no dial, a group of parameters of the objective"):
         make_optimizer({"dial": groups["gate"]}, recipe)
 

@@ -25,6 +25,7 @@ from alrpc.experiments.baselines.model import ModelPart, SequentialModel
 from alrpc.experiments.baselines.objective import loss
 from alrpc.experiments.baselines.tuning import fastest, thread_choices
 from alrpc.objectives.base import Target, Tensors
+from alrpc.system import move
 from alrpc.timing import Timing
 from alrpc.training.optimizer import Recipe, make_optimizer
 from alrpc.training.step import accumulation_step, autocast, optimizer_step, seed_step
@@ -39,7 +40,7 @@ class DataParallel:
     def __init__(self, model: SequentialModel, rank: int, world: int, device: torch.device, target: Target, recipe: Recipe):
         self.rank, self.world, self.device, self.target, self.recipe = rank, world, device, target, recipe
         self.layers = list(range(1, len(model.layers) + 1))
-        self.module = ModelPart(model, range(len(model.layers))).to(device, memory_format=recipe.memory_format)
+        self.module = move(ModelPart(model, range(len(model.layers))), device, recipe.channels_last)
         if recipe.compile:
             self.module.compile()
         self.wrapped: nn.Module = self.module

@@ -15,6 +15,7 @@ from alrpc.experiments.baselines.objective import fill_up, fill_up_labels, loss
 from alrpc.experiments.baselines.tuning import fastest, thread_choices
 from alrpc.objectives.base import Classes, Target, Tensors
 from alrpc.pipeline.placement import split_components
+from alrpc.system import move
 from alrpc.timing import Timing
 from alrpc.training.optimizer import Recipe, make_optimizer
 from alrpc.training.step import accumulation_step, autocast, optimizer_step, seed_step
@@ -64,7 +65,7 @@ class Pipelined:
         self.method, self.rank, self.world, self.device, self.target, self.recipe = method, rank, world, device, target, recipe
         blocks = split_components(len(model.layers) - 1, world, split)
         self.layers = [*blocks[rank], *([len(model.layers)] if rank == world - 1 else [])]
-        self.module = ModelPart(model, [number - 1 for number in self.layers]).to(device, memory_format=recipe.memory_format)
+        self.module = move(ModelPart(model, [number - 1 for number in self.layers]), device, recipe.channels_last)
         if recipe.compile:
             self.module.compile()
         self.inputs = self.module.takes if rank == 0 else ()
