@@ -20,9 +20,17 @@ WRITTEN_OR_NEXT = r"(\S+ of component-002 is not finite after|loss of component 
         (["train"], "false", 28, "loss of component 2 is nan at step 28", 23),
         (LAUNCH, "false", 30, WRITTEN_OR_NEXT, 23),
         (["train"], "false", 30, WRITTEN_OR_NEXT, 23),
+        ([*LAUNCH, "--set", "data.validation=0.1"], "false", 42, r"\S+ of component-002 is not finite after step 42", 40),
         (["train"], "true", 5, "loss of component 2 is nan at step 4", None),
     ],
-    ids=["loss", "gradient", "gradient-before-a-checkpoint", "the-same-in-one-process", "before-any-checkpoint"],
+    ids=[
+        "loss",
+        "gradient",
+        "gradient-before-a-checkpoint",
+        "the-same-in-one-process",
+        "before-the-last-checkpoint",
+        "before-any-checkpoint",
+    ],
 )
 def test_a_run_stops_and_names_the_last_good_checkpoint(commands, command, forward, step, cause, last):
     done = commands.alrpc(*command, *BAD, "--set", f"model.forward={forward}", "--set", f"model.step={step}", "--out", "run")

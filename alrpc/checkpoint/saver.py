@@ -24,10 +24,15 @@ from alrpc.training.validation import Validation, best_epoch
 
 
 class Saver:
-    """Saves a stage's state: copies it at once, and writes the copy in a thread."""
+    """Saves a stage's state: copies it at once, and writes the copy in a thread.
 
-    def __init__(self, run: Path, stage: int, emit: Callable[[Event], None]):
-        self._run, self._stage, self._emit = run, stage, emit
+    Args:
+        emit: receives, in that thread, what has become of each copy.
+        failed: receives there the exception for which `emit` is never called, since who waits for the event must be told.
+    """
+
+    def __init__(self, run: Path, stage: int, emit: Callable[[Event], None], failed: Callable[[Exception], None]):
+        self._run, self._stage, self._emit, self._failed = run, stage, emit, failed
         self._thread = ThreadPoolExecutor(1, "write-checkpoint")
         self._thread.submit(int).result()  # starts the thread now, before the stage is pinned to a core
         self._writing: Future | None = None
@@ -40,7 +45,14 @@ class Saver:
         """
         self.wait()
         states = {component_file(trainer.number): snapshot(trainer) for trainer in trainers}
-        self._writing = self._thread.submit(lambda: self._emit(write_files(self._run, self._stage, step, states)))
+        self._writing = self._thread.submit(self._write, step, states)
+
+    def _write(self, step: int, states: dict[str, State]) -> None:
+        try:
+            self._emit(write_files(self._run, self._stage, step, states))
+        except Exception as error:
+            self._failed(error)
+            raise
 
     def restore(self, step: int, trainers: Sequence[Trainer]) -> None:
         """Load the parameters and buffers, not the optimizers, of a checkpoint of the run, of which this host has the stage's files.

@@ -99,11 +99,16 @@ def run_stage(
             tell_cause(message)
         return 1
     except (Exception, SystemExit) as error:
-        log_line(traceback.format_exc())
-        own.emit(Failure(placement.stage, error_line(error), retryable=not isinstance(error, (UserError, SystemExit))))
+        report_failure(placement.stage, error)
         time.sleep(EXIT_DELAY)
         return 1
     return 0
+
+
+def report_failure(stage: int, error: BaseException) -> None:
+    """Tell the coordinator, and this stage's log, of an exception for which the stage cannot go on; from any thread."""
+    log_line("".join(traceback.format_exception(error)))
+    endpoint.endpoint.emit(Failure(stage, error_line(error), retryable=not isinstance(error, (UserError, SystemExit))))
 
 
 def work_through(placement: Placement, spec: StageSpec, network: Network, device: torch.device, make: MakeStage) -> None:
@@ -125,7 +130,7 @@ def work_through(placement: Placement, spec: StageSpec, network: Network, device
     packets = Receiver(link(number - 1, number), window, device, timing)
     replier = Sender(link(number, number - 1), delay, device=device) if delay and number > 1 else None
     replies = iter(Receiver(link(number + 1, number), delay, device, Timing())) if delay and not is_last else None
-    saver = Saver(spec.run, number, emit)
+    saver = Saver(spec.run, number, emit, functools.partial(report_failure, number))
     stage = make(
         number,
         network,

@@ -271,7 +271,7 @@ def train_in_directory(run: Run, dataset: Dataset, network: Network, chosen: dic
             take_data(dataset)
             if chosen:
                 emit(Chosen(chosen))
-            saver = Saver(run.directory, 1, emit)
+            saver = Saver(run.directory, 1, emit, validation.fail)
             run_engine(run.config, dataset, network, emit, saver, validation, run.resume, run.stopping.is_set)
         return conclude(run, progress)
     except (NonFinite, StageFailed) as error:

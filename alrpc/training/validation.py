@@ -45,6 +45,7 @@ class Validation:
         """The score of each exit after every epoch."""
         self._concluded = step  # up to which step it is known what became of the checkpoints
         self._find_best, self._check = find_best, check
+        self._error: Exception | None = None
         self._heard = threading.Condition()
 
     def hear(self, event: Event) -> None:
@@ -54,6 +55,12 @@ class Validation:
                 self.exits[event.epoch - 1 :] = [event.exits]
             elif isinstance(event, Checkpoint | Unwritten):
                 self._concluded = max(self._concluded, event.step)
+            self._heard.notify_all()
+
+    def fail(self, error: Exception) -> None:
+        """Raise an error in whoever waits, now or later, since what is waited for does not come."""
+        with self._heard:
+            self._error = error
             self._heard.notify_all()
 
     @property
@@ -73,5 +80,7 @@ class Validation:
 
     def _wait(self, known: Callable[[], bool]) -> None:
         with self._heard:
-            while not self._heard.wait_for(known, AGAIN):
+            while not self._heard.wait_for(lambda: self._error is not None or known(), AGAIN):
                 self._check()
+            if self._error is not None:
+                raise self._error

@@ -230,6 +230,28 @@ def test_training_that_ends_early_leaves_the_network_of_the_best_epoch_and_its_s
     assert json.loads((run / "summary.json").read_text())["epochs"] > best + 2 and len(longer) == 2
 
 
+class Overflows(nn.Module):
+    """Its buffer, which no loss depends on, becomes infinite in the third micro-batch of the training."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(64, 32)
+        self.register_buffer("seen", torch.tensor(1e20))
+
+    def forward(self, x):
+        if self.training:
+            self.seen *= 1e9
+        return self.layer(x.flatten(1)).relu()
+
+
+@pytest.mark.timeout(120)
+def test_a_last_checkpoint_that_is_not_finite_ends_the_run_which_waits_for_it(tmp_path):
+    dataset = alrpc.load_data("digits")
+    network = alrpc.decouple([Overflows(), nn.Linear(32, 32)], dataset.sample, dataset.target)
+    with pytest.raises(alrpc.UserError, match=r"seen of component-001 is not finite after step 21; there is no checkpoint"):
+        alrpc.train(network, dataset, epochs=1, out=tmp_path / "run", **OPTIONS)
+
+
 def test_a_best_epoch_whose_checkpoint_could_not_be_written_is_not_the_one_that_is_tested(monkeypatch, tmp_path):
     dataset, told = alrpc.load_data("digits"), []
     alrpc.train(digits_network(dataset), dataset, epochs=5, callbacks=[told.append], **OPTIONS)
