@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from alrpc.config.own_code import did_you_mean
 from alrpc.errors import UsageError, UserError, error_line
 from alrpc.models.graph import split_evenly
-from alrpc.models.library import Count, Places, check_count
+from alrpc.models.library import Count, Places, check_count, check_one
 from alrpc.models.modes import eval_mode
 from alrpc.models.parts import Parts
 
@@ -61,15 +61,16 @@ def build(
         name: hf:TYPE, such as hf:bert.
         sample: is not used: all layers of a network cost about the same.
         components: number of blocks, of similar cost; null for 4, or as many as there are layers.
-        cut: names of the layers with which the second and each later block begins, in order, such as [encoder.layer.2]; null for none.
+        cut: instead: names of the layers with which the second and each later block begins, in order, such as [encoder.layer.2].
         fields: fields of the network's own configuration, such as hidden_size.
 
     Raises:
-        UsageError: for an unknown type or field, or places where the network cannot be cut.
+        UsageError: for an unknown type or field, places where the network cannot be cut, or places beside a number of blocks.
         UserError: for a network that cannot be cut.
     """
     from transformers import AutoModel
 
+    check_one(components, cut)
     model = AutoModel.from_config(make_config(name, fields), trust_remote_code=False)
     stem, path, after = _find_layers(name, model)
     layers = list(model.get_submodule(path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
@@ -27,13 +28,14 @@ def build_traced(
         name: torchvision:NAME or timm:NAME.
         sample: a micro-batch, (N, ...), by which the costs of blocks are compared; None for their parameters alone.
         components: number of blocks, of similar cost; null for 4, or as many as the network can be cut into.
-        cut: names of the modules with which the second and each later block begins, in order; null for blocks of similar cost.
+        cut: instead: names of the modules with which the second and each later block begins, in order.
         fields: arguments of the network's own function.
 
     Raises:
-        UsageError: for an unknown name, or places where the network cannot be cut.
+        UsageError: for an unknown name, places where the network cannot be cut, or places beside a number of blocks.
         UserError: for a network that cannot be cut.
     """
+    check_one(components, cut)
     graph = Graph(_make(name, fields), f"model.name: {name}")
     end = head_position(graph)
     possible = graph.positions(end)
@@ -44,6 +46,14 @@ def build_traced(
         blocks = graph.parts_of_similar_cost(count, possible, end, sample)
     classifier = graph.part(end, len(graph.steps))
     return Parts(blocks, head=lambda width: with_width(classifier, width), whole=graph.model)
+
+
+def check_one(components: int | None, cut: Sequence[str] | None) -> None:
+    """Refuse, with a UsageError, both a number of blocks and the places where they begin."""
+    if components is not None and cut is not None:
+        raise UsageError(
+            f"model.components: got {components} beside model.cut, which says where the blocks begin; give one of them"
+        )
 
 
 def check_count(name: str, components: int | None, most: int) -> int:
@@ -57,10 +67,12 @@ def check_count(name: str, components: int | None, most: int) -> int:
 def _make(name: str, fields: dict[str, Any]) -> nn.Module:
     library, _, network = name.partition(":")
     if library == "torchvision":
-        from torchvision.models import get_model, list_models
+        from torchvision.models import get_model_builder, list_models
 
         _check_network(name, network, list_models())
-        return get_model(network, weights=None, **fields)
+        builder = get_model_builder(network)
+        unloaded = {key: None for key in ("weights", "weights_backbone") if key in inspect.signature(builder).parameters}
+        return builder(**unloaded, **fields)
     from timm import create_model, is_model, list_models
 
     if not is_model(network) or ":" in network:

@@ -126,6 +126,10 @@ def test_what_is_of_a_library_is_no_code_of_the_users():
         ([*RESNET, "model.cut=[layr2]"], r"model\.cut: torchvision:resnet18 runs no module 'layr2' \(did you mean layer2\?\)"),
         ([*RESNET, "model.cut=[layer2.0.conv2]"], r"cannot be cut before layer2\.0\.conv2: 2 values pass there"),
         ([*RESNET, "model.cut=[layer3, layer2]"], r"cannot be cut before layer2: the modules must be in order"),
+        (
+            [*RESNET, "model.cut=[layer3]", "model.components=4"],
+            r"model\.components: got 4 beside model\.cut, .*; give one of them",
+        ),
         ([*RESNET, "model.cut=[conv1]"], r"cannot be cut before conv1: it is the first module"),
         ([*RESNET, "model.cut=[fc]"], r"cannot be cut before fc: it is of the classifier"),
         (
@@ -150,6 +154,11 @@ def test_what_is_of_a_library_is_no_code_of_the_users():
             ["model.name=hf:t5"], r"hf:t5 cannot be cut: it has 2 lists of num_hidden_layers layers", marks=transformers
         ),
         pytest.param(
+            [*BERT, "model.cut=[encoder.layer.1]", "model.components=2"],
+            r"model\.components: got 2 beside model\.cut",
+            marks=transformers,
+        ),
+        pytest.param(
             [*BERT, "model.cut=[encoder.layer.9]"],
             r"model\.cut: got 'encoder\.layer\.9'.* can be cut before",
             marks=transformers,
@@ -159,6 +168,16 @@ def test_what_is_of_a_library_is_no_code_of_the_users():
 def test_what_cannot_be_is_refused_by_name(fields, message):
     with pytest.raises(alrpc.UserError, match=message):
         configure(*fields)
+
+
+def test_no_backbone_is_downloaded(monkeypatch):
+    """By default the builders of networks for segmentation and for detection load a trained backbone."""
+    monkeypatch.setattr(
+        "torchvision.models._api.load_state_dict_from_url", lambda url, *_, **__: pytest.fail(f"asked for {url}")
+    )
+    for name in ("lraspp_mobilenet_v3_large", "ssdlite320_mobilenet_v3_large"):
+        with pytest.raises(alrpc.UserError, match=f"torchvision:{name} cannot be cut: "):
+            configure(f"model.name=torchvision:{name}")
 
 
 def test_a_missing_library_is_told_with_its_extra(monkeypatch):
