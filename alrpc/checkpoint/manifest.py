@@ -74,6 +74,8 @@ class Manifest(Head):
     """The kind of target and its fields."""
     validation: NotRequired[list[Annotated[list[Score], Field(min_length=1, max_length=10_000)]]]
     """With a validation split: the score of each exit on it, after every epoch so far."""
+    validation_samples: NotRequired[Count]
+    """The number of samples in the validation split, 0 without one; not given by 0.1."""
     files: dict[Annotated[str, Field(pattern=r"^component-\d{3,5}\.safetensors$")], Described]
     carried: NotRequired[dict[Literal["labels.json", "preprocess.json", "tokenizer.json"], Described]]
     """Files in the run's directory that a prediction needs; not given by 0.1."""
@@ -91,13 +93,25 @@ HEAD, CONTENTS = TypeAdapter(Head), TypeAdapter(Annotated[Manifest, AfterValidat
 
 
 def describe_run(
-    components: int, sample: dict[str, Tensor], target: Target, micro_batches: int, carried: Files
+    components: int,
+    sample: dict[str, Tensor],
+    target: Target,
+    micro_batches: int,
+    validation_samples: int,
+    carried: Files,
 ) -> dict[str, Any]:
-    """The manifest's description of a run: what is needed to build its network and to predict by it, and the number of micro-batches
-    in an epoch."""
+    """The manifest's description of a run: what is needed to build its network and to predict by it, the number of micro-batches
+    in an epoch, and of samples to validate on."""
     shapes = {name: [str(tensor.dtype).removeprefix("torch."), list(tensor.shape)] for name, tensor in sample.items()}
     kind = {type(target).__name__.lower(): asdict(target)}
-    return {"components": components, "sample": shapes, "target": kind, "micro_batches": micro_batches, "carried": carried}
+    return {
+        "components": components,
+        "sample": shapes,
+        "target": kind,
+        "micro_batches": micro_batches,
+        "validation_samples": validation_samples,
+        "carried": carried,
+    }
 
 
 def read_manifest(directory: Path) -> Manifest:

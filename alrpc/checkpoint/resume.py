@@ -37,6 +37,8 @@ class ResumePoint:
     files: Files
     validation: Sequence[list[float]] = ()
     """The score of each exit on the validation split after every epoch before the checkpoint."""
+    validation_samples: int = 0
+    """Number of samples in the validation split; 0 without one."""
 
 
 def resume_hint(run: Path) -> str:
@@ -88,16 +90,26 @@ def find_resume_point(run: Path, config: Config, step: int | None = None, networ
             f"--resume: {run} has ended early, after epoch {len(validation)}, since train.patience is {config.train.patience}; to go on "
             "with it add --set train.patience=null, or a larger one"
         )
-    return ResumePoint(directory, manifest["step"], manifest["micro_batches"], manifest["files"], validation)
+    return ResumePoint(
+        directory,
+        manifest["step"],
+        manifest["micro_batches"],
+        manifest["files"],
+        validation,
+        manifest.get("validation_samples", 0),
+    )
 
 
-def check_same_data(resume: ResumePoint | None, micro_batches: int) -> None:
-    """Refuse data with another number of micro-batches than when the run began, with a UserError."""
-    if resume is not None and resume.micro_batches != micro_batches:
-        raise UserError(
-            f"data: {micro_batches} micro-batches an epoch, but the run began with {resume.micro_batches}; "
-            "give it the data that it began with"
-        )
+def check_same_data(resume: ResumePoint | None, micro_batches: int, validation_samples: int) -> None:
+    """Refuse data with another number of micro-batches, or of samples to validate on, than when the run began, with a UserError."""
+    if resume is None:
+        return
+    for what, got, began_with in (
+        ("micro-batches an epoch", micro_batches, resume.micro_batches),
+        ("samples to validate on", validation_samples, resume.validation_samples),
+    ):
+        if got != began_with:
+            raise UserError(f"data: {got} {what}, but the run began with {began_with}; give it the data that it began with")
 
 
 def last_whole_step(run: Path, epochs: int) -> int | None:

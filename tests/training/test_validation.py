@@ -252,6 +252,22 @@ def test_a_last_checkpoint_that_is_not_finite_ends_the_run_which_waits_for_it(tm
         alrpc.train(network, dataset, epochs=1, out=tmp_path / "run", **OPTIONS)
 
 
+def test_a_run_does_not_go_on_with_another_validation_split_than_it_began_with(tmp_path):
+    digits = alrpc.load_data("digits")
+    first, rest = (digits.train.part(rows) for rows in torch.arange(len(digits.train)).split([100, 1337]))
+    without = alrpc.Dataset(rest, digits.test, digits.target)
+    own, larger = (alrpc.Dataset(rest, digits.test, digits.target, validation=split) for split in (first, digits.test))
+    for began, other, samples in ((without, own, (100, 0)), (own, without, (0, 100)), (own, larger, (360, 100))):
+        run, network = tmp_path / f"{samples}", digits_network(digits)
+        alrpc.train(network, began, epochs=1, out=run)
+        files = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+        message = f"data: {samples[0]} samples to validate on, but the run began with {samples[1]}; give it the data that it began with"
+        with pytest.raises(alrpc.UserError, match=message):
+            alrpc.train(network, other, resume=run, epochs=3)
+        assert {path: path.read_bytes() for path in files} == files
+        alrpc.train(network, began, resume=run, epochs=2)
+
+
 def test_a_best_epoch_whose_checkpoint_could_not_be_written_is_not_the_one_that_is_tested(monkeypatch, tmp_path):
     dataset, told = alrpc.load_data("digits"), []
     alrpc.train(digits_network(dataset), dataset, epochs=5, callbacks=[told.append], **OPTIONS)
