@@ -191,10 +191,10 @@ def hold_out(dataset: Dataset, share: float, train: Train) -> Dataset:
 
 
 def draw_share(labels: Tensor, share: float, seed: int, by_class: bool) -> Tensor:
-    """The indices, (n,), of a share, rounded, of the samples with these labels, or of those of each class."""
+    """The indices, (n,), of a share, rounded, of the samples with these labels, or of those of each class; never of all of them."""
     drawn = torch.randperm(len(labels), generator=torch.Generator().manual_seed(derive_seed(seed, "validation")))
     groups = (drawn,)
     if by_class:
         classes = labels[drawn].long()
         groups = drawn[classes.argsort(stable=True)].split(classes.bincount().tolist())
-    return torch.cat([group[: round(share * len(group))] for group in groups])
+    return torch.cat([group[:-1][: round(share * len(group))] for group in groups])

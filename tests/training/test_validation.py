@@ -69,6 +69,12 @@ def test_what_is_held_out_is_a_share_of_each_class_that_the_seed_alone_decides()
     assert not torch.equal(parts(labelled(), seed=1)[1].inputs, validation.inputs)
 
 
+def test_of_each_class_a_sample_is_left_to_train_on():
+    labels = torch.tensor([0] * 10 + [1] * 2 + [3])  # none of class 2
+    train, validation = parts(alrpc.Split(torch.zeros(13, 1), labels), 0.8, target=alrpc.Classes(4))
+    assert [split.labels.bincount(minlength=4).tolist() for split in (train, validation)] == [[2, 1, 0, 1], [8, 1, 0, 0]]
+
+
 def test_values_are_held_out_without_regard_to_them():
     split = alrpc.Split(torch.zeros(10, 1), torch.arange(10) - 5)
     train, validation = parts(split, 0.25, target=alrpc.Values(1))
@@ -166,8 +172,10 @@ def test_what_comes_when_with_a_validation_split(scores, options, stream):
     assert draw(scores, **options) == stream
 
 
-def test_what_feeds_waits_for_the_score_and_the_checkpoint_and_for_neither_when_the_run_has_failed():
-    heard, found = Validation(find_best=lambda: 7), []
+def test_what_feeds_waits_for_the_score_and_the_checkpoint_and_for_neither_when_the_run_has_failed(monkeypatch):
+    monkeypatch.setattr("alrpc.training.validation.AGAIN", 0.01)
+    told, found, waits = [], [], threading.Event()
+    heard = Validation(find_best=lambda: told[-1].step, check=waits.set)
     waiting = threading.Thread(target=lambda: found.extend([heard.scores_of(2), heard.best_step(9)]))
     waiting.start()
     for event in (
@@ -175,12 +183,14 @@ def test_what_feeds_waits_for_the_score_and_the_checkpoint_and_for_neither_when_
         Evaluation(1, "accuracy", [0.9], split="test"),
         Evaluation(2, "accuracy", [0.3, 0.4], split="validation"),
         Checkpoint(5),
+        Unwritten(9, "the disk is full"),
     ):
-        assert not found
+        waits.clear()
+        assert waits.wait(30), "it does not wait for what has not been heard"
+        told.append(event)
         heard.hear(event)
-    heard.hear(Unwritten(9, "the disk is full"))
     waiting.join(60)
-    assert found == [[0.2, 0.4], 7]
+    assert found == [[0.2, 0.4], 9]
 
     def fail():
         raise RuntimeError("the manifest is odd")
