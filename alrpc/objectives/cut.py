@@ -42,17 +42,18 @@ def cut(model: nn.Module, n: int, sample: Tensor | Tensors | None = None) -> lis
         raise UserError("sample: has no tensor 'x', which a model that is cut takes; give a tensor")
     if type(model).forward is nn.Sequential.forward or (x is not None and _runs_in_order(model, x)):
         groups = [nn.Sequential(*group) for group in _group(list(_children(model)))]
-        count = _check_count(n, len(groups))
+        count = _check_count(n, len(groups), f"has {len(groups)} children with weights, use 1 to {len(groups)}")
         parts = [groups[part] for part in split_evenly(costs(groups, x), count)]
         return [nn.Sequential(*(child for group in part for child in group)) for part in parts]
     graph = Graph(model, f"model: {type(model).__name__}")
     end = len(graph.steps)
     positions = graph.positions(end)
-    count = _check_count(n, len(positions) + 1 if graph.heavy else 0)
+    most = len(positions) + 1 if graph.heavy else 0
+    count = _check_count(n, most, f"can be cut into 1 to {most} blocks, where one tensor passes")
     return graph.parts_of_similar_cost(count, positions, end, x)
 
 
-def _check_count(n: object, most: int) -> int:
+def _check_count(n: object, most: int, why: str) -> int:
     """The number of blocks, if a model can be cut into so many."""
     if not most:
         raise UserError("model: none of its children has weights (a parameter of two dimensions or more)")
@@ -61,7 +62,7 @@ def _check_count(n: object, most: int) -> int:
     except TypeError:
         count = 0
     if not 1 <= count <= most:
-        raise UserError(f"n: got {n!r}; the model has {most} children with weights, use 1 to {most}")
+        raise UserError(f"n: got {n!r}; the model {why}")
     return count
 
 

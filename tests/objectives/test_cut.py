@@ -153,7 +153,7 @@ def test_a_model_of_more_than_children_is_cut_where_one_tensor_passes():
     assert torch.equal(torch.get_rng_state(), before) and all(module.training for module in model.modules())
     model.second[1] = model.first
     assert len(alrpc.cut(model, 2)) == 2  # the residual that is used twice stays in one block
-    with pytest.raises(alrpc.UserError, match="n: got 3; the model has 2 children with weights"):
+    with pytest.raises(alrpc.UserError, match="n: got 3; the model can be cut into 1 to 2 blocks"):
         alrpc.cut(model, 3)
 
 
@@ -169,7 +169,7 @@ def test_a_model_of_more_than_children_is_cut_where_one_tensor_passes():
         (nn.Sequential(nn.ReLU()), 1, None, "model: none of its children has weights"),
         (nn.Sequential(nn.LazyLinear(2)), 1, None, "model: has lazy modules, whose sizes are not known yet; give cut a sample"),
         ([nn.Linear(2, 2)], 1, None, "model: got list; give an nn.Sequential"),
-        (Residual(), 2, None, "n: got 2; the model has 1 children with weights, use 1 to 1"),
+        (Residual(), 2, None, "n: got 2; the model can be cut into 1 to 1 blocks, where one tensor passes"),
         (
             Dropping(),
             2,
