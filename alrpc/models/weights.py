@@ -25,7 +25,7 @@ def load_weights(parts: Parts, path: Path) -> None:
         parts: whose lazy modules have their sizes.
 
     Raises:
-        UserError: naming the file, and what is missing, unknown or of another shape.
+        UserError: naming the file, and what is missing, unknown, of another shape or kind, or not finite.
     """
     whole = parts.whole if parts.whole is not None else nn.ModuleList(parts.blocks)
     own = whole.state_dict(keep_vars=True)
@@ -34,23 +34,34 @@ def load_weights(parts: Parts, path: Path) -> None:
     read = _without_prefix(_read(path), getattr(whole, "base_model_prefix", ""))
     given = {name: tensor for name, tensor in read.items() if name in own or not name.endswith(UNTRAINED)}
     problems = [
-        _listed("lacks", needed - given.keys()),
-        _listed("has the unknown", given.keys() - own.keys()),
+        _listed("it lacks", needed - given.keys()),
+        _listed("it has the unknown", given.keys() - own.keys()),
         *(
-            f"{name} is {tuple(given[name].shape)}, but the model's {tuple(own[name].shape)}"
-            for name in sorted(needed & given.keys())
-            if given[name].shape != own[name].shape
+            _unlike(name, given[name], own[name])
+            for name in sorted(own.keys() & given.keys())
+            if name in needed or given[name].shape == own[name].shape
         ),
     ]
     found = [problem for problem in problems if problem]
     if found:
         names = ", ".join(list(own)[:FEW])
         raise UserError(
-            f"model.weights: {path} is of another model: it {'; '.join(found[:FEW])}; this model's names are {names}, …"
+            f"model.weights: {path} does not fit the model: {'; '.join(found[:FEW])}; the model's names are {names}, …"
         )
     for name, tensor in given.items():
         if tensor.shape == own[name].shape:
             own[name].copy_(tensor)
+
+
+def _unlike(name: str, given: Tensor, own: Tensor) -> str:
+    """A sentence about a tensor that cannot be loaded into the model's; "" for one that can."""
+    if given.shape != own.shape:
+        return f"{name} is {tuple(given.shape)}, but the model's {tuple(own.shape)}"
+    if given.is_complex() != own.is_complex() or (own.is_floating_point() and not given.is_floating_point()):
+        return f"{name} is {given.dtype}, but the model's {own.dtype}"
+    if own.isfinite().all() and not given.to(own.dtype).isfinite().all():  # a mask of the model's own may have infinities
+        return f"{name} has numbers that are not finite"
+    return ""
 
 
 def _listed(what: str, names: Collection[str]) -> str:
@@ -76,7 +87,10 @@ def _read(path: Path) -> dict[str, Tensor]:
             raise UserError(
                 f"model.weights: {path}: torch's weights-only loader refuses it: {error_line(error)[:300]}"
             ) from error
-    if not isinstance(state, dict) or not all(isinstance(each, Tensor) for each in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(each, Tensor) and each.layout is torch.strided and not each.is_quantized
+        for name, each in state.items()
+    ):
         held = f"a dict of {', '.join(map(str, list(state)[:FEW]))}, …" if isinstance(state, dict) else type(state).__name__
-        raise UserError(f"model.weights: {path} holds {held}; it must be a state dict, of tensors by name")
+        raise UserError(f"model.weights: {path} holds {held}; it must be a state dict, of dense tensors by name")
     return state
