@@ -17,7 +17,7 @@ from alrpc.config.own_code import import_function
 from alrpc.data import check_data
 from alrpc.data.dataset import WordVectors
 from alrpc.errors import UsageError, UserError
-from alrpc.models import OBJECTIVES, check_model, check_weights
+from alrpc.models import OBJECTIVES, check_model, check_weights, common_fields
 from alrpc.models.build import build_parts, resolve_model
 from alrpc.models.parts import Parts
 from alrpc.models.weights import load_weights
@@ -205,10 +205,9 @@ def resolve(config: Config) -> tuple[Config, int]:
     config = Config.model_validate({**config.model_dump(), "model": model, "objective": objective})
     with torch.random.fork_rng(devices=[]):
         blocks = build_parts(config.model, config.train.seed).blocks
-    if config.model.freeze > len(blocks):
-        raise UsageError(
-            f"model.freeze: got {config.model.freeze}, but the model has {len(blocks)} blocks; use 0 to {len(blocks)}"
-        )
+    frozen = common_fields(config.model).freeze
+    if frozen > len(blocks):
+        raise UsageError(f"model.freeze: got {frozen}, but the model has {len(blocks)} blocks; use 0 to {len(blocks)}")
     warn_of_idle_blocks(blocks)
     return config, len(blocks)
 
@@ -240,9 +239,10 @@ def begin_network(config: Config, sample: Tensors, target: Target, word_vectors:
 
 def begin_parts(parts: Parts, config: Config, word_vectors: WordVectors | None) -> None:
     """Load the trained parameters with which a run begins into a model whose lazy modules have their sizes; raises UserError."""
-    if config.model.weights is not None:
-        check_weights(config.model)
-        load_weights(parts, config.model.weights)
+    weights = common_fields(config.model).weights
+    if weights is not None:
+        check_weights(weights)
+        load_weights(parts, weights)
     if word_vectors is not None:
         load_word_vectors(parts.blocks[0], word_vectors)
 
@@ -251,7 +251,7 @@ def _build(config: Config, sample: Tensors, target: Target) -> tuple[Network, Pa
     with torch.random.fork_rng(devices=[]):
         parts = build_parts(config.model, config.train.seed, sample)
         network = Network(build_components(parts.blocks, sample, configured_objective(config, target), parts.own))
-    for component in network.components[: config.model.freeze]:
+    for component in network.components[: common_fields(config.model).freeze]:
         component.freeze()
     check_rates(network, config.train)
     return network, parts

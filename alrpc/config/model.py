@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ConfigDict, NonNegativeInt
+from pydantic import ConfigDict, NonNegativeInt, PlainSerializer, ValidationInfo, ValidatorFunctionWrapHandler, WrapValidator
 
 from alrpc.config.section import Section
 
@@ -13,18 +13,34 @@ LIBRARIES = ("torchvision", "timm", "hf")
 """What may stand before the colon in the name of a model that is no code of the user's."""
 
 
+def is_own(name: str) -> bool:
+    """Whether a model's name is that of a function of the user's own."""
+    library, colon, _ = name.partition(":")
+    return bool(colon) and library not in LIBRARIES
+
+
+def _as_given(value: Any, check: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+    """A function of one's own may have a parameter of the field's name, of any kind; `alrpc.models.common_fields` checks the others."""
+    return value if is_own(info.data.get("name", "")) else check(value)
+
+
+OwnOrCommon = WrapValidator(_as_given), PlainSerializer(lambda value: str(value) if isinstance(value, Path) else value)
+
+
 class Model(Section):
-    """Which model to build. The other fields of this section are the arguments of the model's function."""
+    """Which model to build. The other fields of this section are the arguments of the model's function.
+
+    `weights` and `freeze` too, with its own meaning, where a function of the user's own has a parameter of that name."""
 
     model_config = ConfigDict(extra="allow")
 
     name: str = "mlp"
     """mlp, vgg, resnet, lstm or transformer; torchvision:NAME, timm:NAME or hf:TYPE for a network of these libraries; or
     package.module:function for a function of your own that returns a list of modules. A run of `alrpc.train` has python."""
-    weights: Path | None = None
+    weights: Annotated[Path | None, *OwnOrCommon] = None
     """A file of trained parameters to begin with, by the names of the model's state dict: safetensors, or a state dict of torch.save,
     read by torch's weights-only loader."""
-    freeze: NonNegativeInt = 0
+    freeze: Annotated[NonNegativeInt, *OwnOrCommon] = 0
     """Number of first blocks that are not trained: their parameters and the statistics of their norms stay, and they run as in
     evaluation. What the objective adds to them learns all the same."""
 
@@ -42,4 +58,4 @@ class Model(Section):
     @property
     def is_own(self) -> bool:
         """Whether the model is built by a function of the user's own."""
-        return ":" in self.name and self.library is None
+        return is_own(self.name)

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from alrpc.config import Config
 from alrpc.errors import UsageError
 from alrpc.experiments.baselines import METHODS as BASELINES
+from alrpc.models import common_fields
 
 METHODS = {
     "al": "the objective, with a process for each stage: what `alrpc launch` does",
@@ -16,9 +17,10 @@ METHODS = {
 
 def check_frozen(config: Config, methods: Iterable[str]) -> None:
     """Refuse, with a UsageError, frozen blocks beside back-propagation, which trains the whole network."""
+    frozen = common_fields(config.model).freeze
     for method in methods:
-        if config.model.freeze and method in BASELINES:
+        if frozen and method in BASELINES:
             raise UsageError(
-                f"model.freeze: got {config.model.freeze}, but {method} trains the whole network; "
+                f"model.freeze: got {frozen}, but {method} trains the whole network; "
                 "use 0, or only the methods al and al-sequential"
             )

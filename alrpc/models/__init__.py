@@ -9,13 +9,14 @@ import functools
 import importlib.util
 import inspect
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import pydantic
 
-from alrpc.config import PYTHON, Model, complaint
+from alrpc.config import PYTHON, Model, complaint, parse_section
 from alrpc.config.model import LIBRARIES
-from alrpc.config.own_code import did_you_mean, find_function, parameters
+from alrpc.config.own_code import did_you_mean, find_function, import_function, parameters
 from alrpc.errors import UsageError
 
 P, T = ParamSpec("P"), TypeVar("T")
@@ -41,6 +42,7 @@ BUILDERS = {  # functions that build a network of a library, called with its nam
 }
 DOWNLOADED = ("pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "weights_backbone")
 """Arguments of the libraries' functions that have weights downloaded, or read from where they are not checked."""
+COMMON = set(Model.model_fields) - {"name"}  # fields of every model, which no model's function is given
 
 # The thesis' settings for vision and for text, as fields of the configuration's section `objective`.
 VISION = {
@@ -66,9 +68,7 @@ def check_model(model: Model) -> None:
         return
     function = find_function(MODELS.get(model.name, model.name), "model.name")
     if function is not None:
-        known = parameters(function)
-        check_fields(model.name, model.fields, known)
-        check_own_parameters(model.name, known or [])
+        check_fields(model.name, model.fields, parameters(function))
 
 
 def check_library(model: Model) -> None:
@@ -83,22 +83,25 @@ def check_library(model: Model) -> None:
             )
 
 
-def check_own_parameters(name: str, known: Iterable[str]) -> None:
-    """Refuse, with a UsageError, a function of the user's own with a parameter that is a field of every model's."""
-    for parameter in known:
-        if parameter in Model.model_fields and parameter != "name":
-            raise UsageError(
-                f"model.name: {name} has a parameter {parameter!r}, but model.{parameter} is a field of every model "
-                f"(alrpc config model.{parameter}); give the parameter another name"
-            )
+def own_fields(model: Model) -> set[str]:
+    """Those of COMMON that are parameters of the user's own function: they are passed on to it, and mean what it makes of them.
+
+    The function is imported.
+    """
+    if not model.is_own:
+        return set()
+    return COMMON & set(inspect.signature(import_function(model.name, "model.name")).parameters)
 
 
-def check_weights(model: Model) -> None:
+def common_fields(model: Model) -> Model:
+    """The fields of COMMON, the default in place of those that are the user's own function's; raises UsageError for a wrong one."""
+    return parse_section("model", {field: getattr(model, field) for field in COMMON - own_fields(model)})
+
+
+def check_weights(path: Path | None) -> None:
     """Refuse, with a UsageError, a file of weights that is not there; only a run that begins reads it."""
-    if model.weights is not None and not model.weights.is_file():
-        raise UsageError(
-            f"model.weights: no file {model.weights}; give one that exists, a .safetensors or a state dict of torch.save"
-        )
+    if path is not None and not path.is_file():
+        raise UsageError(f"model.weights: no file {path}; give one that exists, a .safetensors or a state dict of torch.save")
 
 
 def check_name(name: str) -> None:

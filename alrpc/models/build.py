@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from alrpc.config import Config, Model
 from alrpc.config.own_code import import_function
 from alrpc.errors import UsageError, UserError, error_line, exit_call
-from alrpc.models import BUILDERS, MODELS, check_fields, check_name, check_own_parameters, checked
+from alrpc.models import BUILDERS, MODELS, check_fields, check_name, checked, own_fields
 from alrpc.models.parts import Parts
 from alrpc.system import derive_seed
 
@@ -29,7 +29,7 @@ def resolve_model(config: Config) -> dict[str, Any]:
         UsageError: for an unknown model, or a field that its function does not accept.
     """
     model = config.model
-    name, given = model.name, model.fields
+    name, given = model.name, arguments(model)
     if model.library == "hf":
         from alrpc.models.hf import from_directory
 
@@ -38,7 +38,12 @@ def resolve_model(config: Config) -> dict[str, Any]:
     fields = resolve_fields(name, given)
     if "vocabulary" in fields and "vocabulary" not in given:
         fields["vocabulary"] = config.data.vocabulary
-    return {**model.model_dump(include=set(Model.model_fields)), "name": name, **fields}
+    return {**model.model_dump(include=set(Model.model_fields) - own_fields(model)), "name": name, **fields}
+
+
+def arguments(model: Model) -> dict[str, Any]:
+    """The arguments of a model's function: the section's other fields, and those of every model that are the function's own."""
+    return {**model.fields, **model.model_dump(include=own_fields(model) & model.model_fields_set)}
 
 
 def resolve_fields(name: str, fields: dict[str, Any]) -> dict[str, Any]:
@@ -71,7 +76,7 @@ def build_parts(model: Model, seed: int, sample: dict[str, Tensor] | None = None
     Raises:
         UsageError: naming the field that the model refuses, or the exception that its function raised.
     """
-    name, fields = model.name, model.fields
+    name, fields = model.name, arguments(model)
     function = find_model(name)
     if model.library is not None:
         function = functools.partial(function, (sample or {}).get("x"))
@@ -117,6 +122,4 @@ def find_model(name: str) -> Callable:
         return functools.partial(checked(pkgutil.resolve_name(BUILDERS[library])), name)
     if name in FUNCTIONS:
         return FUNCTIONS[name]
-    function = import_function(name, "model.name")
-    check_own_parameters(name, inspect.signature(function).parameters)
-    return checked(function)
+    return checked(import_function(name, "model.name"))

@@ -33,7 +33,7 @@ from alrpc.data.dataset import Dataset
 from alrpc.data.loader import epoch_size, validation_samples
 from alrpc.errors import Interrupted, NonFinite, StageFailed, Stopped
 from alrpc.events import Chosen, Coordinator, Event, Job, Ready, Start, ToldToEnd, Unwritten, Written
-from alrpc.models import check_weights
+from alrpc.models import check_weights, common_fields
 from alrpc.network import Network, begin_network, build_network, resolve
 from alrpc.pipeline.feeder import FeedStatus
 from alrpc.pipeline.process import coordinate, prune_on_every_host
@@ -206,7 +206,7 @@ def conclude(run: Run, progress: Progress) -> dict:
 @contextmanager
 def new_run_directory(out: Path | None, name: str, config: Config) -> Iterator[Path]:
     """Make a run's directory with the resolved configuration in it, and hold it; see `alrpc.rundir.new_directory`."""
-    check_weights(config.model)
+    check_weights(common_fields(config.model).weights)
     with rundir.new_directory(out, name) as directory:
         save_config(config, directory / rundir.CONFIG)
         yield directory
@@ -351,7 +351,7 @@ def run_coordinator(run: Run, stdout: TextIO) -> dict:
 
         def load() -> tuple[Dataset, list[int] | None]:
             dataset = read_data(config.data, config.train)
-            if run.resume is None and config.model.weights is not None:  # told before the stages begin
+            if run.resume is None and common_fields(config.model).weights is not None:  # told before the stages begin
                 begin_network(config, dataset.sample, dataset.target, dataset.word_vectors)
             take_data(dataset)
             return dataset, choose_split(config, dataset)

@@ -67,11 +67,20 @@ def test_a_file_of_another_model_is_refused_in_one_line(tmp_path):
     cases = {
         "odd.pt": (
             odd,
-            "it lacks 1.0.weight; has the unknown head.weight; 0.0.weight is (2, 3), but the model's (4, 3, 3, 3);",
+            "it lacks 1.0.weight; it has the unknown head.weight; 0.0.weight is (2, 3), but the model's (4, 3, 3, 3);",
         ),
         "nested.pt": (
             {"model": state, "epoch": 3},
-            "holds a dict of model, epoch, …; it must be a state dict, of tensors by name",
+            "holds a dict of model, epoch, …; it must be a state dict, of dense tensors by name",
+        ),
+        "numbered.pt": ({0: torch.zeros(2)}, "holds a dict of 0, …; it must be a state dict, of dense tensors by name"),
+        "sparse.pt": (
+            {**state, "0.0.weight": torch.zeros(4, 3, 3, 3).to_sparse()},
+            "it must be a state dict, of dense tensors by name",
+        ),
+        "kinds.pt": (
+            {**state, "0.0.weight": torch.zeros(4, 3, 3, 3) + 1j, "0.1.bias": torch.tensor([1.0, 1.0, 1.0, float("nan")])},
+            ": 0.0.weight is torch.complex64, but the model's torch.float32; 0.1.bias has numbers that are not finite;",
         ),
         "code.pt": ({"0.0.weight": nn.Linear(2, 2)}, "torch's weights-only loader refuses it: "),
         "none.safetensors": (None, "model.weights: no file "),
@@ -143,13 +152,25 @@ def test_what_freezes_everything_is_told():
         check_frozen(config, ["al", "gpipe"])
 
 
-def test_a_function_of_ones_own_cannot_take_what_every_model_has(tmp_path, monkeypatch):
-    (tmp_path / "taken.py").write_text("def build(name='a', freeze=1):\n    return []\n")
+def test_a_function_of_ones_own_is_given_what_it_has_as_a_parameter(tmp_path, monkeypatch):
+    """Its own meaning, kind and default then, in a run's configuration too; what it does not have is alrpc's."""
+    text = "from torch import nn\n\n\ndef {}:\n    return [nn.Linear(2, 2), nn.Linear(2, 2)] if [weights, freeze] == [{}] else 1 / 0\n"
+    functions = "build(weights='imagenet', freeze=None)", "half(weights=(1.5, 2))"
+    (tmp_path / "taken.py").write_text(text.format(functions[0], "'imagenet', None"))
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(
-        alrpc.UserError, match=r"model\.name: taken:build has a parameter 'freeze', but model\.freeze is a field"
-    ):
-        configure("model.name=taken:build")
+    config = configure("model.name=taken:build")
+    again = alrpc.Config.model_validate(config.model_dump(mode="json"))
+    assert resolve(again)[0] == config and (config.model.weights, config.model.freeze) == ("imagenet", None)
+    target = alrpc.Classes(2)
+    network = begin_network(config, {"x": torch.zeros(1, 2)}, target)
+    assert not any(component.frozen for component in network.components)
+    check_frozen(config, ["al", "gpipe"])
+    (tmp_path / "half.py").write_text(f"freeze = 0\n{text.format(functions[1], '[1.5, 3], 0')}")
+    fields = ["model.name=half:half", "model.weights=[1.5, 3]"]
+    network = begin_network(configure(*fields, "model.freeze=1"), {"x": torch.zeros(1, 2)}, target)
+    assert [component.frozen for component in network.components] == [True, False]
+    with pytest.raises(alrpc.UserError, match=r"model\.freeze: got 'all'"):
+        configure(*fields, "model.freeze=all")
 
 
 def test_exits_are_added_to_a_trained_network_in_a_pipeline_as_in_one_process(commands):
