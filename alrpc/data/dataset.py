@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import Subset
@@ -52,9 +53,27 @@ class Split:
 
     def part(self, rows: Tensor) -> Split:
         """A split of the same kind, of the samples with these indices, (n,) int64. Override it where another field than inputs and
-        labels has something of each sample, or where the class cannot be made of its fields."""
-        inputs = self.inputs[rows] if isinstance(self.inputs, Tensor) else Subset(self.inputs, rows.tolist())
-        return dataclasses.replace(self, inputs=inputs, labels=self.labels[rows])
+        labels has something of each sample, or where the class cannot be made of its fields.
+
+        Inputs that are a tensor or an array stay one, and others become a `torch.utils.data.Subset`.
+
+        Raises:
+            UserError: when the class cannot be made of its fields.
+        """
+        inputs = self.inputs
+        if isinstance(inputs, Tensor):
+            inputs = inputs[rows]
+        elif isinstance(inputs, np.ndarray):
+            inputs = inputs[rows.numpy()]
+        else:
+            inputs = Subset(inputs, rows.tolist())
+        try:
+            return dataclasses.replace(self, inputs=inputs, labels=self.labels[rows])
+        except TypeError as error:
+            raise UserError(
+                f"data.validation: a part of {type(self).__name__} cannot be made of its fields ({error}); override its method "
+                "`part`, or give the data set a validation split"
+            ) from error
 
     def hold_out(self, share: float, seed: int, by_class: bool) -> tuple[Split, Split]:
         """Two parts of the split, in its order: what remains, and a share of the samples, or of each class, drawn by the seed."""

@@ -85,10 +85,13 @@ OF_VALUES: dict[str, Metric] = {"mae": mae, "r2": r2}
 
 
 def check_metrics(names: Sequence[str], target: Target, samples: int) -> None:
-    """Refuse metrics that a target does not have, or outputs of so many samples that cannot all be kept, with a UsageError."""
+    """Refuse metrics that a target does not have or that cannot be imported, or outputs of so many samples that cannot all be kept,
+    with a UsageError."""
     known = OF_CLASSES if isinstance(target, Classes) else OF_VALUES
     for name in names:
-        if ":" not in name and name not in known:
+        if ":" in name:
+            import_function(name, FIELD)
+        elif name not in known:
             near = did_you_mean(name, known)
             raise UsageError(
                 f"{FIELD}: got {name}, which {target} does not have{near}; use {', '.join(known)}, or one of your own"

@@ -1,8 +1,10 @@
 """From runs to the table: means, deviations, medians, and the time to a score."""
 
+import math
+
 import pytest
 
-from alrpc.analysis.comparison.summary import epoch_seconds, mean_and_deviation, seconds_to, summarise
+from alrpc.analysis.comparison.summary import best, epoch_seconds, mean_and_deviation, seconds_to, summarise
 from alrpc.events import StageTimes
 
 
@@ -46,6 +48,11 @@ def test_an_epoch_takes_what_it_takes_the_slowest_process_in_most_epochs_after_t
 def test_a_lower_error_is_the_better_one():
     assert seconds_to("mse", [[1.0, 1, 0.5], [2.0, 2, 0.2]], 0.3) == 2.0
     assert seconds_to("accuracy", [[1.0, 1, 0.5], [2.0, 2, 0.2]], 0.3) == 1.0
+
+
+def test_the_best_score_is_a_number_if_there_is_one():
+    assert best("mse", [math.nan, 0.5, 0.7]) == best("accuracy", [math.nan, 0.5, 0.3]) == 0.5
+    assert math.isnan(best("mse", [math.nan]))
 
 
 def test_one_run_has_no_deviation():

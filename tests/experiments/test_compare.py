@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from conftest import read_summary
 from small_data import write_texts
 
 METHODS = ["al", "al-sequential", "bp", "layer-placed", "gpipe", "1f1b", "ddp"]
@@ -87,6 +88,22 @@ def test_pipelines_take_texts_of_varying_length_with_mask_and_state_in_bfloat16(
     assert result == json.loads((commands.folder / "out" / "comparison.json").read_text()) and "round 1/1 bp: " in done.stderr
     runs = result["runs"]
     assert [run["method"] for run in runs] == ["bp", "1f1b", "ddp"] and all(run["best"] > 0.7 for run in runs)
+
+
+def test_a_baseline_with_a_validation_split_ends_early_and_is_tested_by_its_best_epoch(commands):
+    fields = ["data.validation=0.1", "train.epochs=40", "train.patience=1", "train.lr=0.02", "train.schedule=constant"]
+    options = [part for field in fields for part in ("--set", field)]
+    done = commands.alrpc("compare", "--methods", "bp", "--repeat", "1", "--out", "out", "--json", *options)
+    assert done.returncode == 0, done.stderr
+    (run,) = json.loads(done.stdout)["runs"]
+    scores = [score for _, _, score in run["curve"]]
+    assert (run["split"], run["validation_samples"], run["test_samples"]) == ("validation", 142, 360)
+    assert run["best"] == max(scores) == scores[-2] and scores[-1] <= scores[-2] and len(scores) < 40
+    summary = read_summary(commands.folder / "out" / run["directory"])
+    assert (
+        summary["tested_epoch"] == len(scores) - 1 and summary["ended_early"] and summary["validation_accuracy"] == run["best"]
+    )
+    assert summary["exits"] == [run["final"]] and run["final"] > 0.8
 
 
 @pytest.mark.parametrize(

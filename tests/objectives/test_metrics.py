@@ -56,6 +56,12 @@ def test_the_configuration_names_all_metrics():
         (["macro_f1"], alrpc.Values(1), 9, r"train\.metrics: got macro_f1, which Values\(width=1\) does not have; use mae, r2"),
         (["top5"], alrpc.Classes(5), 9, r"train\.metrics: got top5, but there are 5 classes, so it would always be 1"),
         (["auroc"], alrpc.Classes(1000), 100_000, r"381 MiB for 100,000 samples of Classes\(count=1000\); at most 256 MiB"),
+        (
+            ["own_metrics:absent"],
+            alrpc.Classes(3),
+            9,
+            r"train\.metrics: own_metrics:absent: module 'own_metrics' has no 'absent'",
+        ),
     ],
 )
 def test_a_metric_that_does_not_fit_is_refused(names, target, samples, message):

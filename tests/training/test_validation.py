@@ -4,6 +4,7 @@ import json
 import math
 import threading
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -97,6 +98,30 @@ def test_a_split_of_ones_own_and_those_of_texts_keep_what_they_do():
     texts = Texts(torch.stack([begins, begins + 2], 1), torch.arange(20) % 2, tokens=torch.arange(40).int(), bucket=True)
     _, validation = parts(texts)
     assert validation.bucket and validation.batch(torch.tensor([0]))[0]["x"].shape == (1, 2)
+
+
+class Doubled(Lazy):
+    """Cannot be made of its fields."""
+
+    def __init__(self, numbers):
+        super().__init__([2 * number for number in numbers], torch.zeros(len(numbers)).long())
+
+
+class OfArray(alrpc.Split):
+    """Reads its inputs, an array, by an array of indices."""
+
+    def batch(self, indices):
+        return {"x": torch.from_numpy(self.inputs[indices.numpy()])}, self.labels[indices]
+
+
+def test_a_split_of_ones_own_is_told_to_override_what_cannot_be_done_for_it_and_an_array_stays_one():
+    with pytest.raises(
+        alrpc.UserError, match=r"a part of Doubled cannot be made of its fields .*; override its method `part`, or"
+    ):
+        parts(Doubled(range(10)))
+    train, validation = parts(OfArray(np.arange(40.0)[:, None], torch.arange(40) % 2))
+    found = torch.cat([split.batch(torch.arange(len(split)))[0]["x"] for split in (train, validation)])
+    assert sorted(found.flatten().tolist()) == list(range(40))
 
 
 def test_of_two_views_of_each_image_the_images_are_held_out_once_and_as_they_are():

@@ -12,7 +12,7 @@ from alrpc.analysis.metrics import read_metrics
 from alrpc.events import Evaluation, Event, StageTimes, Start
 from alrpc.reading.documents import read_json
 from alrpc.timing import STATES, idle_share
-from alrpc.training.validation import LOWER_IS_BETTER
+from alrpc.training.validation import LOWER_IS_BETTER, best_epoch
 
 
 def read_run(directory: Path, method: str, repeat: int, seed: int) -> dict:
@@ -74,8 +74,8 @@ def epoch_seconds(events: list[Event]) -> float:
 
 
 def best(metric: str, scores: list[float]) -> float:
-    """The best of some scores."""
-    return min(scores) if metric in LOWER_IS_BETTER else max(scores)
+    """The best of some scores, which is nan only if all are."""
+    return scores[best_epoch(metric, scores) - 1]
 
 
 def worst(metric: str, scores: list[float]) -> float:
