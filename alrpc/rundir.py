@@ -189,11 +189,20 @@ def write_atomically(path: Path, text: str, durable: bool = False) -> None:
 
 @contextmanager
 def partial_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path to write to; it is renamed to `path` if nothing is raised, and removed otherwise."""
-    partial = path.with_name(f"{path.name}.partial")
+    """Yield a temporary path to write to; it is renamed to `path` if nothing is raised, and removed otherwise.
+
+    A link stays, and what it points to is replaced.
+
+    Raises:
+        UserError: for a device, a named pipe or a socket, which the rename would replace.
+    """
+    target = Path(os.path.realpath(path))
+    if target.exists() and not (target.is_file() or target.is_dir()):
+        raise UserError(f"{path}: cannot be written: it is no regular file; give one, or a name that is free")
+    partial = target.with_name(f"{target.name}.partial")
     try:
         yield partial
-        partial.rename(path)
+        partial.rename(target)
     except BaseException as error:
         with suppress(OSError):
             partial.unlink()

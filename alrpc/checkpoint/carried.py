@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,7 +33,7 @@ from alrpc.data.preprocessing import (
 from alrpc.errors import UsageError, UserError
 from alrpc.objectives.base import Classes
 from alrpc.reading.documents import describe
-from alrpc.reading.regular import MIB, read_text
+from alrpc.reading.regular import MIB, read_bytes, read_text
 
 LARGEST = 256 * MIB  # bytes of the largest tokenizer, or of the names of classes
 NAMES = TypeAdapter(Annotated[list[str], Field(min_length=1)])
@@ -52,22 +53,29 @@ class Carried:
         return self.preprocessing.tokenizer if isinstance(self.preprocessing, TextPreprocessing) else None
 
 
-def write_carried(run: Path, dataset: Dataset) -> Files:
-    """Write the files into the run's directory.
+def write_carried(run: Path, dataset: Dataset, resuming: bool = False) -> Files:
+    """Write the files into the run's directory; in a resume only those that are not there, as in a run of 0.1.
 
     Returns:
         Their descriptions, for the manifest.
 
     Raises:
-        UserError: when the data set's preprocessing does not make its samples.
+        UserError: when the data set's preprocessing does not make its samples, or, in a resume, is not that of the file.
         OSError: when they cannot be written.
     """
     contents, files = _contents(dataset), {}
     if dataset.preprocessing is not None:
         check_fits(dataset.preprocessing, dataset.sample)
+    kept = {name for name in contents if resuming and os.path.lexists(run / name)}
+    for name in kept:  # the manifests of older checkpoints have their sums
+        if read_bytes(run / name, LARGEST) != contents[name].encode():
+            raise UserError(
+                f"{run / name}: is not what the data give; restore the file, or give the run the data that it began with"
+            )
     for name, text in contents.items():
-        rundir.write_atomically(run / name, text, durable=True)
         data = text.encode()
+        if name not in kept:
+            rundir.write_atomically(run / name, text, durable=True)
         files[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
     return files
 
@@ -77,8 +85,13 @@ def _contents(dataset: Dataset) -> dict[str, str]:
     _validate("preprocessing", tree)
     tokenizer = tree.pop("tokenizer", None)
     named = {rundir.LABELS: dataset.class_names, rundir.PREPROCESS: tree}
-    files = {name: json.dumps(content, ensure_ascii=False, indent=2) + "\n" for name, content in named.items() if content}
+    files = {name: _to_json(content) for name, content in named.items() if content}
     return files if tokenizer is None else {**files, rundir.TOKENIZER: tokenizer}
+
+
+def _to_json(content: Any) -> str:
+    """JSON in UTF-8, where a byte of a folder's name that is not UTF-8, a lone surrogate in Python, is escaped."""
+    return json.dumps(content, ensure_ascii=False, indent=2).encode(errors="backslashreplace").decode() + "\n"
 
 
 def read_carried(
@@ -148,9 +161,11 @@ def _parse_names(path: Path, text: str) -> list[str]:
     if path.suffix.lower() != ".json":
         return [line.strip() for line in text.splitlines() if line.strip()]
     try:
-        return NAMES.validate_json(text)
+        return NAMES.validate_python(json.loads(text))  # pydantic's own reader refuses a lone surrogate
     except ValidationError as error:
         raise UserError(f"{path}: {describe(error)}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: is damaged: {error}; it must be a JSON list of names") from error
 
 
 def _check_tokenizer(path: Path, text: str, config: Config) -> None:

@@ -90,7 +90,7 @@ def predict(
     the exit; with --top-k also the likeliest classes; for a regression the values. Answers are printed for each micro-batch, so
     --batch-size 1 answers every line at once. The first example that cannot be read ends the command with exit code 1.
     """
-    from alrpc.inference.sources import check_sources, read_examples
+    from alrpc.inference.sources import check_columns, check_sources, read_examples
 
     with plain_endings():
         check_sources(sources)
@@ -105,11 +105,13 @@ def predict(
         predictor.to(local_device(device or predictor.config.device))
         predictor.check_exit(exit)
         kind = predictor.carried.preprocessing.kind
+        check_columns(columns, kind)
         chosen = columns or {"texts": (predictor.config.data.text_column,), "images": ("image",)}.get(kind, ())
-        left_out: list[None] = []
+        left_out = 0
 
         def leave_out(message: str) -> None:
-            left_out.append(None)
+            nonlocal left_out
+            left_out += 1
             click.echo(f"alrpc: {message}", err=True)
 
         answered = predict_examples(
@@ -121,7 +123,7 @@ def predict(
             leave_out=leave_out if skip_bad else None,
         )
         print_group = _csv_lines if as_csv else _json_lines
-        width = getattr(predictor.target, "width", 1)
+        width = predictor.target.width
         with _output(out) as write:
             if as_csv:
                 write(_csv_header(predictor.carried.classes is not None, min(top_k, width), width))
@@ -130,7 +132,7 @@ def predict(
                 if is_lost():
                     break
         if left_out:
-            click.echo(f"alrpc: left out {len(left_out)} of the examples, which cannot be read", err=True)
+            click.echo(f"alrpc: left out {left_out} of the examples, which cannot be read", err=True)
 
 
 @contextmanager
@@ -141,7 +143,8 @@ def _output(out: Path | None) -> Iterator[Callable[[str], object]]:
         return
     from alrpc.rundir import partial_file
 
-    with partial_file(out) as partial, partial.open("w", encoding="utf-8", newline="") as file:
+    # a name of a file that is not UTF-8 is escaped, as on standard output; within JSON that is JSON's own escape
+    with partial_file(out) as partial, partial.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
         yield file.write
 
 

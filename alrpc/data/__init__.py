@@ -83,8 +83,7 @@ def read_test(data: Data, classes: Sequence[str] | None, preprocessing: Preproce
     from alrpc.data import text, vision
     from alrpc.data.preprocessing import ImagePreprocessing, TextPreprocessing
 
-    if data.test_file is not None:  # then only a training reads the other files
-        data = data.model_copy(update={"file": data.test_file, "word_vectors": None})
+    data = data.model_copy(update={"file": data.test_file or data.file, "word_vectors": None})  # what only a training reads
     check_data(data)
     if classes is not None and data.name in VISION and isinstance(preprocessing, ImagePreprocessing):
         return vision.load_test(data, classes, preprocessing)

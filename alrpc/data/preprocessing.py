@@ -60,6 +60,8 @@ class ImagePreprocessing:
     kind: Literal["images"] = "images"
 
     def __post_init__(self):
+        for name in ("mean", "deviation"):  # a list, which equals no tuple, is as good
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         if not len(self.mean) == len(self.deviation) == self.channels:
             raise UserError(
                 f"preprocessing: got {len(self.mean)} means and {len(self.deviation)} deviations for {self.channels} channels; give "
@@ -133,6 +135,9 @@ class ArrayPreprocessing:
     tensors: dict[str, tuple[Annotated[str, AfterValidator(_check_dtype)], tuple[Annotated[int, Field(ge=0)], ...]]]
     """Type, and shape without the first dimension, of each tensor."""
     kind: Literal["arrays"] = "arrays"
+
+    def __post_init__(self):
+        object.__setattr__(self, "tensors", {name: (dtype, tuple(shape)) for name, (dtype, shape) in self.tensors.items()})
 
     @classmethod
     def of(cls, sample: Tensors) -> ArrayPreprocessing:
@@ -241,13 +246,17 @@ def _tensor_of(numbers: Any, dtype: str, shape: tuple[int, ...]) -> Tensor:
         if given.numel() != tensor.new_empty(shape).numel() or given.ndim != 1:
             raise UserError(f"got {tuple(given.shape)}; {wanted}, or as many numbers in a row")
         tensor = tensor.reshape(shape)
-    if given.is_complex() or (
-        given.is_floating_point() and not tensor.is_floating_point() and not torch.equal(given, given.round())
-    ):
+    if given.is_complex():
         raise UserError(f"got {given.dtype}; {wanted}")
+    if not tensor.is_floating_point() and not numpy.array_equal(tensor.numpy(), _comparable(given).reshape(tensor.shape)):
+        raise UserError(f"got {given.dtype}, with a number that {dtype} does not have; {wanted}")
     if first_not_finite(tensor.reshape(1, -1)) is not None:
         raise UserError(f"has nan or inf; {wanted}, all finite")
     return tensor
+
+
+def _comparable(given: Tensor) -> numpy.ndarray:
+    return (given.double() if given.is_floating_point() else given).numpy()  # numpy has no bfloat16
 
 
 def parse_tokenizer(text: str, source: str = "the tokenizer") -> Tokenizer:

@@ -32,7 +32,8 @@ def predict(
         For each micro-batch what its examples are called and their answers, in order.
 
     Raises:
-        UserError: naming the place of a bad example, after the answers to those before it.
+        UserError: naming the place of a bad example, after the answers to those before it; or a micro-batch that the network itself
+            refuses.
     """
 
     def bad(place: str, reason: str, cause: Exception | None = None) -> None:
@@ -54,7 +55,11 @@ def predict(
     for group in groups(prepared(), batch_size or predictor.config.data.batch_size):
         names, inputs = zip(*group, strict=True)
         answered: list[Named] = []
-        for name, answer in zip(names, predictor.answer_prepared(inputs, exit, top_k), strict=True):
+        try:
+            answers = predictor.answer_prepared(inputs, exit, top_k)
+        except UserError as error:
+            raise UserError(f"{names[0]} to {names[-1]}: {error}") from error
+        for name, answer in zip(names, answers, strict=True):
             if all(map(math.isfinite, [share for _, share in answer.top] + list(answer.values))):
                 answered.append((name, answer))
             else:

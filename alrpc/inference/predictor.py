@@ -84,7 +84,8 @@ class Predictor(Network):
             batch_size: None for that of the training.
 
         Raises:
-            UserError: naming the number of an example, from 0, that is not of the run's kind; an exit that there is not.
+            UserError: naming the number of an example, from 0, that is not of the run's kind; an exit that there is not; inputs
+                of which the network cannot compute its output.
         """
         self.check_exit(exit)
         prepare = self.carried.preprocessing.prepare
@@ -100,12 +101,22 @@ class Predictor(Network):
             yield from self.answer_prepared(group, exit, top_k)
 
     def answer_prepared(self, prepared: Sequence[Any], exit: int | None = None, top_k: int = 1) -> list[Answer]:
-        """The answers to a micro-batch of examples that the run's preprocessing has prepared; raises like `answers`."""
+        """The answers to a micro-batch of examples that the run's preprocessing has prepared.
+
+        Raises:
+            UserError: for an exit that there is not, or inputs of which the network cannot compute its output.
+        """
         exit = self.check_exit(exit)
         device = next(self.parameters()).device
         tensors = self.carried.preprocessing.collate(prepared)
         with own_arithmetic(device, self.config.threads), torch.no_grad(), autocast(device, self.config.precision):
-            output = self({name: tensor.to(device) for name, tensor in tensors.items()}, exit)
+            try:
+                output = self({name: tensor.to(device) for name, tensor in tensors.items()}, exit)
+            except UserError:
+                raise
+            except Exception as error:  # of the network's own code, as for an index that an embedding does not have
+                reason = " ".join(str(error).split())
+                raise UserError(f"the network cannot compute these inputs: {type(error).__name__}: {reason}") from error
         if not isinstance(self.target, Classes):
             return [Answer(exit, values=tuple(row)) for row in output.float().tolist()]
         names = self.carried.classes

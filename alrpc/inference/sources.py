@@ -46,6 +46,12 @@ def check_sources(sources: Sequence[str]) -> None:
             raise UsageError(f"SOURCE: no file or folder {source}; give one that exists, or - for standard input")
 
 
+def check_columns(columns: Sequence[str], kind: str) -> None:
+    """Refuse, with a UsageError, several columns for a run whose example is a single text or path."""
+    if kind != "arrays" and len(columns) > 1:
+        raise UsageError(f"--column: got {', '.join(columns)}; a run on {kind} takes one column, give only that")
+
+
 def read_examples(sources: Sequence[str], kind: str, columns: Sequence[str], form: str | None = None) -> Iterator[Example]:
     """The examples of all sources, in order; those of a folder in the order of their names.
 
@@ -66,7 +72,7 @@ def read_examples(sources: Sequence[str], kind: str, columns: Sequence[str], for
 
 def _files_in(folder: Path, kind: str) -> Iterator[Path]:
     taken = False
-    for place, folders, names in os.walk(folder):
+    for place, folders, names in os.walk(folder, onerror=_refuse_folder):
         folders.sort()
         for name in sorted(names):
             if name.lower().endswith(IN_FOLDERS[kind]):
@@ -74,6 +80,10 @@ def _files_in(folder: Path, kind: str) -> Iterator[Path]:
                 yield Path(place, name)
     if not taken:
         raise UserError(f"{folder}: has no file for a run on {kind}; give one with {', '.join(IN_FOLDERS[kind])}")
+
+
+def _refuse_folder(error: OSError) -> None:
+    raise UserError(f"{error.filename}: cannot be read: {error.strerror}; give folders that you may read") from error
 
 
 def _examples_of(path: Path, kind: str, columns: Sequence[str], form: str | None) -> Iterator[Example]:
@@ -121,6 +131,14 @@ def _number(text: str) -> int | float:
         raise UserError(f"got {shown(text)}; give a number") from error
 
 
+def _is_number(text: str) -> bool:
+    try:
+        _number(text)
+    except UserError:
+        return False
+    return True
+
+
 PARSE: dict[str, Callable[[str], Any]] = {"texts": str, "images": lambda text: Path(text.strip()), "arrays": _numbers}
 """What a line is, by the kind of the run's preprocessing."""
 
@@ -158,12 +176,19 @@ def _records(path: Path, kind: str, columns: Sequence[str]) -> Iterator[Example]
         except StopIteration:
             return
         except csv.Error as error:
-            yield Example(place, partial(_raise, f'not CSV: {error}; a quoted field ends with ", and a quote in it is ""'))
+            reason = f'not CSV: {error}; a quoted field ends with ", and a quote in it is ""'
+            if names is None:  # the next record is no header
+                raise UserError(f"{place}: {reason}") from error
+            yield Example(place, partial(_raise, reason))
             continue
         if names is None:
             names = [name.strip() for name in fields]
             if missing := [column for column in columns if column not in names]:
                 raise UserError(f"{place}: no column {missing[0]!r}; set --column to some of: {', '.join(names) or '(none)'}")
+            if kind == "arrays" and not columns and names and all(map(_is_number, names)):
+                raise UserError(
+                    f"{place}: got only numbers; the first line must name the columns (if these are names, give each by --column)"
+                )
             chosen = [names.index(column) for column in columns or names]
         elif fields:
             yield Example(place, partial(_of_fields, kind, names, chosen, fields))
@@ -191,6 +216,8 @@ def _rows(path: Path) -> Iterator[Example]:
         array = numpy.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise UserError(f"{path}: not an array of numbers in numpy's format: {' '.join(str(error).split())}") from error
+    if not isinstance(array, numpy.ndarray):
+        raise UserError(f"{path}: got an archive of arrays (.npz); save one array, by numpy.save")
     if array.ndim == 0:
         raise UserError(f"{path}: got a single number; its first dimension must be the examples")
     for row in range(len(array)):

@@ -106,9 +106,9 @@ def lifetime(
         micro_batches = epoch_size(dataset, run.config.data.batch_size, train.seed, train.epochs).micro_batches
         to_validate = validation_samples(dataset) or 0
         check_same_data(run.resume, micro_batches, to_validate)
+        carried = write_carried(run.directory, dataset, resuming=run.resume is not None)
         if run.resume is not None:
             reopen(run.directory, run.config, run.resume.step)
-        carried = write_carried(run.directory, dataset)
         described.update(describe_run(run.components, dataset.sample, dataset.target, micro_batches, to_validate, carried))
 
     def describe(step: int) -> dict:

@@ -56,8 +56,11 @@ def test_the_best_epoch_is_measured_unless_another_checkpoint_is_asked_for(run, 
 def test_other_texts_are_read_with_the_runs_vocabulary_and_classes(tmp_path, monkeypatch):
     pytest.importorskip("tokenizers")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    file = small_data.write_texts(tmp_path / "texts.jsonl")
-    _, run = run_sequentially(load_config(None, [f"data.file={file}", *TEXTS]), "run", tmp_path / "run", quiet=True)
+    file, vectors = small_data.write_texts(tmp_path / "texts.jsonl"), tmp_path / "vectors.txt"
+    vectors.write_text("lovely " + "0.5 " * 7 + "0.5\n")
+    fields = [f"data.file={file}", f"data.word_vectors={vectors}", *TEXTS]
+    _, run = run_sequentially(load_config(None, fields), "run", tmp_path / "run", quiet=True)
+    vectors.unlink()  # which only a training reads
     assert scores(measured(run)) == read_summary(run)["exits"]
     other = tmp_path / "other.csv"
     told = [("lovely bright", "good"), ("dark awful", "bad"), ("zebra zebra zebra", "good")]

@@ -1,8 +1,11 @@
 """`alrpc predict`: every kind of source, in order, in bounded memory; what is bad is told by its place."""
 
 import csv
+import errno
 import io
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy
@@ -116,6 +119,20 @@ def test_arrays_come_from_npy_lines_csv_and_json_lines(tmp_path):
         (group,) = predict(predictor, read_examples([str(tmp_path / name)], "arrays", ()))
         found = torch.tensor([answer.values for _, answer in group])
         torch.testing.assert_close(found, network.predict(split.inputs[:4]))
+    with (tmp_path / "e.npy").open("wb") as archive:
+        numpy.savez(archive, split.inputs[:4].numpy())
+    (tmp_path / "f.csv").write_text("1,2,3\n4,5,6\n")
+    (tmp_path / "g.csv").write_text('"a"b,c\n1,2,3\n4,5,6\n')
+    for name, message in (
+        ("e.npy", "got an archive of arrays"),
+        ("f.csv:1", "got only numbers; the first line must name the columns"),
+        ("g.csv:1", "not CSV"),
+    ):
+        told = read_examples([str(tmp_path / name.removesuffix(":1"))], "arrays", ())
+        with pytest.raises(alrpc.UserError, match=f"^{tmp_path / name}: {message}"):
+            next(predict(predictor, told, leave_out=lambda message: None))
+    (group,) = predict(predictor, read_examples([str(tmp_path / "f.csv")], "arrays", ("1", "2", "3")))
+    assert len(group) == 1
     torch.nn.init.constant_(predictor.components[0].block.weight, 9)
     huge = [Example("a", lambda: [0.0] * 3), Example("b", lambda: [3e38] * 3)]
     told = predict(predictor, huge)
@@ -165,6 +182,7 @@ def test_what_is_bad_ends_the_command_after_the_answers_before_it_or_is_left_out
         (["-", "--out", "."], 2, "--out: . is a directory; give a file"),
         (["-", "--exit", "9"], 2, "--exit: got 9, but the network has exits 1 to 4"),
         (["-", "--step", "7"], 2, "--step: "),
+        (["-", "--column", "a", "--column", "b"], 2, "--column: got a, b; a run on texts takes one column"),
         (["-", "--format", "csv"], 1, "-:1: no column 'text'; set --column to some of: lovely"),
         (["."], 1, ".: has no file for a run on texts"),
         (["a.npy"], 1, "a.npy: not an array of numbers in numpy's format"),
@@ -177,6 +195,40 @@ def test_a_mistake_is_one_line(texts, tmp_path, monkeypatch, arguments, code, me
     done = ask(texts, *arguments, given="lovely\n")
     assert done.exit_code == code and done.stdout == ""
     assert done.stderr.startswith(f"alrpc: {message}") and done.stderr.count("\n") == 1, done.stderr
+
+
+def test_a_folder_that_cannot_be_read_is_no_empty_one(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a.txt").write_text("lovely")
+    listed = os.scandir
+
+    def refusing(path):
+        if Path(path) == tmp_path / "a":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(alrpc.UserError, match=f"^{tmp_path / 'a'}: cannot be read: Permission denied"):
+        list(read_examples([str(tmp_path)], "texts", ()))
+
+
+@pytest.mark.parametrize("form", [(), ("--csv",)])
+def test_a_file_whose_name_is_not_utf8_is_answered_in_a_file_too(images, tmp_path, form):
+    file = tmp_path / os.fsdecode(b"\xff.png")
+    shutil.copy(next((images / "data").rglob("*.png")), file)
+    assert ask(images / "run", tmp_path, "--out", tmp_path / "out", *form).exit_code == 0
+    text = (tmp_path / "out").read_text()
+    assert "\\udcff.png" in text and (form or json.loads(text)["input"] == str(file))
+
+
+def test_what_is_written_to_a_device_or_a_pipe_does_not_replace_it(texts, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "out")
+    done = ask(texts, "-", "--out", tmp_path / "pipe", given="lovely")
+    assert done.exit_code == 1 and done.stderr.startswith(f"alrpc: {tmp_path / 'pipe'}: cannot be written: it is no regular")
+    assert (tmp_path / "pipe").is_fifo()
+    assert ask(texts, "-", "--out", tmp_path / "link", given="lovely").exit_code == 0
+    assert (tmp_path / "link").is_symlink() and json.loads((tmp_path / "out").read_text())["input"] == "-:1"
 
 
 def test_no_more_is_read_than_a_micro_batch(texts):

@@ -1,5 +1,6 @@
 """A run predicts raw examples by what lies in its directory alone, as its own evaluation did, sample by sample."""
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -12,8 +13,11 @@ import torch
 from PIL import Image
 
 import alrpc
+from alrpc.checkpoint.carried import write_carried
 from alrpc.config import load_config
-from alrpc.data.preprocessing import ImagePreprocessing
+from alrpc.data.preprocessing import ArrayPreprocessing, ImagePreprocessing
+from alrpc.inference.predict import predict
+from alrpc.inference.sources import Example
 from alrpc.objectives import OBJECTIVES
 from alrpc.runtime.run import run_sequentially
 
@@ -138,6 +142,71 @@ def test_a_preprocessing_that_does_not_make_the_samples_is_refused_as_the_run_be
         alrpc.train(network, dataset, epochs=1, out=tmp_path / "run")
 
     assert first_line(begin) == message
+
+
+@pytest.mark.parametrize(
+    ("dtype", "numbers"),
+    [
+        ("uint8", [300, 0]),
+        ("uint8", [-1, 0]),
+        ("int8", numpy.array([200, 0], numpy.uint8)),
+        ("int64", [1e30, 0]),
+        ("int64", [0.5, 0]),
+        ("int64", torch.tensor([float("nan"), 0])),
+        ("int64", numpy.array([2**63, 0], numpy.uint64)),
+        ("bool", [2, 0]),
+    ],
+)
+def test_a_number_that_the_type_does_not_have_is_refused(dtype, numbers):
+    prepare = ArrayPreprocessing({"x": (dtype, (2,))}).prepare
+    assert f"with a number that {dtype} does not have; give {dtype} (2,)" in first_line(lambda: prepare(numbers))
+    for fitting in ([1, 0], [1.0, 0.0], torch.tensor([1, 0], dtype=torch.bfloat16), [True, False]):
+        assert prepare(fitting)["x"].tolist() == [1, 0]
+
+
+def test_what_the_network_cannot_compute_is_one_line(tmp_path):
+    split = alrpc.Split(torch.arange(40).view(20, 2) % 4, torch.arange(20) % 2)
+    dataset = alrpc.Dataset(split, split, alrpc.Classes(2))
+    blocks = [torch.nn.Sequential(torch.nn.Embedding(4, 3), torch.nn.Flatten())]
+    network = alrpc.associate(blocks, dataset.sample, dataset.target)
+    alrpc.train(network, dataset, epochs=1, out=tmp_path / "run")
+    run = alrpc.load_run(tmp_path / "run", network=network)
+    assert first_line(lambda: list(run.answers([[0, 1], [2, 9]]))) == (
+        "the network cannot compute these inputs: IndexError: index out of range in self"
+    )
+    examples = [Example(name, lambda row=row: row) for name, row in (("a", [0, 1]), ("b", [2, 9]))]
+    assert first_line(lambda: list(predict(run, examples))).startswith("a to b: the network cannot compute")
+
+
+def test_names_of_classes_may_have_bytes_that_are_not_utf8(tmp_path):
+    split, names = alrpc.Split(torch.randn(40, 6), torch.arange(40) % 2), ["a\udcff", 'é"\\']
+    dataset = alrpc.Dataset(split, split, alrpc.Classes(2), classes=names)
+    network = alrpc.associate([torch.nn.Linear(6, 8)], dataset.sample, dataset.target)
+    alrpc.train(network, dataset, epochs=1, out=tmp_path / "run")
+    assert alrpc.load_run(tmp_path / "run", network=network).carried.classes == names
+    (tmp_path / "names.json").write_text('["a", ')
+    given = alrpc.load_run(tmp_path / "run", network=network, labels=tmp_path / "names.json")
+    assert f"{tmp_path / 'names.json'}: is damaged: " in first_line(lambda: given.carried)
+
+
+def test_a_run_does_not_go_on_with_other_classes_or_preprocessing_than_it_began_with(tmp_path):
+    split = alrpc.Split(torch.randn(20, 1, 4, 4), torch.arange(20) % 2)
+    listed = ImagePreprocessing(1, 4, 4, [0.5], [0.2])
+    assert listed == ImagePreprocessing(1, 4, 4, (0.5,), (0.2,))
+    assert ArrayPreprocessing({"x": ["float32", [6]]}) == ArrayPreprocessing({"x": ("float32", (6,))})
+    files = write_carried(tmp_path, begun := alrpc.Dataset(split, split, alrpc.Classes(2), preprocessing=listed))
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    assert write_carried(tmp_path, begun, resuming=True) == files
+    for name, changed in (
+        ("labels.json", {"classes": ["a", "b"]}),
+        ("preprocess.json", {"preprocessing": ImagePreprocessing(1, 4, 4, (0.5,), (0.3,))}),
+    ):
+        other = dataclasses.replace(begun, **changed)
+        line = first_line(lambda other=other: write_carried(tmp_path, other, resuming=True))
+        assert line.startswith(f"{tmp_path / name}: is not what the data give; restore the file, or give")
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+    (tmp_path / "labels.json").unlink()
+    assert write_carried(tmp_path, begun, resuming=True) == files and (tmp_path / "labels.json").exists()
 
 
 def test_a_regression_answers_with_values(tmp_path):
