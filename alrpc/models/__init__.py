@@ -31,7 +31,7 @@ MODELS = {
 LIBRARY_MODELS = {
     "torchvision": "a network of torchvision.models, such as torchvision:resnet18, cut into model.components blocks",
     "timm": "a network of timm, such as timm:convnext_atto, cut into model.components blocks; extra timm",
-    "hf": "a network of Hugging Face transformers by its type, such as hf:bert, or hf:DIRECTORY with a config.json; extra transformers",
+    "hf": "a network of Hugging Face transformers by its type, such as hf:bert, or hf:./DIRECTORY with a config.json; extra transformers",
 }
 """Each library of `alrpc.config.model.LIBRARIES`, and what its models are."""
 PACKAGES = {"torchvision": "torchvision", "timm": "timm", "hf": "transformers"}  # what each library's models need

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import os
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +95,7 @@ def make_config(name: str, fields: dict[str, Any]) -> Any:
     kind = name.partition(":")[2]
     if kind not in CONFIG_MAPPING:
         near = did_you_mean(kind, list(CONFIG_MAPPING))
-        raise UsageError(f"model.name: transformers has no type {kind!r}{near}; give one such as hf:bert, or hf:DIRECTORY")
+        raise UsageError(f"model.name: transformers has no type {kind!r}{near}; give one such as hf:bert, or hf:./DIRECTORY")
     known = AutoConfig.for_model(kind)
     for field in fields:
         if not hasattr(known, field):
@@ -105,20 +106,25 @@ def make_config(name: str, fields: dict[str, Any]) -> Any:
 def from_directory(name: str, fields: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """hf:DIRECTORY as hf:TYPE with the fields that its config.json gives, so that a run needs the directory no more; others unchanged.
 
+    A directory has a separator in its path, such as hf:./bert, and no type has one.
+
     Raises:
-        UsageError: for a directory without a configuration that transformers knows.
+        UsageError: for no directory, or one without a configuration that transformers knows.
     """
-    directory = Path(name.partition(":")[2])
-    if not directory.is_dir():
+    given = name.partition(":")[2]
+    directory = Path(given)
+    if not {os.sep, os.altsep} & set(given):
         return name, fields
+    if not directory.is_dir():
+        raise UsageError(f"model.name: no directory {directory}; give one with a config.json, or a type such as hf:bert")
     from transformers import AutoConfig
 
     try:
         config = AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f"model.name: {directory} has no config.json that transformers reads: {error_line(error)}") from error
-    given = {"vocab_size": config.vocab_size, **config.to_diff_dict()}
-    return f"hf:{config.model_type}", {**{key: given[key] for key in given if key not in UNNEEDED}, **fields}
+    described = {"vocab_size": config.vocab_size, **config.to_diff_dict()}
+    return f"hf:{config.model_type}", {**{key: described[key] for key in described if key not in UNNEEDED}, **fields}
 
 
 def _find_layers(name: str, model: nn.Module) -> tuple[list[str], str, list[str]]:

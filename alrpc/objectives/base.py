@@ -211,7 +211,10 @@ class Objective(ABC):
         """
 
     def parameter_groups(self, component: Component) -> dict[str, list[nn.Parameter]]:
-        """All parameters of a component, by their learning rate: `lr`, `target_lr`, or a name in the field group_lr. Each group is clipped by itself."""
+        """All parameters of a component, by their learning rate: `lr`, `target_lr`, or a name in the field group_lr.
+
+        Each group is clipped by itself.
+        """
         return {"lr": list(component.parameters())}
 
     @abstractmethod

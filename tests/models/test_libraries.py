@@ -109,6 +109,17 @@ def test_a_directorys_configuration_is_the_runs_own(tmp_path):
         configure(f"model.name=hf:{tmp_path}")
 
 
+@transformers
+def test_a_directory_of_a_types_name_is_not_the_type(tmp_path, monkeypatch):
+    (tmp_path / "bert").mkdir()
+    (tmp_path / "bert" / "config.json").write_text('{"model_type": "roberta", "num_hidden_layers": 2}')
+    monkeypatch.chdir(tmp_path)
+    assert configure(*BERT)[0].model.name == "hf:bert"
+    assert configure("model.name=hf:./bert", *BERT[1:])[0].model.name == "hf:roberta"
+    with pytest.raises(alrpc.UserError, match=r"^model\.name: no directory other/bert; "):
+        configure("model.name=hf:other/bert")
+
+
 def test_what_is_of_a_library_is_no_code_of_the_users():
     config, _ = configure(*RESNET)
     assert user_code_fields(config) == {}
