@@ -89,11 +89,11 @@ def check_size(path: Path, described: dict) -> None:
         raise UserError(f"{path}: has {size:,} bytes, but {described['bytes']:,} were written")
 
 
-def load_component(directory: Path, component: Component, files: Files, optimizer: str) -> None:
+def load_component(directory: Path, component: Component, files: Files, optimizer: str | None) -> None:
     """Load a component's parameters and buffers.
 
     Args:
-        optimizer: the name of the optimizer whose state the file has, which is checked too.
+        optimizer: the name of the optimizer whose state the file has, which is checked too; None to leave that aside.
 
     Raises:
         UserError: naming a file that is missing, damaged or of another network.

@@ -20,11 +20,14 @@ ROOM = 16  # how much larger than the largest file a tensor may be while the net
 MAKERS = (torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn)
 
 
-def load_network(config: Config, directory: Path, manifest: Manifest, network: Network | None = None) -> Network:
-    """Build the network of a checkpoint and load its parameters and buffers; all files are checked, optimizer state included.
+def load_network(
+    config: Config, directory: Path, manifest: Manifest, network: Network | None = None, *, resumes: bool = False
+) -> Network:
+    """Build the network of a checkpoint and load its parameters and buffers; all files are checked.
 
     Args:
         network: a network to copy instead of building one.
+        resumes: check the state of the optimizer too, which a prediction does not need.
 
     Raises:
         UserError: naming a file that is missing or damaged, or does not fit the configuration.
@@ -37,7 +40,7 @@ def load_network(config: Config, directory: Path, manifest: Manifest, network: N
     if had != has:
         raise UserError(f"{directory}: is of a network of {had} components, this one has {has}")
     for component in network.components:
-        load_component(directory, component, manifest["files"], config.train.optimizer)
+        load_component(directory, component, manifest["files"], config.train.optimizer if resumes else None)
     return network
 
 

@@ -73,7 +73,7 @@ def find_resume_point(run: Path, config: Config, step: int | None = None, networ
     older = steps[: steps.index(step or steps[-1])]
     try:
         manifest = read_manifest(directory)
-        load_network(config, directory, manifest, network)
+        load_network(config, directory, manifest, network, resumes=True)
     except UserError as error:
         hint = f"; the checkpoint before it is that of step {older[-1]}: add --step {older[-1]}" if older else ""
         raise UserError(f"{error}{hint}") from error

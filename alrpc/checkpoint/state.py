@@ -46,15 +46,18 @@ def split_state(state: State) -> tuple[State, State, State, State]:
     return parts
 
 
-def check_state(component: Component, optimizer: str, state: State) -> None:
+def check_state(component: Component, optimizer: str | None, state: State) -> None:
     """Compare a snapshot's names, types and shapes with the component's; a fused optimizer would read beyond a smaller tensor.
 
     Args:
-        optimizer: one of KEPT, or the user's own, which may keep anything for a parameter.
+        optimizer: one of KEPT, or the user's own, which may keep anything for a parameter; None to compare the component's own
+            state alone, which a prediction takes.
 
     Raises:
         ValueError: naming what is missing, unknown, or of another type or shape.
     """
+    if optimizer is None:
+        state = split_state(state)[0]
     parameters = [parameter for of_group in component.trained_groups().values() for parameter in of_group]
     own = {name: _describe(tensor) for name, tensor in component.state_dict().items()}
     if optimizer not in KEPT:
@@ -73,7 +76,7 @@ def check_state(component: Component, optimizer: str, state: State) -> None:
             raise ValueError(f"it has {min(present)}, but no {min(of_parameter.keys() - present)}")
     if missing := own.keys() - state.keys():
         raise ValueError(f"it has no {min(missing)}")
-    if component.objective.delay:
+    if component.objective.delay and optimizer is not None:
         feedback = split_state(state)[3]
         Ring(component).load(feedback)
         state = {name: tensor for name, tensor in state.items() if name.removeprefix("feedback.") not in feedback}

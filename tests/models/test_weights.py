@@ -129,6 +129,20 @@ def test_frozen_blocks_stay_and_their_objectives_modules_learn(name):
         assert all(map(torch.equal, component.state_dict().values(), trainer.component.state_dict().values()))
 
 
+def test_a_run_with_frozen_blocks_is_loaded_into_a_network_without(tmp_path):
+    """To predict, of which the optimizer's state is no part; a resume needs blocks that are frozen as they were."""
+    split = alrpc.Split(torch.randn(8, 2), torch.arange(8) % 3)
+    dataset = alrpc.Dataset(split, split, CLASSES)
+    network, other = (
+        alrpc.associate([nn.Linear(2, 4), nn.Linear(4, 2)], dataset.sample, CLASSES, target_width=2) for _ in range(2)
+    )
+    network.components[0].freeze()
+    alrpc.train(network, dataset, epochs=1, out=tmp_path / "run")
+    assert alrpc.load_run(tmp_path / "run", network=other).digest() == network.digest()
+    with pytest.raises(alrpc.UserError, match=r"component-001\.safetensors: does not fit component 1 .*: optimizer\.0\."):
+        alrpc.train(other, dataset, epochs=2, resume=tmp_path / "run")
+
+
 def test_what_freezes_everything_is_told():
     class Nothing(alrpc.Objective):
         losses = ()
