@@ -22,7 +22,7 @@ def test_a_run_leaves_its_record_and_a_network_that_predicts_alike(commands):
     ]
     assert lines[-1].startswith(f"test accuracy {summary['test_accuracy']:.4f}") and lines[-1].endswith("run")
 
-    files = {"config.yaml", "metrics.jsonl", "timings.jsonl", "summary.json"}
+    files = {"config.yaml", "labels.json", "preprocess.json", "metrics.jsonl", "timings.jsonl", "summary.json"}
     assert {path.name for path in run.iterdir()} == {*files, "checkpoints", "logs"}
     assert {path.name for path in (run / "logs").iterdir()} == {
         f"{n}.log" for n in ("launcher", "coordinator", "stage-1", "stage-2")
