@@ -80,7 +80,7 @@ def check_state(component: Component, optimizer: str | None, state: State) -> No
         feedback = split_state(state)[3]
         Ring(component).load(feedback)
         state = {name: tensor for name, tensor in state.items() if name.removeprefix("feedback.") not in feedback}
-    for name, tensor in sorted(state.items(), key=lambda item: item[0] not in own):
+    for name, tensor in sorted(state.items(), key=lambda item: (item[0] not in own, item[0])):
         if known.get(name) != _describe(tensor):
             raise ValueError(f"{field_name([name])}: got {_describe(tensor)}; it must be {known.get(name, 'left out')}")
         if name.endswith(".step") and name not in own and not tensor >= 1:
