@@ -30,8 +30,9 @@ MIB = 1 << 20
 def plan(source: str | None, overrides: tuple[str, ...], stages: int | None, memory_limit: float | None, as_json: bool) -> None:
     """Measure the time and memory of each component, and find the split over the stages whose slowest stage is fastest.
 
-    All splits into consecutive components are considered, by dynamic programming. The even split is shown for comparison. Memory
-    is that of the tensors: parameters, gradients, optimizer states, the activations of one component and the packets under way.
+    Up to 256 components, all splits into consecutive components are considered; beyond, the slowest stage is as fast, and found
+    within seconds for thousands, unless the memory limit excludes what is found. The even split is shown for comparison. Memory is
+    that of the tensors: parameters, gradients, optimizer states, the activations of one component and the packets under way.
 
     \b
     Examples:

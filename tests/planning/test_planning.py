@@ -3,13 +3,15 @@
 import itertools
 import json
 import random
+import time
 
 import pytest
 from conftest import read_summary
 
 from alrpc.errors import UserError
+from alrpc.models.graph import split_consecutive
 from alrpc.planning.costs import Cost
-from alrpc.planning.partition import best_split, predict, stage_bytes
+from alrpc.planning.partition import MOST_EXACT, best_split, predict, split_by_bisection, stage_bytes
 
 
 def cost(number, seconds, parameters=0, activations=0, packet=0):
@@ -38,6 +40,49 @@ def test_no_split_within_the_limit_is_faster(seed):
     assert best.step_seconds == pytest.approx(min(split.step_seconds for split in allowed))
     assert sum(best.sizes) == count and len(best.sizes) == stages
     assert limit is None or max(best.stage_bytes) <= limit
+
+
+def largest_part(costs, sizes):
+    """The cost of the most expensive part, added up as both searches do."""
+    before = [0.0, *itertools.accumulate(costs)]
+    ends = [0, *itertools.accumulate(sizes)]
+    return max(before[end] - before[first] for first, end in itertools.pairwise(ends))
+
+
+@pytest.mark.parametrize("seed", range(200))
+def test_bisection_finds_a_split_that_is_exactly_as_good_as_the_exact_one(seed):
+    draw = random.Random(seed)
+    count = draw.randint(1, 30)
+    parts = draw.randint(1, count)
+    costs = [draw.choice([0.0, 1.0, draw.random(), 10 * draw.random()]) for _ in range(count)]
+    sizes = split_by_bisection(costs, parts)
+    assert len(sizes) == parts and sum(sizes) == count and min(sizes) >= 1
+    assert largest_part(costs, sizes) == largest_part(costs, split_consecutive(costs, parts))
+    assert sizes == split_by_bisection(costs, parts)
+
+
+def test_bisection_shares_evenly_what_the_slowest_part_leaves_open():
+    assert split_by_bisection([1.0] * 12, 4) == [3, 3, 3, 3]
+    assert split_by_bisection([9.0] + [1.0] * 8, 3) == [1, 4, 4]
+
+
+def test_thousands_of_components_are_split_within_seconds_and_within_a_limit_that_their_best_split_keeps():
+    draw = random.Random(0)
+    costs = [cost(number, draw.random(), parameters=1) for number in range(1, 5001)]
+    began = time.process_time()
+    best = best_split(costs, 1000, 2)
+    assert time.process_time() - began < 20  # the exact search takes hours
+    ideal = sum(each.seconds for each in costs) / 1000
+    assert ideal <= best.step_seconds < 1.3 * ideal
+    assert best_split(costs, 1000, 2, memory_limit=max(best.stage_bytes)) == best
+
+
+def test_a_limit_that_the_fast_search_breaks_is_kept_by_the_exact_one():
+    costs = [cost(number, 1.0, parameters=10 if number <= 3 else 1) for number in range(1, MOST_EXACT + 2)]
+    free = best_split(costs, 2, 1)
+    limited = best_split(costs, 2, 1, memory_limit=max(free.stage_bytes) - 1)
+    assert max(limited.stage_bytes) < max(free.stage_bytes)
+    assert limited.step_seconds > free.step_seconds
 
 
 def test_a_component_four_times_as_heavy_gets_a_stage_of_its_own():
