@@ -8,6 +8,7 @@ preprocess.json            how a raw example becomes the network's input (alrpc.
 tokenizer.json             for texts: the tokenizer of Hugging Face's tokenizers, which also cleans the text
 checkpoints/step-N/        see alrpc.checkpoint
 summary.json               written last: a run that has it is complete
+calibration.json           by `alrpc calibrate`: temperatures of the exits, and when a sample leaves early (alrpc.inference.calibration)
 logs/coordinator.log, stage-N.log, launcher.log
 logs/reached               the last packet of each stage, for the message when the run dies
 logs/restarts.jsonl        cause and step of each restart
@@ -40,7 +41,7 @@ from alrpc.reading.regular import MIB, Absent
 
 CONFIG, METRICS, TIMINGS, SUMMARY = "config.yaml", "metrics.jsonl", "timings.jsonl", "summary.json"
 LABELS, PREPROCESS, TOKENIZER = "labels.json", "preprocess.json", "tokenizer.json"
-COMPARISON, QUALITY = "comparison.json", "quality.json"
+COMPARISON, QUALITY, CALIBRATION = "comparison.json", "quality.json", "calibration.json"
 STOP, RESTARTS, REACHED, BEGUN_BY, AGENT = (
     Path("logs") / name for name in ("stop", "restarts.jsonl", "reached", "torchrun", "agent")
 )

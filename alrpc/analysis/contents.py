@@ -1,4 +1,4 @@
-"""The contents of summary.json, comparison.json and quality.json, as types; other keys, of another alrpc, are kept."""
+"""The contents of summary.json, comparison.json, quality.json and calibration.json, as types; other keys, of another alrpc, are kept."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from alrpc.timing import STATES
 
 OTHERS = ConfigDict(extra="allow")
 Components = Annotated[list[Few], Field(max_length=10_000)]
+Number = Annotated[int, Field(ge=1, le=10_000)]
+"""The number of a component or an exit."""
+Flops = Annotated[float, Field(ge=0, lt=1e18, allow_inf_nan=False)]
 Scores = Annotated[list[Score], Field(min_length=1, max_length=10_000)]
 Folder = Annotated[str, Field(pattern=r"^[^/.\x00][^/\x00]{0,254}$")]
 """The name of a directory within another."""
@@ -237,8 +240,88 @@ def _check_quality(quality: Quality) -> Quality:
     return {**quality, "components": components}
 
 
+class CalibratedExit(TypedDict):
+    """An exit, measured on held-out samples."""
+
+    __pydantic_config__ = OTHERS
+
+    exit: Number
+    temperature: Annotated[float, Field(gt=0, lt=1e12, allow_inf_nan=False)]
+    """What the decoded outputs are divided by, for a softmax that gives calibrated probabilities."""
+    accuracy: Amount
+    ece: Amount
+    """The expected calibration error of the objective's own probabilities."""
+    ece_calibrated: Amount
+    """The same of the calibrated ones."""
+    failure_auroc: Amount | None
+    """How well the calibrated probability of the likeliest class ranks right answers above wrong ones; None if all are alike."""
+    block_flops: Flops
+    """Floating-point operations of the component for a sample, without its exit unless later exits need it too."""
+    exit_flops: Flops
+    """Those of an answer of the exit, beside the blocks'."""
+
+
+class EarlyExits(TypedDict):
+    """A choice of exits that are tried, and what it gave on the held-out samples."""
+
+    __pydantic_config__ = OTHERS
+
+    exits: Annotated[list[Number], Field(min_length=1, max_length=10_000)]
+    """Those that are tried, ascending, to the network's last one."""
+    thresholds: list[Amount]
+    """For each of them, the calibrated probability of the likeliest class with which a sample leaves; 0 for the last one."""
+    leaving: list[Amount]
+    """The share of the samples that leaves by each of them."""
+    accuracy: Amount
+    compute: Amount
+    """Floating-point operations as a share of the full path's, all exits that are tried included."""
+    time: Amount | None
+    """Wall time as a share of the full path's; None where it was not measured."""
+
+
+class Calibration(TypedDict):
+    """The contents of calibration.json; see `alrpc.inference.calibrate`."""
+
+    __pydantic_config__ = OTHERS
+
+    alrpc: Name
+    torch: Name
+    step: Count
+    """That of the checkpoint."""
+    parameters_sha256: Name
+    data: Name
+    split: Literal["validation", "test"]
+    samples: Annotated[Count, Field(ge=1)]
+    target_accuracy: Amount | None
+    """What was asked for: so much of the full path's accuracy, with as little computing as possible; or None."""
+    budget: Amount | None
+    """Or this share of the full path's operations at most, with as good an accuracy as possible; or None."""
+    exits: Annotated[list[CalibratedExit], Field(min_length=1, max_length=10_000)]
+    """All exits of the network, in order."""
+    choices: Annotated[list[EarlyExits], Field(min_length=1, max_length=10_000)]
+    """The choices of which none is better and cheaper than another, the cheapest first. The last one is the best."""
+
+
+def _check_calibration(calibration: Calibration) -> Calibration:
+    depth = len(calibration["exits"])
+    if [each["exit"] for each in calibration["exits"]] != list(range(1, depth + 1)):
+        raise ValueError(f"exits: they must be numbered 1 to {depth}")
+    if (calibration["target_accuracy"] is None) == (calibration["budget"] is None):
+        raise ValueError("target_accuracy, budget: one of them must be null, the other one a number")
+    for number, choice in enumerate(calibration["choices"]):
+        tried = choice["exits"]
+        if tried != sorted(set(tried)) or tried[-1] != depth:
+            raise ValueError(f"choices.{number}.exits: they must ascend to {depth}")
+        if not len(tried) == len(choice["thresholds"]) == len(choice["leaving"]):
+            raise ValueError(f"choices.{number}: thresholds and leaving must have a number for each of {len(tried)} exits")
+        if choice["thresholds"][-1] != 0:
+            raise ValueError(f"choices.{number}.thresholds: the last one must be 0")
+    return calibration
+
+
 _OF_CLASSES, _SCORE = TypeAdapter(Measured), TypeAdapter(Score)
 SUMMARY = TypeAdapter(Summary)
 COMPARISON = TypeAdapter(ComparisonFile)
 RUN_CONFIG = TypeAdapter(RunConfig)
 QUALITY = TypeAdapter(Annotated[Quality, AfterValidator(_check_quality)])
+CALIBRATION = TypeAdapter(Annotated[Calibration, AfterValidator(_check_calibration)])

@@ -10,6 +10,7 @@ import click
 
 from alrpc import __version__
 from alrpc.cli.bench import bench
+from alrpc.cli.calibrate import calibrate
 from alrpc.cli.compare import compare
 from alrpc.cli.config import config
 from alrpc.cli.evaluate import evaluate
@@ -80,6 +81,7 @@ def main() -> None:
 
 
 main.add_command(bench)
+main.add_command(calibrate)
 main.add_command(compare)
 main.add_command(config)
 main.add_command(evaluate)

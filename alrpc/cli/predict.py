@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from alrpc.cli.options import carried_options, checkpoint_option, device_option, heavy_imports, own_options, plain_endings
+from alrpc.cli.options import (
+    carried_options,
+    check_one_wish,
+    checkpoint_option,
+    device_option,
+    exit_options,
+    heavy_imports,
+    own_options,
+    plain_endings,
+)
 from alrpc.errors import UsageError
 from alrpc.posix.streams import is_lost
 
@@ -27,8 +36,9 @@ DIGITS = 6  # of a printed number
 @click.argument("run", type=click.Path(readable=False, path_type=Path))
 @click.argument("sources", metavar="SOURCE...|-", nargs=-1)
 @click.option("--top-k", type=click.IntRange(min=1), default=1, show_default=True, help="How many classes to name.")
-@click.option(
-    "--exit", type=click.IntRange(min=1), help="The exit to predict by: after how many components.  [default: the last]"
+@exit_options(
+    "The exit to predict by: after how many components; or auto, for each example the first one that is sure enough of it, once "
+    "`alrpc calibrate` has measured them.  [default: the last]"
 )
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV instead of JSON lines.")
 @click.option(
@@ -61,7 +71,9 @@ def predict(
     run: Path,
     sources: tuple[str, ...],
     top_k: int,
-    exit: int | None,
+    exit: int | str | None,
+    target_accuracy: float | None,
+    budget: float | None,
     as_csv: bool,
     columns: tuple[str, ...],
     form: str | None,
@@ -94,6 +106,7 @@ def predict(
 
     with plain_endings():
         check_sources(sources)
+        check_one_wish(exit, target_accuracy, budget)
         if out is not None and out.is_dir():
             raise UsageError(f"--out: {out} is a directory; give a file")
         with heavy_imports():
@@ -103,7 +116,7 @@ def predict(
 
         predictor = load_run(run, model, objective=objective, labels=labels, tokenizer=tokenizer, step=step)
         predictor.to(local_device(device or predictor.config.device))
-        predictor.check_exit(exit)
+        chosen_exit = predictor.early_exit(target_accuracy, budget) if exit == "auto" else predictor.check_exit(exit)
         kind = predictor.carried.preprocessing.kind
         check_columns(columns, kind)
         chosen = columns or {"texts": (predictor.config.data.text_column,), "images": ("image",)}.get(kind, ())
@@ -117,7 +130,7 @@ def predict(
         answered = predict_examples(
             predictor,
             read_examples(sources, kind, chosen, form),
-            exit=exit,
+            exit=chosen_exit,
             top_k=top_k,
             batch_size=batch_size,
             leave_out=leave_out if skip_bad else None,

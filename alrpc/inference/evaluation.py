@@ -63,7 +63,7 @@ def evaluate(predictor: Predictor, config: Config, exit: int | None = None) -> d
     Raises:
         UserError: for data that cannot be read, or are of another kind than the run's.
     """
-    dataset = _tested(predictor, config)
+    dataset = tested(predictor, config)
     depth, device = predictor.check_exit(exit), next(predictor.parameters()).device
     components = predictor.components[:depth]
     scores = ExitScores(predictor.objective, [component.exit_parts() for component in components])
@@ -92,7 +92,7 @@ def evaluate(predictor: Predictor, config: Config, exit: int | None = None) -> d
     }
 
 
-def _tested(predictor: Predictor, config: Config) -> Dataset:
+def tested(predictor: Predictor, config: Config) -> Dataset:
     """A data set whose test split is that of the evaluation; a run of 0.1 needs the whole data of its training."""
     if "carried" not in predictor.manifest:
         dataset = read_data(config.data, config.train)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from alrpc.errors import UserError
-from alrpc.inference.predictor import Answer, Predictor, groups
+from alrpc.inference.predictor import Answer, Exit, Predictor, groups
 from alrpc.inference.sources import Example
 
 Named = tuple[str, Answer]
@@ -18,7 +18,7 @@ def predict(
     predictor: Predictor,
     examples: Iterable[Example],
     *,
-    exit: int | None = None,
+    exit: Exit = None,
     top_k: int = 1,
     batch_size: int | None = None,
     leave_out: Callable[[str], None] | None = None,

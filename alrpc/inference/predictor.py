@@ -5,19 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
+from torch import Tensor
 
+from alrpc.analysis.contents import Calibration
 from alrpc.checkpoint.carried import Carried, read_carried
 from alrpc.checkpoint.resume import Step, Trained, load_trained
 from alrpc.errors import UsageError, UserError
+from alrpc.inference.calibration import chosen, read_calibration
+from alrpc.inference.early_exit import EarlyExit, early_exit, predict_early
 from alrpc.network import Network
-from alrpc.objectives.base import Classes
+from alrpc.objectives.base import Classes, Tensors
 from alrpc.system import move, own_arithmetic
 from alrpc.training.step import autocast
 
 T = TypeVar("T")
+Exit = int | Literal["auto"] | EarlyExit | None
+"""The number of an exit; `auto` for early exits as the run's calibration chooses them, or another choice; None for the full path."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,7 @@ class Predictor(Network):
         self.directory, self.config, self.manifest = directory, trained.config, trained.manifest
         self._given = labels, tokenizer
         self._carried: Carried | None = None
+        self._calibration: Calibration | None = None
         move(
             self, torch.device("cpu"), self.config.channels_last
         )  # as it was trained, since another layout may round otherwise
@@ -69,8 +76,33 @@ class Predictor(Network):
             self._carried = read_carried(self.directory, self.config, self.manifest, *self._given)
         return self._carried
 
+    @property
+    def calibration(self) -> Calibration:
+        """What `alrpc calibrate` has found on held-out samples.
+
+        Raises:
+            UserError: when the run is not calibrated, the file is damaged, or it is of another checkpoint.
+        """
+        if self._calibration is None:
+            self.check_classes()
+            self._calibration = read_calibration(self.directory, self, self.manifest["step"])
+        return self._calibration
+
+    def early_exit(self, target_accuracy: float | None = None, budget: float | None = None) -> EarlyExit:
+        """Which exits are tried, and how sure one must be of an example for it to leave, as the run's calibration recommends.
+
+        Args:
+            target_accuracy: so much of the full path's accuracy, on the held-out samples, with as little computing as possible.
+            budget: or as good an accuracy as possible with at most this share of the full path's operations. With neither, what the
+                run was calibrated for.
+
+        Raises:
+            UserError: as `calibration`; or when no choice of exits is so cheap.
+        """
+        return early_exit(self.calibration, chosen(self.calibration, target_accuracy, budget))
+
     def answers(
-        self, examples: Iterable[Any], *, exit: int | None = None, top_k: int = 1, batch_size: int | None = None
+        self, examples: Iterable[Any], *, exit: Exit = None, top_k: int = 1, batch_size: int | None = None
     ) -> Iterator[Answer]:
         """Predict raw examples, in order, micro-batch by micro-batch; of the examples no more than a micro-batch is held.
 
@@ -79,7 +111,9 @@ class Predictor(Network):
         Args:
             examples: for images, paths, `PIL.Image`s, or arrays; for texts, strings; otherwise arrays, or dictionaries of arrays, of
                 the shapes on which the network was trained. See `alrpc.data.preprocessing`.
-            exit: l for the prediction after l components; None for the full path.
+            exit: l for the prediction after l components; None for the full path; `auto`, or what `early_exit` gives, for each
+                example the first exit that is sure enough of it. Then the probabilities are calibrated, and may differ from the
+                exit's own in the last place, since fewer examples are computed at once after each exit.
             top_k: how many classes to name; all of them if there are fewer.
             batch_size: None for that of the training.
 
@@ -87,7 +121,7 @@ class Predictor(Network):
             UserError: naming the number of an example, from 0, that is not of the run's kind; an exit that there is not; inputs
                 of which the network cannot compute its output.
         """
-        self.check_exit(exit)
+        exit = self.check_exit(exit)
         prepare = self.carried.preprocessing.prepare
 
         def prepared() -> Iterator[Any]:
@@ -100,7 +134,7 @@ class Predictor(Network):
         for group in groups(prepared(), batch_size or self.config.data.batch_size):
             yield from self.answer_prepared(group, exit, top_k)
 
-    def answer_prepared(self, prepared: Sequence[Any], exit: int | None = None, top_k: int = 1) -> list[Answer]:
+    def answer_prepared(self, prepared: Sequence[Any], exit: Exit = None, top_k: int = 1) -> list[Answer]:
         """The answers to a micro-batch of examples that the run's preprocessing has prepared.
 
         Raises:
@@ -111,28 +145,52 @@ class Predictor(Network):
         tensors = self.carried.preprocessing.collate(prepared)
         with own_arithmetic(device, self.config.threads), torch.no_grad(), autocast(device, self.config.precision):
             try:
-                output = self({name: tensor.to(device) for name, tensor in tensors.items()}, exit)
+                output, probabilities, exits = self._outputs(
+                    {name: tensor.to(device) for name, tensor in tensors.items()}, exit
+                )
             except UserError:
                 raise
             except Exception as error:  # of the network's own code, as for an index that an embedding does not have
                 reason = " ".join(str(error).split())
                 raise UserError(f"the network cannot compute these inputs: {type(error).__name__}: {reason}") from error
-        if not isinstance(self.target, Classes):
-            return [Answer(exit, values=tuple(row)) for row in output.float().tolist()]
+        if probabilities is None:
+            return [Answer(exit, values=tuple(row)) for exit, row in zip(exits, output.float().tolist(), strict=True)]
         names = self.carried.classes
         order = output.argsort(dim=1, descending=True, stable=True)[:, :top_k].cpu()
-        probabilities = self.objective.probabilities(output).cpu().gather(1, order)
+        shares = probabilities.cpu().gather(1, order)
         return [
             Answer(exit, tuple((names[index], share) for index, share in zip(*row, strict=True)))
-            for row in zip(order.tolist(), probabilities.tolist(), strict=True)
+            for exit, *row in zip(exits, order.tolist(), shares.tolist(), strict=True)
         ]
 
-    def check_exit(self, exit: int | None) -> int:
-        """The number of an exit, the last one for None; raises UsageError for one that there is not."""
+    def _outputs(self, tensors: Tensors, exit: int | EarlyExit) -> tuple[Tensor, Tensor | None, list[int]]:
+        """The outputs of a micro-batch, its probabilities unless it is of a regression, and by which exit each sample left."""
+        if isinstance(exit, EarlyExit):
+            output, exits = predict_early(self, tensors, exit)
+            return output, output.softmax(dim=1), exits.tolist()
+        output = self(tensors, exit)
+        of_classes = isinstance(self.target, Classes)
+        return output, self.objective.probabilities(output) if of_classes else None, [exit] * len(output)
+
+    def check_exit(self, exit: Exit) -> int | EarlyExit:
+        """The number of an exit, the last one for None; or the choice of early exits, the run's own for `auto`.
+
+        Raises:
+            UserError: for an exit that there is not, or where the run has no calibration that fits.
+        """
+        if isinstance(exit, EarlyExit):
+            return exit
+        if exit == "auto":
+            return self.early_exit()
         count = len(self.components)
         if exit is not None and not 1 <= exit <= count:
             raise UsageError(f"--exit: got {exit}, but the network has exits 1 to {count}")
         return exit or count
+
+    def check_classes(self) -> None:
+        """Refuse, with a UsageError, early exits of a regression."""
+        if not isinstance(self.target, Classes):
+            raise UsageError(f"--exit: early exits need the probabilities of classes, but the run's target is {self.target}")
 
 
 def groups(items: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -1,0 +1,209 @@
+"""Predictions that leave early: the answers are those of the exits by which they leave, and what is left out is not computed."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from test_predictor import first_line, train
+from torch import nn
+
+import alrpc
+from alrpc.cli.main import main
+from alrpc.inference.early_exit import EarlyExit, predict_early
+from alrpc.inference.flops import count_flops
+
+FIELDS = ("data.validation=0.2", "train.epochs=4", "train.schedule=constant", "model.widths=[48,48,48]")
+OBJECTIVES = {
+    "associated": ("train.lr=0.005", *FIELDS),
+    "classifier": ("objective.name=classifier", "objective.ensemble=true", *FIELDS),
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Calibrated runs, by their objective."""
+    runs = {name: tmp_path_factory.mktemp(name) / "run" for name in OBJECTIVES}
+    for name, run in runs.items():
+        train(run, *OBJECTIVES[name])
+        done = ask("calibrate", run, "--target-accuracy", "0.99")
+        assert done.exit_code == 0, done.output
+    return runs
+
+
+@pytest.fixture(params=OBJECTIVES)
+def run(request, trained, tmp_path) -> Path:
+    return Path(shutil.copytree(trained[request.param], tmp_path / "run"))
+
+
+@pytest.fixture
+def calibrated(trained, tmp_path) -> Path:
+    """A run of associated learning."""
+    return Path(shutil.copytree(trained["associated"], tmp_path / "run"))
+
+
+def ask(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, list(map(str, arguments)))
+
+
+def test_each_answer_is_that_of_the_exit_by_which_it_left(run):
+    predictor, inputs = alrpc.load_run(run), alrpc.load_data("digits").test.inputs
+    temperatures = {1: 0.3, 2: 0.2, 3: 0.1}
+    with torch.no_grad():
+        shares = {exit: (predictor(inputs, exit) / temperature).softmax(dim=1) for exit, temperature in temperatures.items()}
+    sure = {exit: of_exit.amax(dim=1) for exit, of_exit in shares.items()}
+    limits = {1: sure[1].quantile(0.7).item(), 2: sure[2].median().item(), 3: 0.0}
+    answers = list(predictor.answers(inputs, exit=EarlyExit(limits, temperatures), top_k=10, batch_size=50))
+    assert {answer.exit for answer in answers} == {1, 2, 3}
+    for row, answer in enumerate(answers):
+        of_exit = shares[answer.exit][row]
+        assert answer.label == str(int(of_exit.argmax()))
+        assert torch.allclose(torch.tensor([share for _, share in answer.top]), of_exit.sort(descending=True).values, atol=1e-5)
+        gaps = [(sure[exit][row] - limits[exit]).item() for exit in (1, 2)]
+        wanted = next((exit for exit, gap in enumerate(gaps, 1) if gap >= 0), 3)
+        assert answer.exit == wanted or min(map(abs, gaps)) < 1e-5  # as rounding decides
+
+
+def test_only_what_stays_is_computed_further(calibrated):
+    predictor, inputs = alrpc.load_run(calibrated), alrpc.load_data("digits").test.inputs[:64]
+    computed = {}
+    for component in predictor.components:
+        component.block.register_forward_hook(
+            lambda block, taken, given, number=component.number: computed.update({number: len(taken[0])})
+        )
+    early = EarlyExit({1: 0.9, 3: 0.0}, {1: 0.1, 3: 0.1})
+    _, exits = predict_early(predictor, {"x": inputs}, early)
+    assert 0 < (stayed := int((exits == 3).sum())) < 64 and computed == {1: 64, 2: stayed, 3: stayed}
+    computed.clear()
+    _, exits = predict_early(predictor, {"x": inputs}, EarlyExit({1: 0.0, 3: 0.0}, {1: 0.1, 3: 0.1}))
+    assert exits.tolist() == [1] * 64 and computed == {1: 64}
+
+
+def test_a_run_predicts_as_it_was_calibrated_or_as_asked(run):
+    predictor, inputs = alrpc.load_run(run), alrpc.load_data("digits").test.inputs
+    calibration = json.loads((run / "calibration.json").read_text())
+    full = calibration["exits"][-1]["accuracy"]
+    assert calibration["split"] == "validation" and calibration["samples"] == len(
+        alrpc.load_data("digits", validation=0.2).validation
+    )
+    for each in calibration["exits"]:
+        assert each["ece_calibrated"] < 0.15 and 0.5 < each["failure_auroc"] <= 1 and each["exit_flops"] >= 0
+    chosen = next(choice for choice in calibration["choices"] if choice["accuracy"] >= 0.99 * full)
+    assert list(predictor.early_exit().thresholds) == chosen["exits"] and chosen["time"] > 0
+    answers = list(predictor.answers(inputs, exit="auto"))
+    assert answers == list(predictor.answers(inputs, exit=predictor.early_exit(target_accuracy=0.99)))
+    assert {answer.exit for answer in answers} <= set(chosen["exits"])
+    cheapest = calibration["choices"][0]
+    assert list(predictor.early_exit(budget=cheapest["compute"]).thresholds) == cheapest["exits"]
+    assert "--budget: got 0.01, but the cheapest" in first_line(lambda: predictor.early_exit(budget=0.01))
+
+
+def test_the_commands_calibrate_and_predict_early(calibrated, tmp_path):
+    shown = ask("calibrate", calibrated, "--budget", "0.9", "--exits", "1")
+    assert shown.exit_code == 0 and "chosen: " in shown.output and "287 validation samples of digits" in shown.output
+    assert {exit for choice in read(calibrated)["choices"] for exit in choice["exits"]} == {1, 3}
+    inputs = alrpc.load_data("digits").test.inputs
+    numpy.save(tmp_path / "x.npy", inputs.numpy())
+    done = ask("predict", calibrated, tmp_path / "x.npy", "--exit", "auto")
+    assert done.exit_code == 0, done.output
+    expected = list(alrpc.load_run(calibrated).answers(inputs, exit="auto"))
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(each["label"], each["exit"]) for each in told] == [(answer.label, answer.exit) for answer in expected]
+    done = ask("predict", calibrated, tmp_path / "x.npy", "--exit", "auto", "--budget", "5", "--csv")
+    assert {line.split(",")[3] for line in done.stdout.splitlines()[1:]} <= {"1", "3"}
+
+
+def read(run: Path) -> dict:
+    return json.loads((run / "calibration.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["calibrate", "RUN", "--exits", "3"], "--exits: got 3, but the exits before the last one are 1 to 2"),
+        (["calibrate", "RUN", "--exits", "a"], "'a' is no list of numbers of exits"),
+        (["calibrate", "RUN", "--budget", "0.01"], "--budget: got 0.01, but the cheapest choice of exits computes"),
+        (["calibrate", "RUN", "--budget", "1", "--target-accuracy", "1"], "--budget: got it beside --target-accuracy"),
+        (["predict", "RUN", "-", "--budget", "1"], "--budget: goes with early exits; add --exit auto"),
+        (["predict", "RUN", "-", "--exit", "0"], "'0' is neither the number of an exit, from 1, nor auto"),
+    ],
+)
+def test_what_cannot_be_chosen_is_refused(calibrated, arguments, line):
+    before = read(calibrated)
+    done = ask(*(calibrated if each == "RUN" else each for each in arguments))
+    assert done.exit_code == 2 and line in done.stderr, done.stderr
+    assert read(calibrated) == before
+
+
+def test_a_calibration_that_is_missing_damaged_or_of_another_checkpoint_is_refused(calibrated):
+    def told(change=None, step=None) -> str:
+        if change is not None:
+            (calibrated / "calibration.json").write_text(json.dumps(change))
+        return first_line(lambda: list(alrpc.load_run(calibrated, step=step).answers([[0.0] * 64], exit="auto")))
+
+    whole = read(calibrated)
+    assert "calibration.json: exits.0.temperature: got 0; it should be greater than 0" in told(
+        {**whole, "exits": [{**whole["exits"][0], "temperature": 0}, *whole["exits"][1:]]}
+    )
+    broken = {**whole["choices"][0], "exits": [2, 1]}
+    assert "choices.0.exits: they must ascend to 3" in told({**whole, "choices": [broken]})
+    assert "target_accuracy, budget: one of them must be null" in told({**whole, "budget": 1.0})
+    assert "is of a checkpoint of other parameters, but" in told({**whole, "parameters_sha256": "0"})
+    assert "is of a checkpoint of step 1, but the one that is loaded is of step" in told({**whole, "step": 1})
+    (calibrated / "calibration.json").write_text("{")
+    assert "calibration.json: is damaged: " in told()
+    (calibrated / "calibration.json").unlink()
+    assert "its exits are not calibrated: it has no calibration.json; alrpc calibrate" in told()
+
+
+def test_a_run_without_a_validation_split_is_calibrated_only_on_data_that_are_named(tmp_path):
+    train(tmp_path / "run", "train.epochs=1", "model.widths=[16,16]")
+    done = ask("calibrate", tmp_path / "run")
+    assert (
+        done.exit_code == 2 and "has no validation split to calibrate on; train with --set data.validation=0.1" in done.stderr
+    )
+    done = ask("calibrate", tmp_path / "run", "--split", "test", "--json")
+    assert done.exit_code == 0 and json.loads(done.stdout)["split"] == "test" and read(tmp_path / "run")["samples"] == 360
+
+
+def test_a_regression_has_no_early_exits(tmp_path):
+    train(tmp_path / "run", "data.name=own_blocks:regression", "train.epochs=1", "model.widths=[16,16]")
+    done = ask("calibrate", tmp_path / "run", "--data", "own_blocks:regression")
+    assert (
+        done.exit_code == 2 and "early exits need the probabilities of classes, but the run's target is Values" in done.stderr
+    )
+    assert "early exits need" in first_line(lambda: list(alrpc.load_run(tmp_path / "run").answers([], exit="auto")))
+
+
+def test_operations_are_counted_as_their_formulas_have_them():
+    blocks = [nn.Linear(8, 5), nn.Linear(5, 7)]
+    x, classes = torch.randn(3, 8), alrpc.Classes(4)
+    network = alrpc.decouple(blocks, x, classes, head="linear").eval()
+    by_block, by_exit = count_flops(network, {"x": x})
+    assert by_block.tolist() == [2 * 8 * 5, 2 * 5 * 7] and by_exit.tolist() == [2 * 5 * 4, 2 * 7 * 4]
+    together = alrpc.decouple(blocks, x, classes, head="linear", ensemble=True).eval()
+    for_later, answers = count_flops(together, {"x": x})
+    assert for_later.tolist() == (by_block + by_exit).tolist() and answers.tolist() == [0, 0]
+    associated = alrpc.associate(blocks, x, classes, target_width=9, bridge_widths=[]).eval()
+    _, by_exit = count_flops(associated, {"x": x})
+    assert by_exit.tolist() == [2 * (5 * 9 + 9 * 4), 2 * (7 * 9 + 9 * 9 + 9 * 4)]  # b_l, then h_l to h_1
+
+
+def test_operations_of_fused_kernels_are_counted_too():
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = nn.LSTM(8, 6, batch_first=True)
+
+        def forward(self, x):
+            return self.lstm(x)[0]
+
+    encoder = nn.TransformerEncoderLayer(6, 2, 12, batch_first=True)
+    x = torch.randn(3, 10, 8)
+    network = alrpc.decouple([Recurrent(), encoder], x, alrpc.Classes(2)).eval()
+    of_lstm, of_encoder = count_flops(network, {"x": x})[0].tolist()
+    assert of_lstm == 2 * 10 * (8 * 24 + 6 * 24)
+    assert of_encoder == 2 * 10 * (6 * 18 + 6 * 6 + 2 * 6 * 12) + 2 * 2 * 10 * 10 * 6
