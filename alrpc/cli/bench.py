@@ -137,11 +137,27 @@ def ceiling(
     multiple=True,
     help="A schedule of torch to measure as well. The option can be given again.",
 )
+@click.option("--window", type=click.IntRange(min=1), help="Packets under way on a link: pipeline.window.  [default: 2]")
+@click.option(
+    "--delay-ms",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    help="Milliseconds that a link takes each way; then every process has a host of its own, a network namespace (Linux, root).",
+)
+@click.option(
+    "--rate-mbit",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    help="Mbit/s of a link, likewise.  [default: no limit]",
+)
 @measurement("hops")
 def hops(
     stages: int,
     stage_ms: float,
     message_mb: float,
+    window: int | None,
+    delay_ms: float,
+    rate_mbit: float,
     peers: tuple[str, ...],
     rounds: int,
     out: Path | None,
@@ -159,17 +175,25 @@ def hops(
     Examples:
         alrpc bench hops --stages 8 --stage-ms 20 --message-mb 1 --peer gpipe --peer 1f1b
         alrpc bench hops --stages 16 --stage-ms 20 --message-mb 0.25 --json hops.json
+        alrpc bench hops --stages 8 --delay-ms 50 --window 8 --peer 1f1b
+
+    With --delay-ms or --rate-mbit a router in user space forwards the packets between the hosts, which costs a part of a core.
     """
     with reported("hops", out, json_path) as (directory, finish):
         with heavy_imports():
             from rich.console import Console
 
+            from alrpc.config import Pipeline
             from alrpc.experiments.bench import show
             from alrpc.experiments.bench.engine import hops as measure
+            from alrpc.experiments.bench.slow_links import slow_links
 
-        result = measure(
-            stages, stage_ms, message_mb, list(peers), rounds, directory, partial(show.watch, Console(stderr=True))
-        )
+        watch = partial(show.watch, Console(stderr=True))
+        with slow_links(stages + 1, delay_ms, rate_mbit) as links:
+            result = measure(
+                stages, stage_ms, message_mb, window or Pipeline().window, list(peers), rounds, directory, watch, links
+            )
+        result |= {"delay_ms": delay_ms, "rate_mbit": rate_mbit}
         finish(result, show.stage_table(result["stages"]), show.hops_lines(result))
 
 

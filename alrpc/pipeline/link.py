@@ -12,8 +12,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -56,10 +55,24 @@ def make_credits(count: int) -> queue.SimpleQueue:
     return credits
 
 
+def repeat(work: Callable[[], bool | None], fail: Callable[[Exception], None], name: str) -> None:
+    """Start a thread that does the work again and again, until it returns True; an error of it ends the thread and is handed on."""
+
+    def run() -> None:
+        try:
+            while not work():
+                pass
+        except Exception as error:
+            fail(error)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+
+
 class Sender:
     """Sends packets to one rank. It does not wait until `window` micro-batches are in flight; markers have their own credits.
 
-    A thread posts the sends, since posting a message to gloo takes a hundred microseconds that the stage can spend on its backward
+    Sends are posted as soon as there is a credit, and a thread waits for them in order, so that a slow link costs latency alone.
+    Another thread posts them, since posting a message to gloo takes a hundred microseconds that the stage can spend on its backward
     pass. A stage on a GPU posts all its packets itself and at once, including markers, so that no packet queues behind the
     backward pass on the GPU's stream, and none overtakes another.
     """
@@ -71,8 +84,10 @@ class Sender:
         self._limits = {False: window, True: MARKERS}
         self._credits = {marker: make_credits(count) for marker, count in self._limits.items()}
         self._header_sizes = HeaderSizes(window)
-        self._leaving: queue.SimpleQueue = queue.SimpleQueue()
-        threading.Thread(target=self._send, name=f"send-to-{link.rank}", daemon=True).start()
+        self._leaving: queue.SimpleQueue[Packet] = queue.SimpleQueue()
+        self._posted: queue.SimpleQueue[tuple[bool, list[tuple]]] = queue.SimpleQueue()
+        repeat(lambda: self._post(self._leaving.get()), self._fail, f"post-to-{link.rank}")
+        repeat(self._await_next, self._fail, f"send-to-{link.rank}")
 
     def send(self, packet: Packet) -> None:
         """Send a packet; its tensors must not be changed afterwards.
@@ -80,10 +95,12 @@ class Sender:
         Raises:
             PeerLost: when the connection is lost.
         """
-        marker = packet.is_marker
-        self._acquire_credit(marker)
+        self._acquire_credit(packet.is_marker)
+        if not self._at_once:
+            self._leaving.put(packet)
+            return
         try:
-            self._leaving.put((marker, self._post_sends(packet) if self._at_once else packet))
+            self._post(packet)
         except RuntimeError as error:
             raise PeerLost(f"sending to rank {self._link.rank}: {error}") from error
 
@@ -104,8 +121,8 @@ class Sender:
         if before is not None:
             self._timing.enter(before)
 
-    def _post_sends(self, packet: Packet) -> list[tuple]:
-        """Post the sends of a packet; returns the works to wait for, with the tensors that must stay alive until then."""
+    def _post(self, packet: Packet) -> None:
+        """Post the sends of a packet; its tensors must stay alive until they have ended."""
         rank, wire, group = self._link.rank, self._link.wire, self._link.group
         header, tensors = encode(replace(packet, tensors={name: move(t, wire) for name, t in packet.tensors.items()}))
         limit = self._header_sizes.limit()
@@ -113,31 +130,40 @@ class Sender:
         messages = [header] if len(header) <= limit else [header[:limit], header[limit:]]
         works = [(distributed.isend(message, rank, tag=tag), message) for tag, message in enumerate(messages)]
         next_tag = NEXT if group is None else 0
-        return works + [(distributed.isend(tensor, rank, group, next_tag), tensor) for tensor in tensors]
+        works += [(distributed.isend(tensor, rank, group, next_tag), tensor) for tensor in tensors]
+        self._posted.put((packet.is_marker, works))
 
-    def _send(self) -> None:
-        try:
-            while True:
-                marker, leaving = self._leaving.get()
-                for work, _tensor in self._post_sends(leaving) if isinstance(leaving, Packet) else leaving:
-                    work.wait()
-                self._credits[marker].put(None)
-        except Exception as error:  # the next call of send raises it
-            for credits in self._credits.values():
-                credits.put(error)
+    def _await_next(self) -> None:
+        marker, works = self._posted.get()
+        for work, _tensor in works:
+            work.wait()
+        self._credits[marker].put(None)
+
+    def _fail(self, error: Exception) -> None:
+        for credits in self._credits.values():
+            credits.put(error)  # the next call of send raises it
 
 
 class Receiver:
-    """Receives packets from one rank ahead of their use, at most `window` of them, until the "end" packet."""
+    """Receives packets from one rank ahead of their use, at most `window` of them, until the "end" packet.
+
+    A thread posts the receives of first messages, and another reads headers and posts the receives of large tensors, of `window`
+    packets each, so that the sender waits for a receive only while it is on its way or `window` packets are here. A header whose
+    tensors follow makes room for the next header at once, since it is small; otherwise each would cost two round trips.
+    """
 
     def __init__(self, link: Link, window: int, device: torch.device, timing: Timing):
         self._link = link
         self._device = device
         self._timing = timing
-        self._window = window
-        self._taken: queue.SimpleQueue = queue.SimpleQueue()  # one None for each packet that was taken
+        self._header_sizes = HeaderSizes(window)
+        self._ahead = make_credits(window)  # receives of first messages to post
+        self._room = make_credits(window)  # packets whose large tensors may be received
+        self._pending: queue.SimpleQueue = queue.SimpleQueue()  # first messages whose receives are posted
         self._arriving: queue.SimpleQueue = queue.SimpleQueue()
-        threading.Thread(target=self._receive, name=f"receive-from-{link.rank}", daemon=True).start()
+        # An error is raised by the thread that iterates over the packets.
+        repeat(self._post_ahead, self._arriving.put, f"post-from-{link.rank}")
+        repeat(self._receive_next, self._arriving.put, f"receive-from-{link.rank}")
 
     def __iter__(self) -> Iterator[Packet]:
         """The packets in order; waits for the next one to arrive.
@@ -156,7 +182,8 @@ class Receiver:
                     work.wait()
             except RuntimeError as error:
                 raise PeerLost(f"receiving from rank {self._link.rank}: {error}") from error
-            self._taken.put(None)
+            if header.kind is not Kind.END:
+                (self._room if works else self._ahead).put(None)
             # Out-of-line tensors may have arrived only during this wait.
             self._timing.begin_packet(header.kind, header.epoch, header.step, time.perf_counter() if works else ready)
             placed = {name: move(tensor, self._device) for name, tensor in tensors.items()}
@@ -164,34 +191,32 @@ class Receiver:
             if header.kind is Kind.END:
                 return
 
-    def _receive(self) -> None:
+    def _post_ahead(self) -> None:
+        self._ahead.get()
+        self._pending.put(self._post_receive(self._header_sizes.limit(), FIRST))
+
+    def _receive_next(self) -> bool:
         rank, wire, group = self._link.rank, self._link.wire, self._link.group
-        try:
-            if wire.type == "cuda":
-                torch.cuda.set_device(wire)  # each thread has a current device of its own
-            pinned = wire.type == "cpu" and self._device.type == "cuda"  # allows an asynchronous copy to the GPU
-            header_sizes = HeaderSizes(self._window)
-            pending = deque(self._post_receive(header_sizes.limit(), FIRST) for _ in range(self._window))
-            while True:
-                header = self._read_header(*pending.popleft(), header_sizes)
-                tensors, remaining = header.place(pinned, wire)
-                works = [distributed.irecv(tensor, rank, group, NEXT if group is None else 0) for tensor in remaining]
-                self._arriving.put((header, tensors, works, time.perf_counter()))
-                if header.kind is Kind.END:
-                    return
-                self._taken.get()
-                pending.append(self._post_receive(header_sizes.limit(), FIRST))
-        except Exception as error:  # raised by the thread that iterates over the packets
-            self._arriving.put(error)
+        if wire.type == "cuda":
+            torch.cuda.set_device(wire)  # each thread has a current device of its own
+        pinned = wire.type == "cpu" and self._device.type == "cuda"  # allows an asynchronous copy to the GPU
+        header = self._read_header(*self._pending.get())
+        if header.has_more:
+            self._ahead.put(None)
+            self._room.get()
+        tensors, remaining = header.place(pinned, wire)
+        works = [distributed.irecv(tensor, rank, group, NEXT if group is None else 0) for tensor in remaining]
+        self._arriving.put((header, tensors, works, time.perf_counter()))
+        return header.kind is Kind.END
 
     def _post_receive(self, count: int, tag: int) -> tuple[torch.Tensor, distributed.Work]:
         message = torch.empty(count, dtype=torch.uint8)
         return message, distributed.irecv(message, self._link.rank, tag=tag)
 
-    def _read_header(self, first: torch.Tensor, work: distributed.Work, header_sizes: HeaderSizes) -> Header:
+    def _read_header(self, first: torch.Tensor, work: distributed.Work) -> Header:
         work.wait()  # with gloo a message may be shorter than the buffer that receives it
         length = length_of(first)
-        header_sizes.note(length)
+        self._header_sizes.note(length)
         if length <= len(first):
             return decode(first)
         rest, work = self._post_receive(length - len(first), NEXT)

@@ -60,6 +60,11 @@ class Header:
     inline: numpy.ndarray
     """The bytes of the inline tensors."""
 
+    @property
+    def has_more(self) -> bool:
+        """Whether tensors follow in messages of their own."""
+        return any(start is None for *_, start in self.layout)
+
     def place(self, pinned: bool, device: torch.device) -> tuple[dict[str, Tensor], list[Tensor]]:
         """All tensors of the packet, and those of them that are still to be received, which are allocated on `device`.
 

@@ -13,16 +13,31 @@ from alrpc.experiments.bench.measure import Watch, rate, run_rounds, summarise
 from alrpc.experiments.bench.peers import MICRO_BATCHES, run_peer
 from alrpc.experiments.bench.rounds import PIPELINE, Settings
 from alrpc.experiments.bench.simulated import SAMPLES
+from alrpc.experiments.bench.slow_links import SlowLinks
 from alrpc.system import cores
 
 STEPS, PEER_STEPS = 100, 20
 PEER_TURNS = 3  # each turn starts new processes, since figures vary between starts
 
 
-def hops(stages: int, stage_ms: float, message_mb: float, peers: list[str], rounds: int, directory: Path, watch: Watch) -> dict:
+def hops(
+    stages: int,
+    stage_ms: float,
+    message_mb: float,
+    window: int,
+    peers: list[str],
+    rounds: int,
+    directory: Path,
+    watch: Watch,
+    links: SlowLinks | None = None,
+) -> dict:
     """Measure the engine, then the peers in turns, with stages that sleep `stage_ms` per step and packets of `message_mb`.
 
     Efficiency is the share of the steady state that the slowest stage is asked to sleep: stage_ms × steps / elapsed.
+
+    Args:
+        window: `pipeline.window` of the engine.
+        links: hosts for the processes, if their links are to be slow: one more than there are stages.
 
     Raises:
         RunFailed, Interrupted: as `alrpc.runtime.local.run_processes`.
@@ -31,11 +46,11 @@ def hops(stages: int, stage_ms: float, message_mb: float, peers: list[str], roun
         {
             "model": {"name": "alrpc.experiments.bench.simulated:build", "stages": stages},
             "data": {"batch_size": SAMPLES},
-            "pipeline": {"stages": stages, "pin_cores": "never"},
+            "pipeline": {"stages": stages, "window": window, "pin_cores": "never"},
             "device": "cpu",
         }
     )
-    settings = Settings(rounds, STEPS, stage_ms=stage_ms, message_mb=message_mb)
+    settings = Settings(rounds, STEPS, stage_ms=stage_ms, message_mb=message_mb, links=links)
     directory.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Advice)  # simulated stages are meant to have nothing to learn
@@ -46,7 +61,7 @@ def hops(stages: int, stage_ms: float, message_mb: float, peers: list[str], roun
     engine = statistics.median(s["cpu_seconds_per_step"] - s["ceiling_cpu_seconds_per_step"] for s in sending)
     copies = copy_seconds(message_mb, stage_ms / 1000, directory / "copies")
     found = {peer: {} for peer in peers}
-    for (peer, keeps_memory), of_turns in time_peers(stages, stage_ms, message_mb, peers, directory, watch).items():
+    for (peer, keeps_memory), of_turns in time_peers(stages, stage_ms, message_mb, peers, directory, watch, links).items():
         median = statistics.median(of_turns)
         figure = {
             "steps_per_second": 1 / median,
@@ -61,6 +76,7 @@ def hops(stages: int, stage_ms: float, message_mb: float, peers: list[str], roun
         "cores": cores(),
         "stage_ms": stage_ms,
         "message_mb": message_mb,
+        "window": window,
         **figures,
         "efficiency": statistics.median(efficiencies),
         "rounds": efficiencies,
@@ -72,7 +88,13 @@ def hops(stages: int, stage_ms: float, message_mb: float, peers: list[str], roun
 
 
 def time_peers(
-    stages: int, stage_ms: float, message_mb: float, peers: list[str], directory: Path, watch: Watch
+    stages: int,
+    stage_ms: float,
+    message_mb: float,
+    peers: list[str],
+    directory: Path,
+    watch: Watch,
+    links: SlowLinks | None,
 ) -> dict[tuple[str, bool], list[float]]:
     """Seconds per batch of each peer in each turn: with torch's own memory settings, and with those of this engine."""
     seconds: dict[tuple[str, bool], list[float]] = {(peer, keeps): [] for peer in peers for keeps in (False, True)}
@@ -80,5 +102,5 @@ def time_peers(
         for (peer, keeps_memory), of_turns in seconds.items():
             place = directory / f"{peer}{'-memory-kept' if keeps_memory else ''}-{turn}"
             with watch(place, 1):
-                of_turns.append(run_peer(peer, stages, stage_ms, message_mb, PEER_STEPS, keeps_memory, place))
+                of_turns.append(run_peer(peer, stages, stage_ms, message_mb, PEER_STEPS, keeps_memory, place, links))
     return seconds

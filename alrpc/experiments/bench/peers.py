@@ -17,6 +17,7 @@ from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGP
 
 from alrpc import rundir
 from alrpc.experiments.bench.simulated import FORWARD, SAMPLES, Sleeper
+from alrpc.experiments.bench.slow_links import SlowLinks
 from alrpc.pipeline.groups import join_group
 from alrpc.reading.documents import SECONDS, read_json
 from alrpc.runtime.local import Launch, process_role, run_processes
@@ -55,20 +56,28 @@ class _Sleep(torch.autograd.Function):
 
 
 def run_peer(
-    name: str, stages: int, stage_ms: float, message_mb: float, steps: int, keeps_memory: bool, directory: Path
+    name: str,
+    stages: int,
+    stage_ms: float,
+    message_mb: float,
+    steps: int,
+    keeps_memory: bool,
+    directory: Path,
+    links: SlowLinks | None = None,
 ) -> float:
     """Seconds that a batch takes in a pipeline of `stages` processes, run in a directory made for it.
 
     Args:
         keeps_memory: whether its processes keep freed memory, in large pages, as this engine's do; otherwise they have the
             defaults of Python and torch.
+        links: the hosts of the processes, if their links are slow.
 
     Raises:
         RunFailed, Interrupted: as `alrpc.runtime.local.run_processes`.
     """
     launch = Launch(
         run_rank_of_peer,
-        (name, stage_ms, message_mb, steps, directory),
+        (name, stage_ms, message_mb, steps, directory, links),
         stages,
         process_role,
         silent=True,
@@ -79,12 +88,22 @@ def run_peer(
     return read_json(directory / RESULT, SECONDS)
 
 
-def run_rank_of_peer(process: Process, name: str, stage_ms: float, message_mb: float, steps: int, directory: Path) -> None:
+def run_rank_of_peer(
+    process: Process,
+    name: str,
+    stage_ms: float,
+    message_mb: float,
+    steps: int,
+    directory: Path,
+    links: SlowLinks | None,
+) -> None:
     """Run one process of the pipeline."""
     warnings.filterwarnings("ignore", module="torch.distributed")
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     log_to(directory, f"process-{rank + 1}")
     torch.set_num_threads(1)
+    if links is not None:
+        links.enter(rank)
     join_group("gloo")
     cpu = torch.device("cpu")
     stage = PipelineStage(Sleeping(stage_ms / 1000 / MICRO_BATCHES), rank, world, cpu)

@@ -22,6 +22,7 @@ from alrpc.config import Config
 from alrpc.data.dataset import Dataset
 from alrpc.data.loader import load_micro_batches, requests
 from alrpc.events import Finished, Round
+from alrpc.experiments.bench.slow_links import SlowLinks
 from alrpc.objectives.base import Tensors
 from alrpc.system import peak_memory
 from alrpc.training.packet import LABEL, Kind, Packet
@@ -44,6 +45,8 @@ class Settings:
     """Milliseconds that a simulated stage sleeps per step; None for stages that train."""
     message_mb: float | None = None
     """Size of a packet between simulated stages in MB."""
+    links: SlowLinks | None = None
+    """The hosts of the processes, if their links are slow."""
 
 
 def at_the_ends(stages: int, window: int) -> int:

@@ -82,8 +82,14 @@ def ceiling_lines(result: dict) -> list[str]:
 
 def hops_lines(result: dict) -> list[str]:
     """The result of `alrpc bench hops` in sentences."""
+    slow = result["delay_ms"] or result["rate_mbit"]
     lines = [
         f"SIMULATED stages: each step sleeps {result['stage_ms']:g} ms; packets of {result['message_mb']:g} MB are real",
+        *(
+            [f"links of {result['delay_ms']:g} ms each way, {_rate(result['rate_mbit'])}, window {result['window']}"]
+            if slow
+            else []
+        ),
         f"efficiency: {result['efficiency']:.4f} (median; {spread(result['rounds'])})",
         f"CPU time of the engine: {result['cpu_seconds_per_packet'] * 1000:.2f} ms a packet and hop, of which gloo's own send and "
         f"receive are {result['cpu_seconds_of_copies'] * 1000:.2f} ms",
@@ -96,6 +102,10 @@ def hops_lines(result: dict) -> list[str]:
                 f"(median; {spread(figure['throughput_ratios'], 'turn', 2)})"
             )
     return lines
+
+
+def _rate(mbit: float) -> str:
+    return f"{mbit:g} Mbit/s" if mbit else "no limit of rate"
 
 
 def scaling_table(result: dict) -> Table:

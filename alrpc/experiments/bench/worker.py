@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from pathlib import Path
 
 from alrpc import rundir
@@ -29,6 +30,8 @@ from alrpc.runtime.worker import measure_rank
 
 def measure_rounds(process: Process, directory: Path, settings: Settings) -> None:
     """Run this process' rank in the measured rounds of a run whose directory holds its configuration."""
+    if settings.links is not None:
+        settings.links.enter(int(os.environ["RANK"]))
     ms = settings.stage_ms
     make = MeasuredStage if ms is None else functools.partial(simulated.SimulatedStage, ms / 1000)
     measure_rank(process, directory, make, lambda: feed_rounds(directory, settings))
