@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 from alrpc.timing import STATES, WORKING
 
 BUSY = 0.85  # least share of its time that a stage works if the others wait for it
 UNEVEN = 1.1  # least ratio of the most to the mean work that is reported
 WAITS = 0.15  # least share of its time that a stage waits, for a wait that is reported
+HELD = 0.7  # least share of the time between two micro-batches that a link's window accounts for, and most that work may, if it is the link
+SETTLED = 20  # micro-batches, after which the filling of the pipeline no longer counts
 
 
 def training(seconds: dict[str, float]) -> float:
@@ -54,3 +58,28 @@ def find_bottleneck(seconds: dict[int, dict[str, float]], components: dict[int, 
             what = f"stage {stage - 1} waits to send {sends:.0%} of its time, stage {stage} to receive {waits:.0%}"
             return None, f"bottleneck: the way from stage {stage - 1} to stage {stage}; {what}"
     return None, "no stage is a bottleneck"
+
+
+def find_slow_link(seconds: dict[int, dict[str, float]], steps: int, round_trips: dict[int, float], window: int) -> str:
+    """A sentence about a link whose round trip the window does not cover, and the window that would; "" if there is none.
+
+    A link passes at most `window` micro-batches in each round trip, since a sender learns only then that there is room again.
+
+    Args:
+        seconds: as for `find_bottleneck`.
+        steps: the number of micro-batches.
+        round_trips: for each stage, the seconds of a round trip between the coordinator and it.
+        window: `pipeline.window`.
+    """
+    if steps < SETTLED or not round_trips or not all(training(each) for each in seconds.values()):
+        return ""
+    period = max(map(training, seconds.values())) / steps
+    work = max(sum(each[state] for state in WORKING) for each in seconds.values()) / steps
+    stage = max(sorted(round_trips), key=round_trips.__getitem__)
+    trip = round_trips[stage]
+    if work > HELD * period or trip / window < HELD * period:
+        return ""
+    return (
+        f"bottleneck: the link to stage {stage}; its round trip takes {1000 * trip:.0f} ms, in which {window} micro-batches pass and "
+        f"the slowest stage could train on {trip / work:.0f}: set pipeline.window={math.ceil(trip / work) + 1}"
+    )

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from alrpc.events import (
     Checkpoint,
     Chosen,
+    Clock,
     Coordinator,
     Evaluation,
     Event,
@@ -24,6 +25,7 @@ from alrpc.events import (
     Status,
     Unwritten,
 )
+from alrpc.telemetry.bottleneck import find_bottleneck, find_slow_link
 
 RECENT = 5.0  # seconds over which the rate is averaged
 
@@ -56,6 +58,8 @@ class Progress:
     engine: str
     stages: dict[int, StageProgress]
     epochs: int
+    window: int
+    """`pipeline.window`."""
     micro_batches: int = 0
     """Number of micro-batches in an epoch; 0 until the data is there."""
     samples: int = 0
@@ -104,6 +108,8 @@ class Progress:
     """Number of updates skipped because a loss or gradient was not finite."""
     slow: dict[int, str] = field(default_factory=dict)
     """For each stage that computes for unusually long, the message about it."""
+    round_trips: dict[int, float] = field(default_factory=dict)
+    """For each stage, the seconds of the fastest round trip between the coordinator and it."""
     recent: deque[tuple[float, int]] = field(default_factory=deque)
     """Monotonic times and the steps done then, over the last RECENT seconds."""
 
@@ -140,6 +146,15 @@ class Progress:
             return {}, {}
         stages = self.stages.items()
         return {number: stage.seconds for number, stage in stages}, {number: stage.components for number, stage in stages}
+
+    def bottleneck(self) -> str:
+        """A sentence about what the stages wait for; "" before any is known."""
+        seconds, components = self.work()
+        return self.slow_link() or find_bottleneck(seconds, components)[1]
+
+    def slow_link(self) -> str:
+        """A sentence about a link that needs a larger window; "" if there is none."""
+        return find_slow_link(self.work()[0], self.step - self.start, self.round_trips, self.window)
 
     def unwritten(self) -> str | None:
         """The reason why the trained parameters are not on the disk, or None if they are."""
@@ -189,6 +204,9 @@ class Progress:
                 stage.components, stage.device, stage.host = event.components, event.device, event.host
             case Status():
                 self._apply_status(self.stages[event.stage], event)
+            case Clock():
+                trip = 2 * event.uncertainty
+                self.round_trips[event.stage] = min(trip, self.round_trips.get(event.stage, trip))
             case StageTimes():
                 stage = self.stages[event.stage]
                 stage.step, stage.epoch, stage.seconds = event.step, event.epoch, event.seconds

@@ -56,7 +56,8 @@ def recorder(
     learns = config.objective.name if engine in events.ENGINES else engine
     where = "sequential" if engine == "sequential" else f"{stages} stage{'s' if stages > 1 else ''}"
     title = f"{config.model.name} on {config.data.name}, {learns}, {where}"
-    progress = Progress(title, engine, {number: StageProgress() for number in range(1, stages + 1)}, config.train.epochs)
+    of_stages = {number: StageProgress() for number in range(1, stages + 1)}
+    progress = Progress(title, engine, of_stages, config.train.epochs, config.pipeline.window)
     lock = threading.Lock()  # the threads that feed and that commit checkpoints emit events too
     with (
         Files(directory, appending, notes_place=engine == "pipeline") as files,

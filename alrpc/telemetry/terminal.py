@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from alrpc.events import Checkpoint, Event, Losses, Slow
-from alrpc.telemetry.bottleneck import find_bottleneck, share
+from alrpc.telemetry.bottleneck import share
 from alrpc.telemetry.progress import Progress, StageProgress
 from alrpc.timing import STATES, WORKING
 
@@ -69,10 +69,10 @@ def _live(progress: Progress, console: Console) -> Iterator[Callable[[Event], No
 
 def _plain(progress: Progress, verbose: bool, console: Console) -> Callable[[Event], None]:
     """Print a line for the job, then one for each epoch that is complete; if verbose, also for all losses and checkpoints."""
-    shown, told = -1, 0
+    shown, told, link = -1, 0, ""
 
     def say(event: Event) -> None:
-        nonlocal shown, told
+        nonlocal shown, told, link
         lines = [_describe(event)] if verbose and isinstance(event, (Losses, Checkpoint)) else []
         lines += progress.failures[told:]  # which the files may not be able to tell
         told = len(progress.failures)
@@ -98,6 +98,8 @@ def _plain(progress: Progress, verbose: bool, console: Console) -> Callable[[Eve
             console.print(f"{line}  {progress.rate():,.0f} samples/s", soft_wrap=True, highlight=False)
             if shown == 1 and (about := progress.explain_exits(shown)):
                 console.print(about, soft_wrap=True, highlight=False)
+            if not link and (link := progress.slow_link()):  # once
+                console.print(link, soft_wrap=True, highlight=False)
 
     return say
 
@@ -122,7 +124,7 @@ def _view(progress: Progress, width: int) -> Group:
     exits = [Text(about, style="dim")] if about else []
     slow = [Text(what, style="yellow") for what in progress.slow.values()]
     failures = [Text(progress.failures[-1], style="red")] if progress.failures else []
-    _, what = find_bottleneck(*progress.work())
+    what = progress.bottleneck()
     bottleneck = [Text(what, style="yellow" if what.startswith("bottleneck") else "dim")] if what else []
     above = [*_headline(progress, width), _stage_table(progress, width), *_legend(progress, width)]
     return Group(*above, *bottleneck, *packets, *components, *exits, *slow, *failures)

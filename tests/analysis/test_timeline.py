@@ -11,7 +11,7 @@ from alrpc.analysis.aligned import align_timings, offset_at
 from alrpc.analysis.timeline import LOOKS, choose_window, draw, draw_lanes, legend
 from alrpc.cli.main import main
 from alrpc.errors import UserError
-from alrpc.telemetry.bottleneck import find_bottleneck
+from alrpc.telemetry.bottleneck import find_bottleneck, find_slow_link
 from alrpc.timing import STATES
 
 STEP = 1000  # µs
@@ -161,6 +161,18 @@ def seconds(**states):
 def test_what_holds_a_pipeline_up_is_told(of_stages, stage, what):
     found, told = find_bottleneck(dict(enumerate(of_stages, 1)), {1: [1, 2], 2: [3]})
     assert found == stage and what in told and bool(what) == bool(told)
+
+
+def test_a_link_whose_round_trip_the_window_does_not_cover_is_told_with_the_window_that_does():
+    waits = {1: seconds(forward=2.0, waiting_to_receive=3.1), 2: seconds(forward=1.0, waiting_to_receive=4.1)}  # of 100 steps
+    trips = {1: 0.001, 2: 0.1}
+    told = find_slow_link(waits, 100, trips, 2)
+    assert "the link to stage 2; its round trip takes 100 ms" in told and told.endswith(
+        "set pipeline.window=6"
+    )  # 100 / 20, and one
+    assert find_slow_link(waits, 100, trips, 8) == ""  # then something else holds it up
+    assert find_slow_link({1: seconds(forward=5.0), 2: waits[2]}, 100, trips, 2) == ""  # stage 1 does
+    assert find_slow_link(waits, 5, trips, 2) == find_slow_link(waits, 100, {}, 2) == ""  # too early
 
 
 def test_what_has_left_no_moments_is_refused(tmp_path, commands):

@@ -103,6 +103,32 @@ def send_one_and_die(port: int, result) -> None:
     os._exit(9)
 
 
+LARGE = {"x": torch.zeros(1 << 18)}  # 1 MiB, in a message of its own
+
+
+def send_a_window_of_large_packets(port: int, result) -> None:
+    """Tell of every send that is posted, then of every packet whose sends have ended."""
+    join(0, port)
+    isend, posted = distributed.isend, queue.SimpleQueue()
+    distributed.isend = lambda *arguments, **named: (isend(*arguments, **named), posted.put(None))[0]
+    sender = Sender(Link(1, CPU), WINDOW)
+    for step in range(WINDOW):
+        sender.send(Packet(Kind.TRAIN, 1, step, LARGE))
+    for _ in range(2 * WINDOW):  # header and tensor
+        posted.get()
+        result.put("posted")
+    sender.drain()
+    result.put("sent")
+    time.sleep(60)
+
+
+def receive_when_told(told, port: int, result) -> None:
+    join(1, port)
+    told.wait()
+    Receiver(Link(0, CPU), WINDOW, CPU, Timing())  # which nobody asks for a packet
+    time.sleep(60)
+
+
 def open_groups(rank: int, port: int, result) -> None:
     """Open the groups of GPUs' links between three stages, of gloo in place of NCCL."""
     prepare(rank, port, 4)
@@ -183,6 +209,15 @@ def test_a_sender_runs_ahead_no_further_than_the_window(pair):
     steps = until_it_waits(sent)
     # One in use, a window received ahead, one whose header is on its way, a window of unfinished sends.
     assert WINDOW < len(steps) <= 2 * WINDOW + 2
+
+
+def test_both_ends_work_a_window_of_large_packets_ahead(pair):
+    """A slow link then costs latency alone, though each large tensor waits for a receive to be posted."""
+    told = multiprocessing.get_context("spawn").Event()
+    _, (sent, _) = pair(send_a_window_of_large_packets, functools.partial(receive_when_told, told))
+    assert [sent.get(timeout=60) for _ in range(2 * WINDOW)] == ["posted"] * 2 * WINDOW  # before any of them is received
+    told.set()
+    assert sent.get(timeout=60) == "sent"  # before any of them is taken
 
 
 def test_markers_leave_the_window_to_the_micro_batches(pair):

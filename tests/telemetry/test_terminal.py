@@ -33,7 +33,7 @@ def events(epoch: int) -> list[Event]:
 
 
 def shown(terminal: bool, quiet: bool = False, width: int = 150, epochs: int = 2) -> str:
-    progress = Progress("mlp on digits, 2 stages", "pipeline", {1: StageProgress(), 2: StageProgress()}, epochs=2)
+    progress = Progress("mlp on digits, 2 stages", "pipeline", {1: StageProgress(), 2: StageProgress()}, epochs=2, window=2)
     console = Console(file=io.StringIO(), force_terminal=terminal, width=width, height=40, _environ={"NO_COLOR": "1"})
     begun = [*(Ready(n, [n], "cpu", "here") for n in (1, 2)), Job(samples=4, micro_batches=2), Start()]
     with show(progress, quiet, console) as refresh:
@@ -94,7 +94,7 @@ def frame(width: int, epochs: int = 2) -> str:
 
 
 def test_a_first_micro_batch_may_take_its_time():
-    progress = Progress("", "pipeline", {1: StageProgress()}, epochs=1, fed=time.monotonic() - 60)
+    progress = Progress("", "pipeline", {1: StageProgress()}, epochs=1, window=2, fed=time.monotonic() - 60)
     for step in (0, 0, 1):
         progress.apply(Status(1, step, packet=None, received=0, sent=0, state=None, in_state=0.0, seconds={}, peak_memory=0))
     assert progress.step == 1
