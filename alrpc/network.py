@@ -22,8 +22,9 @@ from alrpc.models.build import build_parts, resolve_model
 from alrpc.models.parts import Parts
 from alrpc.models.weights import load_weights
 from alrpc.objectives.associated import AssociatedLearning
-from alrpc.objectives.base import Component, Objective, Target, Tensors, as_tensors, canonical, eval_mode
+from alrpc.objectives.base import Component, Objective, Target, Tensors, as_tensors, eval_mode
 from alrpc.objectives.build import build_components, make_objective, warn_of_idle_blocks
+from alrpc.objectives.handover import check_handover
 from alrpc.system import peak_memory
 
 
@@ -50,10 +51,10 @@ class Network(nn.Module):
         used, outputs = list(self.components[:depth]), []
         for component in used:
             tensors = component.activate(tensors)
-            if not torch.is_grad_enabled():  # as the next component gets them in an evaluation, so that both give the same bits
-                tensors = {name: canonical(tensor) for name, tensor in tensors.items()}
             if self.objective.combines_exits or component is used[-1]:
-                outputs.append(self.objective.exit(component, tensors))
+                outputs.append(component.read_exit(tensors))
+            if not torch.is_grad_enabled():  # as the next component gets them in an evaluation, so that both give the same bits
+                tensors = component.hand_over(tensors)
         return self.objective.decode([component.exit_parts() for component in used], outputs)
 
     @torch.no_grad()
@@ -251,7 +252,11 @@ def _build(config: Config, sample: Tensors, target: Target) -> tuple[Network, Pa
     with torch.random.fork_rng(devices=[]):
         parts = build_parts(config.model, config.train.seed, sample)
         network = Network(build_components(parts.blocks, sample, configured_objective(config, target), parts.own))
-    for component in network.components[: common_fields(config.model).freeze]:
+    common = common_fields(config.model)
+    check_handover(common.handover, network.objective.delay)
+    for component in network.components:
+        component.handover = common.handover
+    for component in network.components[: common.freeze]:
         component.freeze()
     check_rates(network, config.train)
     return network, parts

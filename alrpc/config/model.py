@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, NonNegativeInt, PlainSerializer, ValidationInfo, ValidatorFunctionWrapHandler, WrapValidator
 
@@ -43,6 +43,10 @@ class Model(Section):
     freeze: Annotated[NonNegativeInt, *OwnOrCommon] = 0
     """Number of first blocks that are not trained: their parameters and the statistics of their norms stay, and they run as in
     evaluation. What the objective adds to them learns all the same."""
+
+    handover: Annotated[Literal["fp32", "bf16", "int8"], *OwnOrCommon] = "fp32"
+    """The precision in which each component hands its activations to the next, whether in one process or over a link: fp32 for as they
+    are, bf16 for half the bytes, int8 for a quarter, with a scale for each sample's, token's or image channel's row."""
 
     @property
     def fields(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from alrpc.analysis.contents import Calibration, EarlyExits
 from alrpc.network import Network
-from alrpc.objectives.base import Tensors, canonical
+from alrpc.objectives.base import Tensors
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def predict_early(network: Network, tensors: Tensors, early: EarlyExit) -> tuple
             tensors, output = component.evaluate(tensors)
             outputs.append(output)
         else:
-            tensors = {name: canonical(tensor) for name, tensor in component.activate(tensors).items()}
+            tensors = component.hand_over(component.activate(tensors))
         if number not in early.thresholds:
             continue
         scores = tempered(network.objective.decode(parts, outputs), early.temperatures[number])

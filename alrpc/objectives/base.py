@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from alrpc.errors import UsageError, UserError
 from alrpc.models.modes import eval_mode as eval_mode
+from alrpc.objectives.handover import pack, unpack
 
 Tensors = dict[str, Tensor]
 LABEL = "label"  # the name of the label among the tensors beside the activations
@@ -254,6 +255,7 @@ class Component(nn.Module):
         self.objective = objective
         self.block = block
         self.frozen = False
+        self.handover = "fp32"
         for name, part in parts.items():
             self.add_module(name, part)
 
@@ -282,7 +284,7 @@ class Component(nn.Module):
         Args:
             beside: what enters beside them in training; None to predict.
         """
-        tensors = self.objective.enter(self, tensors, beside)
+        tensors = self.objective.enter(self, unpack(tensors, self.handover), beside)
         output = call(self.block, tensors)
         names = gives(self.block)
         return {**tensors, **dict(zip(names, output if isinstance(output, tuple) else (output,), strict=True))}
@@ -292,7 +294,12 @@ class Component(nn.Module):
 
         `feedback` is what was kept and heard of an earlier micro-batch, for `WithFeedback.learn`."""
         tensors, beside, losses = self.compute(batch.tensors, batch.beside, *feedback)
-        return Microbatch(*({name: canonical(t) for name, t in named.items()} for named in (tensors, beside))), losses
+        return Microbatch(self.hand_over(tensors), {name: canonical(tensor) for name, tensor in beside.items()}), losses
+
+    def hand_over(self, leaving: Tensors) -> Tensors:
+        """What leaves the block, without graph, in the precision and memory layout in which the next component gets it."""
+        with torch.no_grad():
+            return {name: canonical(tensor) for name, tensor in pack(leaving, self.handover).items()}
 
     def compute(self, tensors: Tensors, beside: Tensors, *feedback: Tensors) -> tuple[Tensors, Tensors, tuple[Tensor, ...]]:
         """The arithmetic of `forward`, which torch.compile may replace."""
@@ -304,10 +311,14 @@ class Component(nn.Module):
     def evaluate(self, tensors: Tensors) -> tuple[Tensors, Tensor]:
         """The tensors that leave the component, and the prediction of its exit before decoding."""
         leaving = self.activate(tensors)
+        output = self.read_exit(leaving)
+        return self.hand_over(leaving), canonical(output)
+
+    def read_exit(self, leaving: Tensors) -> Tensor:
+        """The prediction of the component's exit before decoding, from what leaves its block, in memory of its own."""
         output = self.objective.exit(self, leaving)
-        if any(storage(output) == storage(tensor) for tensor in leaving.values()):
-            output = output.clone()  # the next block may modify its input in place
-        return {name: canonical(tensor) for name, tensor in leaving.items()}, canonical(output)
+        shared = any(storage(output) == storage(tensor) for tensor in leaving.values())
+        return output.clone() if shared else output  # the next block may modify its input in place
 
     def exit_parts(self) -> nn.ModuleDict:
         """The modules that decoding the exit of this component, or of any later one, needs."""

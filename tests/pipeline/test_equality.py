@@ -63,8 +63,14 @@ TEXTS = [
 ]
 NETWORKS = {
     "vgg": ["model.channels=[[4,M],[6,M],[8],[8]]", "data.augmentation=strong", "data.workers=2", *IMAGES],
-    "resnet": ["model.width=4", "model.depths=[1,1,1]", "channels_last=true", "data.augmentation=basic", *IMAGES],
-    "lstm": ["model.hidden=8", *TEXTS],
+    "resnet": [
+        "model.width=4",
+        "model.depths=[1,1,1]",
+        "model.handover=int8",
+        "channels_last=true",
+        *("data.augmentation=basic", *IMAGES),
+    ],
+    "lstm": ["model.hidden=8", "model.handover=bf16", *TEXTS],
     "transformer": ["model.heads=2", "model.feed_forward=16", "data.bucket=true", *TEXTS],
     "mlp": ["model.dropout=0.1", "model.batch_norm=true", "train.epochs=2"],
 }
