@@ -22,6 +22,7 @@ from alrpc.cli.plan import plan
 from alrpc.cli.predict import predict
 from alrpc.cli.profile import profile
 from alrpc.cli.report import report
+from alrpc.cli.serve import serve
 from alrpc.cli.timeline import timeline
 from alrpc.cli.train import train
 from alrpc.errors import FAILED, UsageError, command_code, show_advice_as_lines
@@ -64,8 +65,9 @@ def main() -> None:
     Look at the last run: how good its network is at each depth, and a page with all about it:
         alrpc inspect
         alrpc report
-    Predict by a run what it has not seen, and read the answers as JSON lines:
+    Predict by a run what it has not seen, and read the answers as JSON lines, or over HTTP:
         alrpc predict RUN images/
+        alrpc serve RUN
     Find the names and the fields of the configuration, and change some of them:
         alrpc list
         alrpc config train
@@ -92,5 +94,6 @@ main.add_command(plan)
 main.add_command(predict)
 main.add_command(profile)
 main.add_command(report)
+main.add_command(serve)
 main.add_command(timeline)
 main.add_command(train)

@@ -29,8 +29,6 @@ from alrpc.posix.streams import is_lost
 if TYPE_CHECKING:
     from alrpc.inference.predict import Named
 
-DIGITS = 6  # of a printed number
-
 
 @click.command(short_help="Predict what is in files, or comes from standard input, by a run.")
 @click.argument("run", type=click.Path(readable=False, path_type=Path))
@@ -162,16 +160,9 @@ def _output(out: Path | None) -> Iterator[Callable[[str], object]]:
 
 
 def _json_lines(group: Sequence[Named], top_k: int) -> str:
-    return "".join(json.dumps(_tree(name, answer, top_k), ensure_ascii=False) + "\n" for name, answer in group)
+    from alrpc.inference.predict import answer_tree
 
-
-def _tree(name: str, answer, top_k: int) -> dict:
-    if not answer.top:
-        return {"input": name, "values": [_rounded(value) for value in answer.values], "exit": answer.exit}
-    tree = {"input": name, "label": answer.label, "probability": _rounded(answer.probability), "exit": answer.exit}
-    if top_k > 1:
-        tree["top"] = [{"label": label, "probability": _rounded(share)} for label, share in answer.top]
-    return tree
+    return "".join(json.dumps(answer_tree(name, answer, top_k), ensure_ascii=False) + "\n" for name, answer in group)
 
 
 def _csv_header(of_classes: bool, top: int, width: int) -> str:
@@ -182,11 +173,13 @@ def _csv_header(of_classes: bool, top: int, width: int) -> str:
 
 
 def _csv_lines(group: Sequence[Named], top_k: int) -> str:
+    from alrpc.inference.predict import rounded
+
     return _csv_of(
-        [name, answer.label, _rounded(answer.probability), answer.exit]
-        + [value for label, share in answer.top[1:] for value in (label, _rounded(share))]
+        [name, answer.label, rounded(answer.probability), answer.exit]
+        + [value for label, share in answer.top[1:] for value in (label, rounded(share))]
         if answer.top
-        else [name, *map(_rounded, answer.values), answer.exit]
+        else [name, *map(rounded, answer.values), answer.exit]
         for name, answer in group
     )
 
@@ -195,7 +188,3 @@ def _csv_of(rows) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.{DIGITS}g}")

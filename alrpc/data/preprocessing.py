@@ -5,11 +5,12 @@ A run carries it in its directory, so that prediction needs neither the data of 
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal
 
 import numpy
 import torch
@@ -47,8 +48,8 @@ def _check_dtype(name: str) -> str:
 class ImagePreprocessing:
     """Images of one size, normalised by channel: (pixel / 255 - mean) / deviation.
 
-    An example is a file, by its path; a `PIL.Image`; an array of pixels, uint8, (H, W), (H, W, C) or (C, H, W); or the network's
-    input itself, an array of floats, (C, H, W). All but the last are converted to the number of channels, and resized.
+    An example is a file, by its path or as its bytes; a `PIL.Image`; an array of pixels, uint8, (H, W), (H, W, C) or (C, H, W); or
+    the network's input itself, an array of floats, (C, H, W). All but the last are converted to the number of channels, and resized.
     """
 
     channels: Literal[1, 3]
@@ -76,13 +77,15 @@ class ImagePreprocessing:
         """The input that an example becomes, (C, H, W), float32; raises UserError for what is no image."""
         if isinstance(example, str | Path):
             return self.normalise(read_image(Path(example), self.channels, (self.height, self.width)))
+        if isinstance(example, bytes):
+            return self.normalise(_decode(io.BytesIO(example), self.channels, (self.height, self.width)))
         if isinstance(example, numpy.ndarray | Tensor):
             array = example.numpy(force=True) if isinstance(example, Tensor) else example
             if array.dtype.kind == "f":
                 return _tensor_of(array, "float32", (self.channels, self.height, self.width))
             example = _image_of(array)
         if not hasattr(example, "convert"):
-            raise UserError(f"got {type(example).__name__}; give an image: a path, a PIL.Image or an array")
+            raise UserError(f"got {type(example).__name__}; give an image: a path, bytes, a PIL.Image or an array")
         return self.normalise(pixels_of(example, self.channels, (self.height, self.width)))
 
     def normalise(self, pixels: Tensor) -> Tensor:
@@ -196,14 +199,21 @@ def read_image(path: Path, channels: int, size: tuple[int, int]) -> Tensor:
     Raises:
         UserError: naming a file that cannot be read.
     """
-    from PIL import Image
-
     with open_regular(path) as file:
         try:
-            return pixels_of(Image.open(file), channels, size)
-        except Exception as error:  # Pillow raises SyntaxError for some damaged files, among others
-            reason = " ".join(str(error).split()) or type(error).__name__
-            raise UserError(f"{path}: not a readable image: {reason}") from error
+            return _decode(file, channels, size)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+
+
+def _decode(file: BinaryIO, channels: int, size: tuple[int, int]) -> Tensor:
+    from PIL import Image
+
+    try:
+        return pixels_of(Image.open(file), channels, size)
+    except Exception as error:  # Pillow raises SyntaxError for some damaged files, among others
+        reason = " ".join(str(error).split()).partition(" <_io.")[0] or type(error).__name__
+        raise UserError(f"not a readable image: {reason}") from error
 
 
 def pixels_of(image: Image, channels: int, size: tuple[int, int]) -> Tensor:

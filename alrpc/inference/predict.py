@@ -12,6 +12,8 @@ from alrpc.inference.predictor import Answer, Exit, Predictor, groups
 from alrpc.inference.sources import Example
 
 Named = tuple[str, Answer]
+NOT_FINITE = "the network's answer is not finite; its numbers are too large"
+DIGITS = 6  # of a printed number
 
 
 def predict(
@@ -60,10 +62,31 @@ def predict(
         except UserError as error:
             raise UserError(f"{names[0]} to {names[-1]}: {error}") from error
         for name, answer in zip(names, answers, strict=True):
-            if all(map(math.isfinite, [share for _, share in answer.top] + list(answer.values))):
+            if is_finite(answer):
                 answered.append((name, answer))
             else:
                 if leave_out is None and answered:
                     yield answered
-                bad(name, "the network's answer is not finite; its numbers are too large")
+                bad(name, NOT_FINITE)
         yield answered
+
+
+def is_finite(answer: Answer) -> bool:
+    """Whether all numbers of an answer are."""
+    return all(map(math.isfinite, [share for _, share in answer.top] + list(answer.values)))
+
+
+def answer_tree(name: str, answer: Answer, top_k: int) -> dict[str, Any]:
+    """An answer as a tree for JSON: `input`, what it is about; `label`, `probability` and, if several are asked for, `top`, the
+    likeliest classes; or the `values` of a regression; and `exit`."""
+    if not answer.top:
+        return {"input": name, "values": [rounded(value) for value in answer.values], "exit": answer.exit}
+    tree = {"input": name, "label": answer.label, "probability": rounded(answer.top[0][1]), "exit": answer.exit}
+    if top_k > 1:
+        tree["top"] = [{"label": label, "probability": rounded(share)} for label, share in answer.top]
+    return tree
+
+
+def rounded(value: float) -> float:
+    """A number as it is printed."""
+    return float(f"{value:.{DIGITS}g}")
