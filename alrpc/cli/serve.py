@@ -6,7 +6,16 @@ from pathlib import Path
 
 import click
 
-from alrpc.cli.options import carried_options, checkpoint_option, device_option, heavy_imports, own_options, plain_endings
+from alrpc.cli.options import (
+    carried_options,
+    check_one_wish,
+    checkpoint_option,
+    device_option,
+    exit_options,
+    heavy_imports,
+    own_options,
+    plain_endings,
+)
 
 
 @click.command(short_help="Answer over HTTP by a run.")
@@ -23,8 +32,9 @@ from alrpc.cli.options import carried_options, checkpoint_option, device_option,
     show_default=True,
     help="Milliseconds that a request waits for others, to be computed with them.",
 )
-@click.option(
-    "--exit", type=click.IntRange(min=1), help="The exit to predict by: after how many components.  [default: the last]"
+@exit_options(
+    "The exit to predict by: after how many components; or auto, for each sample the first one that is sure enough of it, once "
+    "`alrpc calibrate` has measured them.  [default: the last]"
 )
 @device_option
 @checkpoint_option
@@ -36,7 +46,9 @@ def serve(
     port: int,
     max_batch: int | None,
     wait_ms: float,
-    exit: int | None,
+    exit: int | str | None,
+    target_accuracy: float | None,
+    budget: float | None,
     device: str | None,
     step: int | str | None,
     labels: Path | None,
@@ -53,7 +65,7 @@ def serve(
         alrpc serve runs/imdb
         curl localhost:8000/predict --json '{"input": "A wonderful film"}'
         curl localhost:8000/predict --json '{"inputs": ["A wonderful film", "Never again"]}'
-        alrpc serve runs/flowers --port 8001 --max-batch 64 --wait-ms 5
+        alrpc serve runs/flowers --port 8001 --exit auto --max-batch 64 --wait-ms 5
         curl "localhost:8001/predict?top_k=3" -H "Content-Type: image/jpeg" --data-binary @rose.jpg
 
     The page is at / of the server, figures for Prometheus at /metrics, the protocol at /v2.
@@ -62,6 +74,7 @@ def serve(
 
     with plain_endings():
         check_extra()
+        check_one_wish(exit, target_accuracy, budget)
         with bind(host, port) as listener:
             if not is_loopback(listener):
                 click.echo(
@@ -76,12 +89,12 @@ def serve(
 
             predictor = load_run(run, model, objective=objective, labels=labels, tokenizer=tokenizer, step=step)
             predictor.to(local_device(device or predictor.config.device))
-            predictor.check_exit(exit)
+            chosen_exit = predictor.early_exit(target_accuracy, budget) if exit == "auto" else predictor.check_exit(exit)
             kind, address = predictor.carried.preprocessing.kind, address_of(listener)
             serve_run(
                 predictor,
                 listener,
-                exit=exit,
+                exit=chosen_exit,
                 max_batch=max_batch or predictor.config.data.batch_size,
                 wait=wait_ms / 1000,
                 ready=lambda: click.echo(f"serving {run}, which takes {kind}, at {address}; Ctrl-C ends it"),

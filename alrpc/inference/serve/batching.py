@@ -11,7 +11,7 @@ from typing import Any
 
 from alrpc.errors import UserError
 from alrpc.inference.predict import NOT_FINITE, is_finite
-from alrpc.inference.predictor import Answer, Predictor
+from alrpc.inference.predictor import Answer, Exit, Predictor
 
 
 @dataclass
@@ -31,7 +31,7 @@ Waiting = queue.Queue[Sample | None]
 def answer_batches(
     predictor: Predictor,
     waiting: Waiting,
-    exit: int | None,
+    exit: Exit,
     max_batch: int,
     wait: float,
     computed: Callable[[Sequence[Answer]], object],
@@ -39,7 +39,7 @@ def answer_batches(
     """Answer what waits, batch by batch, until None comes.
 
     Args:
-        exit: the exit to predict by; None for the full path.
+        exit: see `Predictor.answers`.
         max_batch: the most samples of a batch.
         wait: seconds that the first sample of a batch waits for others.
         computed: called with the answers of each batch that has been computed.
@@ -66,9 +66,7 @@ def batches(waiting: Waiting, max_batch: int, wait: float) -> Iterator[list[Samp
         yield batch
 
 
-def _answer(
-    predictor: Predictor, batch: Sequence[Sample], exit: int | None, computed: Callable[[Sequence[Answer]], object]
-) -> None:
+def _answer(predictor: Predictor, batch: Sequence[Sample], exit: Exit, computed: Callable[[Sequence[Answer]], object]) -> None:
     """Give each sample its answer; the fault of one, of which the network cannot compute its output, fails no other."""
     try:
         answers = predictor.answer_prepared([sample.prepared for sample in batch], exit, max(sample.top_k for sample in batch))

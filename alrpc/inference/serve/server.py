@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from alrpc.errors import UsageError
 
 if TYPE_CHECKING:
-    from alrpc.inference.predictor import Predictor
+    from alrpc.inference.predictor import Exit, Predictor
     from alrpc.inference.serve.batching import Waiting
 
 MISSING = "the server needs the extra: pip install 'alrpc[serve]' ({} is missing)"
@@ -66,7 +66,7 @@ def serve(
     predictor: Predictor,
     listener: socket.socket,
     *,
-    exit: int | None,
+    exit: Exit,
     max_batch: int,
     wait: float,
     ready: Callable[[], object],
