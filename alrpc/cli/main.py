@@ -23,6 +23,7 @@ from alrpc.cli.predict import predict
 from alrpc.cli.profile import profile
 from alrpc.cli.report import report
 from alrpc.cli.serve import serve
+from alrpc.cli.simulate import simulate
 from alrpc.cli.timeline import timeline
 from alrpc.cli.train import train
 from alrpc.errors import FAILED, UsageError, command_code, show_advice_as_lines
@@ -95,5 +96,6 @@ main.add_command(predict)
 main.add_command(profile)
 main.add_command(report)
 main.add_command(serve)
+main.add_command(simulate)
 main.add_command(timeline)
 main.add_command(train)

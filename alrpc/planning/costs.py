@@ -43,6 +43,8 @@ class Cost:
     """Bytes of the tensors that the forward pass saves for the backward pass, or that are kept until feedback comes."""
     packet_bytes: int
     """Bytes of the tensors that it sends to the next component."""
+    gradient_bytes: int = 0
+    """Bytes of its parameters' gradients."""
 
 
 def measure_components(config: Config, dataset: Dataset, device: torch.device) -> list[Cost]:
@@ -160,7 +162,10 @@ def _measure(trainers: Sequence[Trainer], batch: Microbatch, warm: int) -> list[
         buffers = sum(buffer.nbytes for buffer in trainer.component.buffers())
         packet = sum(tensor.nbytes for tensor in (*batch.tensors.values(), *batch.beside.values()))
         waiting = sum(tensor.nbytes for tensor in trainer.ring.state().values()) if trainer.ring is not None else 0
-        costs.append(Cost(trainer.number, statistics.median(seconds), parameters + buffers, kept.total + waiting, packet))
+        gradients = sum(p.nbytes for p in trainer.component.parameters() if p.requires_grad)
+        costs.append(
+            Cost(trainer.number, statistics.median(seconds), parameters + buffers, kept.total + waiting, packet, gradients)
+        )
     return costs
 
 

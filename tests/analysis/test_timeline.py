@@ -8,6 +8,7 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from alrpc.analysis.aligned import align_timings, offset_at
+from alrpc.analysis.stage_costs import of_run
 from alrpc.analysis.timeline import LOOKS, choose_window, draw, draw_lanes, legend
 from alrpc.cli.main import main
 from alrpc.errors import UserError
@@ -80,6 +81,18 @@ def test_shares_add_up_to_the_time_that_is_shown_and_the_stage_that_works_most_i
     assert window.bubble() == pytest.approx(1 - (0.25 + 0.99) / 2, abs=0.01)
     stage, what = window.bottleneck()
     assert stage == 2 and what.startswith("bottleneck: stage 2 works 99% of its time, the other 25%") and "alrpc plan" in what
+
+
+def test_a_simulation_takes_from_a_run_what_its_stages_have_worked_until_they_sent_and_in_all(run):
+    costs = of_run(run)
+    assert costs.seconds == pytest.approx([0.00025, 0.00099]) and costs.ahead == pytest.approx([0.00024, 0.00098])
+    assert costs.jitter == pytest.approx(0, abs=1e-6)
+    done = CliRunner().invoke(main, ["simulate", "--from", str(run), "--json"])
+    assert json.loads(done.stdout)["methods"]["al"]["packets_per_second"] == pytest.approx(1 / 0.00099, rel=1e-3)
+    text = (run / "timings.jsonl").read_text()
+    (run / "timings.jsonl").write_text(text.replace('"pipeline"', '"gpipe"'))
+    with pytest.raises(UserError, match="is a run of the engine gpipe; give one of a pipeline on CPUs, or --stage-ms"):
+        of_run(run)
 
 
 def test_on_a_gpu_its_own_moments_count(tmp_path, run):
