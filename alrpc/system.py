@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+FUSED_ATTENTION = ("flash", "mem_efficient", "cudnn")  # kernels whose backward pass may add up in any order
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 
 
@@ -109,7 +110,8 @@ def synchronize(device: torch.device) -> None:
 def use_deterministic_kernels(device: torch.device) -> None:
     """Select deterministic kernels on a GPU; a CPU only needs equal numbers of threads.
 
-    For an operation without a deterministic kernel, torch issues a warning and uses another kernel.
+    For an operation without a deterministic kernel, torch issues a warning and uses another kernel. Its fused attention kernels
+    do so too, as long as it only warns, so attention is computed by separate operations.
     """
     if device.type == "cuda":
         import torch
@@ -118,6 +120,14 @@ def use_deterministic_kernels(device: torch.device) -> None:
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
         torch.use_deterministic_algorithms(True, warn_only=True)
+        _enable_fused_attention(dict.fromkeys(FUSED_ATTENTION, False))
+
+
+def _enable_fused_attention(enabled: dict[str, bool]) -> None:
+    import torch
+
+    for name, value in enabled.items():
+        getattr(torch.backends.cuda, f"enable_{name}_sdp")(value)
 
 
 @contextlib.contextmanager
@@ -127,6 +137,7 @@ def own_arithmetic(device: torch.device, threads: int) -> Iterator[None]:
 
     before, deterministic = torch.get_num_threads(), torch.get_deterministic_debug_mode()
     benchmark, cudnn_deterministic = torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
+    attention = {name: getattr(torch.backends.cuda, f"{name}_sdp_enabled")() for name in FUSED_ATTENTION}
     torch.set_num_threads(threads)
     use_deterministic_kernels(device)
     try:
@@ -137,6 +148,7 @@ def own_arithmetic(device: torch.device, threads: int) -> Iterator[None]:
         if device.type == "cuda":
             torch.set_deterministic_debug_mode(deterministic)
             torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = benchmark, cudnn_deterministic
+            _enable_fused_attention(attention)
 
 
 def move(module: nn.Module, device: torch.device, channels_last: bool) -> nn.Module:

@@ -13,6 +13,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 import torch
@@ -40,11 +41,9 @@ class Link:
 
 def move(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """Like `tensor.to(device)`, which releases the interpreter lock even if there is nothing to do."""
-    return (
-        tensor
-        if tensor.device == device
-        else tensor.to(device, non_blocking=tensor.device.type == "cpu" and tensor.is_pinned())
-    )
+    if tensor.device == device:
+        return tensor
+    return tensor.to(device, non_blocking=tensor.device.type == "cpu" and tensor.is_pinned())
 
 
 def make_credits(count: int) -> queue.SimpleQueue:
@@ -83,6 +82,7 @@ class Sender:
         self._timing = timing
         self._limits = {False: window, True: MARKERS}
         self._credits = {marker: make_credits(count) for marker, count in self._limits.items()}
+        self._stream = None if link.group is None else torch.cuda.Stream(link.wire)
         self._header_sizes = HeaderSizes(window)
         self._leaving: queue.SimpleQueue[Packet] = queue.SimpleQueue()
         self._posted: queue.SimpleQueue[tuple[bool, list[tuple]]] = queue.SimpleQueue()
@@ -135,8 +135,12 @@ class Sender:
 
     def _await_next(self) -> None:
         marker, works = self._posted.get()
-        for work, _tensor in works:
-            work.wait()
+        # What NCCL calls a wait is one of the current stream, so it gets a stream that does nothing else.
+        with nullcontext() if self._stream is None else torch.cuda.stream(self._stream):
+            for work, _tensor in works:
+                work.wait()
+        if self._stream is not None:
+            self._stream.synchronize()
         self._credits[marker].put(None)
 
     def _fail(self, error: Exception) -> None:
@@ -156,6 +160,7 @@ class Receiver:
         self._link = link
         self._device = device
         self._timing = timing
+        self._pinned = link.wire.type == "cpu" and device.type == "cuda"  # allows an asynchronous copy to the GPU
         self._header_sizes = HeaderSizes(window)
         self._ahead = make_credits(window)  # receives of first messages to post
         self._room = make_credits(window)  # packets whose large tensors may be received
@@ -199,12 +204,11 @@ class Receiver:
         rank, wire, group = self._link.rank, self._link.wire, self._link.group
         if wire.type == "cuda":
             torch.cuda.set_device(wire)  # each thread has a current device of its own
-        pinned = wire.type == "cpu" and self._device.type == "cuda"  # allows an asynchronous copy to the GPU
         header = self._read_header(*self._pending.get())
         if header.has_more:
             self._ahead.put(None)
             self._room.get()
-        tensors, remaining = header.place(pinned, wire)
+        tensors, remaining = header.place(self._pinned, wire)
         works = [distributed.irecv(tensor, rank, group, NEXT if group is None else 0) for tensor in remaining]
         self._arriving.put((header, tensors, works, time.perf_counter()))
         return header.kind is Kind.END

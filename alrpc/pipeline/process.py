@@ -11,7 +11,8 @@ import os
 import socket
 import time
 import traceback
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -153,7 +154,7 @@ def work_through(placement: Placement, spec: StageSpec, network: Network, device
     cores = choose_cores(placement, spec.config.threads, spec.config.pipeline.pin_cores)
     if cores is not None and device.type == "cpu":
         os.sched_setaffinity(0, cores)  # pins only this thread; the threads that carry packets may use any core
-    for packet in packets:
+    for packet in paced(packets, window, device):
         stage.handle(packet)
     saver.wait()
     if replier is not None:
@@ -164,6 +165,19 @@ def work_through(placement: Placement, spec: StageSpec, network: Network, device
         if each is not None:
             each.drain()
     stage.finish()
+
+
+def paced(packets: Iterable[Packet], window: int, device: torch.device) -> Iterator[Packet]:
+    """The packets, one after another; on a GPU, where handling one only queues its kernels, at most `window` are left unfinished, so
+    that the window bounds the memory there too."""
+    unfinished: deque[torch.cuda.Event] = deque()
+    for packet in packets:
+        yield packet
+        if device.type == "cuda":
+            unfinished.append(torch.cuda.Event(blocking=True))
+            unfinished[-1].record()
+            if len(unfinished) > window:
+                unfinished.popleft().synchronize()
 
 
 def coordinate(
