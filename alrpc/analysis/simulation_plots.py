@@ -55,7 +55,7 @@ def draw(setting: Setting, path: Path) -> None:
 
 
 def with_stages(setting: Setting, count: int) -> Setting:
-    """As many stages, the given ones over and over, with as many packets and micro-batches for each."""
+    """As many stages, the given ones over and over, with as many micro-batches between two flushes for each."""
     slowdown = numpy.ones(count)
     slowdown[: setting.stages] = setting.slowdown[:count]
     gradients = setting.gradient_bytes
@@ -67,7 +67,7 @@ def with_stages(setting: Setting, count: int) -> Setting:
         slowdown=slowdown,
         gradient_bytes=None if gradients is None else numpy.resize(gradients, count),
         micro_batches=max(1, setting.micro_batches * count // setting.stages),
-        packets=max(1, setting.packets * count // setting.stages, 4 * count),
+        packets=max(setting.packets, 4 * count),
     )
 
 

@@ -73,20 +73,15 @@ class Setting:
         return self.packet_bytes / self.rate
 
     @property
-    def asking(self) -> Array:
-        """(S,): seconds between a packet's header and its tensors: a round trip to ask for those that travel apart."""
-        return numpy.where(self.packet_bytes > APART, 2 * self.delay, 0.0)
-
-    @property
     def slowest(self) -> float:
         """Seconds of the slowest stage."""
         return float(numpy.max(self.seconds * self.slowdown))
 
     def enough_window(self) -> int:
-        """The window beyond which no link holds up a stage: its packets cover the way to the next stage and back."""
-        on_the_way = (2 * self.delay + self.asking + self.transfer)[:-1]
-        step = max([self.slowest, *self.transfer[:-1]])
-        return max(1, int(numpy.ceil(numpy.max(on_the_way, initial=0.0) / step - 1e-9)))
+        """The window from which on no link holds up a stage: its packets cover the way to the next stage and back."""
+        transfer = max([0.0, *self.transfer[:-1]])
+        round_trip = 2 * self.delay + transfer if self.stages > 1 else 0.0
+        return max(1, int(numpy.ceil(round_trip / max(self.slowest, transfer) - 1e-9)))
 
     def vary(self, generator: numpy.random.Generator, shape: tuple[int, ...]) -> Array | float:
         """Factors with a mean of 1 and the jitter as their standard deviation."""
@@ -156,31 +151,41 @@ def _rate(moments: Array) -> float:
 
 
 def run_local(setting: Setting) -> Moments:
-    """This engine: activations go forward alone, over links with `window` credits and as many receives posted ahead."""
+    """This engine: activations go forward alone, over links with `window` credits and as many receives posted ahead.
+
+    Tensors that travel apart are asked for: the receiver reads their header, posts their receives, and the sender hears of that.
+    """
     generator = numpy.random.default_rng(setting.seed)
     stages, window, delay = setting.stages, min(setting.window, setting.packets), setting.delay
-    transfer, asking = setting.transfer[:-1], setting.asking[:-1]
+    transfer, apart = setting.transfer[:-1], setting.packet_bytes[:-1] > APART
+    asking = numpy.where(apart, 2 * delay, 0.0)
     seconds, ahead = setting.seconds * setting.slowdown, setting.ahead * setting.slowdown
     free, offset = numpy.zeros(stages), numpy.zeros(stages)
-    left = numpy.full(stages - 1, -numpy.inf)
-    lefts, takens = numpy.full((2, window, stages - 1), -numpy.inf)  # of the last packets, by their number modulo the window
+    never = numpy.full(stages - 1, -numpy.inf)
+    left, asked = never, never  # when the tensors of the packet before had left, and when they were asked for
+    # Of the last packets, by their number modulo the window: when they had left and were taken, and when their header was read.
+    lefts, takens, reads = numpy.full((3, window, stages - 1), -numpy.inf)
     entered, learned = numpy.empty((2, setting.packets))
     for packet in range(setting.packets):
+        place = packet % window
         factor = setting.vary(generator, (stages,))
         before, work = ahead * factor, seconds * factor
         latency = delay * setting.vary(generator, (stages - 1,))
-        credit = lefts[packet % window]  # the sender has one once packet - window has left
-        posted = takens[packet % window] + delay  # the sender knows of the receive that was posted once that was taken
-        held = numpy.maximum(numpy.maximum(credit, posted) + asking, left) + transfer + latency  # arrives no earlier
+        # The packet leaves when it is handed on and, if need be, asked for; and no earlier than the packets before it allow:
+        held = numpy.maximum(lefts[place] + asking, left)
+        held = numpy.maximum(held, numpy.maximum(takens[place] + delay, numpy.maximum(reads[place] + 3 * delay, asked + delay)))
         numpy.cumsum(before[:-1] + asking + transfer + latency, out=offset[1:])
         earliest = free.copy()
-        earliest[1:] = numpy.maximum(earliest[1:], held)
+        earliest[1:] = numpy.maximum(earliest[1:], held + transfer + latency)
         taken = numpy.maximum.accumulate(earliest - offset) + offset
         sent = taken + before
-        sent[:-1] = numpy.maximum(sent[:-1], credit)
+        sent[:-1] = numpy.maximum(sent[:-1], lefts[place])
         free = sent + (work - before)
-        left = numpy.maximum(numpy.maximum(sent[:-1], posted) + asking, left) + transfer
-        lefts[packet % window], takens[packet % window] = left, taken[1:]
+        left = numpy.maximum(sent[:-1] + asking, held) + transfer
+        read = numpy.maximum(numpy.maximum(sent[:-1], reads[place] + delay) + delay, asked)
+        read = numpy.where(apart, read, never)
+        asked = numpy.where(apart, numpy.maximum(read, takens[place]), never)
+        lefts[place], takens[place], reads[place] = left, taken[1:], read
         entered[packet], learned[packet] = taken[0], free[-1]
     return Moments(entered, learned)
 

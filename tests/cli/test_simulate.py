@@ -53,8 +53,8 @@ def test_every_table_and_every_json_says_that_it_is_simulated():
 
 
 def test_a_window_that_holds_the_engine_up_is_told_and_the_one_that_would_do():
-    assert "the window of 2 holds al up: from --window 11 on no link does" in run("--delay-ms", 50).stdout
-    assert "holds al up" not in run("--delay-ms", 50, "--window", 11).stdout
+    assert "the window of 2 holds al up: from --window 6 on no link does" in run("--delay-ms", 50).stdout
+    assert "holds al up" not in run("--delay-ms", 50, "--window", 6).stdout
 
 
 def test_stages_are_those_of_a_plan_or_of_the_best_split_of_its_components(plan):
