@@ -133,9 +133,9 @@ def ceiling(
 @click.option(
     "--peer",
     "peers",
-    type=click.Choice(["gpipe", "1f1b"]),
+    type=click.Choice(["gpipe", "1f1b", "pipedream"]),
     multiple=True,
-    help="A schedule of torch to measure as well. The option can be given again.",
+    help="A pipeline of back-propagation to measure as well. The option can be given again.",
 )
 @click.option("--window", type=click.IntRange(min=1), help="Packets under way on a link: pipeline.window.  [default: 2]")
 @click.option(
@@ -167,13 +167,14 @@ def hops(
 
     The stages are SIMULATED by a sleep; everything else is real: processes, packets, markers, metrics. A step sleeps a third of its
     time as its forward pass, sends its packet, and sleeps the rest as its backward pass. Efficiency is the share of the time, in
-    the steady state, that a stage is asked to sleep; what is missing from 1 is the cost of the engine. A peer runs the same sleep
-    for each batch in torch.distributed.pipelining, in 8 micro-batches: once as torch does it, and once in processes that keep
-    their memory, as those of this engine do.
+    the steady state, that a stage is asked to sleep; what is missing from 1 is the cost of the engine. A peer sleeps as long for each
+    batch: gpipe and 1f1b in torch.distributed.pipelining, in 8 micro-batches; pipedream in whole batches over this engine's links, with
+    as many under way as there are stages. Each is measured in processes as torch has them, and in those that keep their memory, as
+    this engine's do.
 
     \b
     Examples:
-        alrpc bench hops --stages 8 --stage-ms 20 --message-mb 1 --peer gpipe --peer 1f1b
+        alrpc bench hops --stages 8 --stage-ms 20 --message-mb 1 --peer gpipe --peer 1f1b --peer pipedream
         alrpc bench hops --stages 16 --stage-ms 20 --message-mb 0.25 --json hops.json
         alrpc bench hops --stages 8 --delay-ms 50 --window 8 --peer 1f1b
 

@@ -24,6 +24,7 @@ from alrpc.cli.options import (
 )
 from alrpc.errors import RunFailed, UsageError
 from alrpc.experiments import METHODS
+from alrpc.experiments.baselines import ASYNCHRONOUS
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -31,7 +32,11 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Compare methods on the same blocks and the same data.")
 @click.option(
-    "--methods", default=",".join(METHODS), show_default=True, metavar="NAMES", help="The methods to run, separated by commas."
+    "--methods",
+    default=",".join(method for method in METHODS if method not in ASYNCHRONOUS),
+    show_default=True,
+    metavar="NAMES",
+    help="The methods to run, separated by commas.",
 )
 @click.option(
     "--objectives",
@@ -69,18 +74,22 @@ def compare(
     layer-placed   back-propagation with the layers in N processes, of which one works at a time, as in the thesis
     gpipe          back-propagation in N processes, by GPipe's schedule of torch.distributed.pipelining
     1f1b           back-propagation in N processes, by the schedule 1F1B of torch.distributed.pipelining
+    pipedream      back-propagation in N processes that do not wait for each other: PipeDream, with stashed parameters
+    pipedream-2bw  the same with one update's delay for all and two versions of the parameters: PipeDream-2BW
     ddp            back-propagation with the whole network in each of N processes (DistributedDataParallel)
 
     Each run has processes of its own. The methods take turns, round after round, so that a machine that becomes slower does so
     for all of them. All train the same blocks from the same first parameters. Each method tries first which number of threads
-    makes it fastest, gpipe and 1f1b also which number of micro-batches; each stage of al has its share of the cores. The objective
-    is associated learning unless objective.name or --objectives says otherwise; `alrpc list` names all of them,
+    makes it fastest, gpipe and 1f1b also which number of micro-batches; each stage of al has its share of the cores. A gradient of
+    pipedream is of earlier parameters than those that it changes, so it learns otherwise than bp; it takes no train.clip_norm, and
+    pipedream-2bw no train.accumulate below the number of stages. The objective is associated learning unless objective.name or --objectives says otherwise; `alrpc list` names all of them,
     `alrpc config objective` their fields.
 
     \b
     Examples:
         alrpc compare --stages 2 --set train.epochs=5
         alrpc compare --config mnist-vgg-small --set data.root=DIR --methods al,bp,gpipe --stages 2 --repeat 5
+        alrpc compare --methods al,1f1b,pipedream,pipedream-2bw --stages 2 --set train.accumulate=2
         alrpc compare --objectives associated,classifier --methods al,bp,ddp --stages 2
         alrpc compare --objectives "classifier head=linear,classifier head=mlp" --methods al,bp
         alrpc compare --repeat 1 --json >comparison.json

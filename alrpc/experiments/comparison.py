@@ -19,7 +19,7 @@ from alrpc.config import Config, parse_section
 from alrpc.config.objectives import Objective
 from alrpc.data import read_data
 from alrpc.errors import RunFailed, StartupError, UsageError
-from alrpc.experiments import check_frozen
+from alrpc.experiments import check_methods
 from alrpc.experiments.baselines.worker import run_method as run_rank_of_method
 from alrpc.network import resolve
 from alrpc.pipeline.placement import check_pipeline
@@ -131,7 +131,7 @@ def resolve_shared_config(config: Config, methods: list[str], report: Report) ->
     A split that is chosen by measuring is measured once, since all methods train the same blocks.
     """
     config, components = resolve(config)
-    check_frozen(config, methods)
+    check_methods(config, methods)
     if config.train.metrics and not set(methods) <= set(OF_OBJECTIVE):
         raise UsageError(
             "train.metrics: back-propagation's engines measure none; leave the field out, or compare al and al-sequential"

@@ -70,19 +70,22 @@ def open_data_plane(rank: int, links: list[tuple[int, int]], transport: str, dev
     Raises:
         PeerLost: when another rank is lost before it has joined.
     """
-    groups = {}
-    timeout = datetime.timedelta(seconds=P2P_TIMEOUT)
     try:
-        join_group("gloo", timeout)
-        if transport == "nccl":
-            os.environ.setdefault(SHARING, "1")  # has no effect if every stage has its own GPU
-            for link in links:  # every rank takes part in opening each group, since torch names them by how many it has opened
-                own = rank in link
-                group = distributed.new_group(list(link), backend="nccl", timeout=timeout, device_id=device if own else None)
-                if own:
-                    groups[link] = group
+        join_group("gloo", datetime.timedelta(seconds=P2P_TIMEOUT))
+        return open_groups(rank, links, device) if transport == "nccl" else {}
     except RuntimeError as error:
         raise PeerLost(f"joining the data plane: {error}") from error
+
+
+def open_groups(rank: int, links: list[tuple[int, int]], device: torch.device) -> Groups:
+    """Open an NCCL group for each link; returns those of this rank's links."""
+    os.environ.setdefault(SHARING, "1")  # has no effect if every stage has its own GPU
+    groups, timeout = {}, datetime.timedelta(seconds=P2P_TIMEOUT)
+    for link in links:  # every rank takes part in opening each group, since torch names them by how many it has opened
+        own = rank in link
+        group = distributed.new_group(list(link), backend="nccl", timeout=timeout, device_id=device if own else None)
+        if own:
+            groups[link] = group
     return groups
 
 

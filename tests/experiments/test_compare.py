@@ -43,6 +43,21 @@ def test_a_module_of_ones_own_trains_by_every_method(commands):
         assert (commands.folder / "out" / picture).read_bytes().startswith(b"\x89PNG")
 
 
+def test_pipedream_is_trained_evaluated_and_shown_like_the_others(commands):
+    fields = ["train.epochs=4", "train.accumulate=2", "train.lr=1e-2", "data.validation=0.1", "model.widths=[32,32,32]"]
+    options = [part for field in fields for part in ("--set", field)]
+    methods = ("--methods", "bp,pipedream,pipedream-2bw", "--stages", "2", "--repeat", "1")
+    done = commands.alrpc("compare", *methods, "--out", "out", "--json", *options)
+    assert done.returncode == 0, done.stderr
+    runs = {run["method"]: run for run in json.loads(done.stdout)["runs"]}
+    assert list(runs) == ["bp", "pipedream", "pipedream-2bw"]
+    for run in runs.values():
+        assert run["final"] > 0.4 and run["parameters"] == runs["bp"]["parameters"]
+        assert run["samples_per_second"] > 0 and 0 <= run["idle"] < 1 and len(run["curve"]) == 4
+    summary = read_summary(commands.folder / "out" / runs["pipedream"]["directory"])
+    assert summary["exits"] == [runs["pipedream"]["final"]] and summary["validation_accuracy"] == runs["pipedream"]["best"]
+
+
 def test_objectives_stand_side_by_side_with_options_of_their_own(commands):
     objectives = "associated,classifier,classifier head=mlp width=8"
     options = ("--methods", "al-sequential,bp", "--repeat", "1", "--set", "model.widths=[16,16]", "--set", "train.epochs=2")
@@ -111,6 +126,8 @@ def test_a_baseline_with_a_validation_split_ends_early_and_is_tested_by_its_best
     [
         (["--methods", "al,sgd"], "--methods: got 'sgd'; give some of al,"),
         (["--methods", "bp,bp"], "--methods: got 'bp,bp'"),
+        (["--methods", "bp,pipedream", "--set", "train.clip_norm=1"], "train.clip_norm: got 1, but pipedream never has"),
+        (["--methods", "pipedream-2bw", "--stages", "2"], "train.accumulate: got 1, but pipedream-2bw updates every 2"),
         (["--stages", "9"], "pipeline.stages: got 9, but the model has 4 components"),
         (
             ["--methods", "bp", "--set", "data.name=mnist", "--set", "data.root=nowhere"],

@@ -13,7 +13,7 @@ from torch import nn
 import alrpc
 from alrpc.checkpoint.state import restore, snapshot
 from alrpc.config import load_config
-from alrpc.experiments import check_frozen
+from alrpc.experiments import check_methods
 from alrpc.network import begin_network, build_network, resolve
 from alrpc.objectives import OBJECTIVES
 from alrpc.objectives.base import Microbatch
@@ -161,9 +161,9 @@ def test_what_freezes_everything_is_told():
     with pytest.raises(alrpc.UserError, match="a component has nothing to train"):
         make_trainer(network.components[0], make_recipe(configure(*VGG), 1), torch.device("cpu"))
     config = configure(*VGG, "model.freeze=1")
-    check_frozen(config, ["al", "al-sequential"])
+    check_methods(config, ["al", "al-sequential"])
     with pytest.raises(alrpc.UserError, match=r"model\.freeze: got 1, but gpipe trains the whole network"):
-        check_frozen(config, ["al", "gpipe"])
+        check_methods(config, ["al", "gpipe"])
 
 
 def test_a_function_of_ones_own_is_given_what_it_has_as_a_parameter(tmp_path, monkeypatch):
@@ -178,7 +178,7 @@ def test_a_function_of_ones_own_is_given_what_it_has_as_a_parameter(tmp_path, mo
     target = alrpc.Classes(2)
     network = begin_network(config, {"x": torch.zeros(1, 2)}, target)
     assert not any(component.frozen for component in network.components)
-    check_frozen(config, ["al", "gpipe"])
+    check_methods(config, ["al", "gpipe"])
     (tmp_path / "half.py").write_text(f"freeze = 0\n{text.format(functions[1], '[1.5, 3], 0')}")
     fields = ["model.name=half:half", "model.weights=[1.5, 3]"]
     network = begin_network(configure(*fields, "model.freeze=1"), {"x": torch.zeros(1, 2)}, target)

@@ -17,6 +17,8 @@ LOOKS = {  # colour-blind safe, the same in every plot
     "layer-placed": ("#cc79a7", "^"),
     "gpipe": ("#009e73", "D"),
     "1f1b": ("#e69f00", "P"),
+    "pipedream": ("#882255", "<"),
+    "pipedream-2bw": ("#332288", ">"),
     "ddp": ("#555555", "X"),
 }
 

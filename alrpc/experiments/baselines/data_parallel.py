@@ -21,32 +21,24 @@ from alrpc.data.loader import (
     take_epochs,
     take_split,
 )
-from alrpc.experiments.baselines.model import ModelPart, SequentialModel
+from alrpc.experiments.baselines.engine import Engine
+from alrpc.experiments.baselines.model import SequentialModel
 from alrpc.experiments.baselines.objective import loss
 from alrpc.experiments.baselines.tuning import fastest, thread_choices
 from alrpc.objectives.base import Target, Tensors
-from alrpc.system import move
-from alrpc.timing import Timing
-from alrpc.training.optimizer import Recipe, make_optimizer
+from alrpc.training.optimizer import Recipe
 from alrpc.training.step import accumulation_step, autocast, optimizer_step, seed_step
 
 Batch = tuple[Tensors, Tensor, int]
 """Named tensors, labels, and the number of samples in the whole micro-batch."""
 
 
-class DataParallel:
+class DataParallel(Engine):
     """A process of `ddp`, or the only process of `bp`."""
 
     def __init__(self, model: SequentialModel, rank: int, world: int, device: torch.device, target: Target, recipe: Recipe):
-        self.rank, self.world, self.device, self.target, self.recipe = rank, world, device, target, recipe
-        self.layers = list(range(1, len(model.layers) + 1))
-        self.module = move(ModelPart(model, range(len(model.layers))), device, recipe.channels_last)
-        if recipe.compile:
-            self.module.compile()
+        super().__init__(model, [*range(1, len(model.layers) + 1)], rank, world, device, target, recipe)
         self.wrapped: nn.Module = self.module
-        self.optimizer = make_optimizer({"lr": list(self.module.parameters())}, recipe)
-        self.timing = Timing()
-        self.timing.spans.watch(device)
 
     def read(self, dataset: Dataset, batch_size: int, workers: int, only: SplitName | None = None) -> Iterator[Batch]:
         """Read this process' share of every micro-batch of the run's epochs, or of one split only; a share without samples holds one

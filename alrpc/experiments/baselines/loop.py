@@ -17,7 +17,7 @@ from alrpc.data.dataset import Dataset
 from alrpc.data.loader import SplitName, count_micro_batches, split_of
 from alrpc.events import Chosen, Evaluation, Event, Finished, Profile, Spans, StageTimes, Start
 from alrpc.experiments.baselines.data_parallel import DataParallel
-from alrpc.experiments.baselines.pipelined import Pipelined
+from alrpc.experiments.baselines.engine import Engine
 from alrpc.network import component_digest
 from alrpc.system import peak_memory, reset_peak_memory
 from alrpc.telemetry.profiler import Profiler, trace_file
@@ -41,7 +41,7 @@ def evaluated(dataset: Dataset, split: SplitName, batch_size: int) -> Evaluated:
 
 
 def run(
-    engine: DataParallel | Pipelined,
+    engine: Engine,
     batches: Iterator | None,
     tests: Iterator | None,
     of_epoch: Evaluated,
@@ -84,6 +84,7 @@ def run(
             engine.learn(batch, step)
             timing.enter("waiting_to_receive")
             step += 1
+        engine.end_epoch()
         timing.test(True)
         seconds = time.perf_counter() - began
         times = StageTimes(0, epoch, step, seconds, timing.read(), peak_memory(engine.device))
@@ -106,13 +107,12 @@ def run(
     digests = [component_digest(layer) for layer in engine.module.layers]
     parameters = {"effective": sum(p.numel() for p in engine.module.parameters()), "affiliated": 0}
     ends = gather(Finished(0, peak_memory(engine.device), digests, parameters))
-    for rank, event in enumerate(
-        ends if isinstance(engine, Pipelined) else ends[:1], 1
-    ):  # in ddp all processes have the same parameters
+    of_all = ends[:1] if isinstance(engine, DataParallel) else ends  # in ddp all processes have the same parameters
+    for rank, event in enumerate(of_all, 1):
         emit(replace(event, stage=rank))
 
 
-def evaluate(engine: DataParallel | Pipelined, batches: Iterator, what: Evaluated, epoch: int, emit: Emit) -> float:
+def evaluate(engine: Engine, batches: Iterator, what: Evaluated, epoch: int, emit: Emit) -> float:
     """Evaluate a split after an epoch, from the next micro-batches; called in every process, and returns the score in each."""
     engine.module.eval()
     engine.agree()
@@ -126,7 +126,7 @@ def evaluate(engine: DataParallel | Pipelined, batches: Iterator, what: Evaluate
 
 
 def record(
-    engine: DataParallel | Pipelined,
+    engine: Engine,
     batches: Iterator | None,
     of_epoch: Evaluated,
     here: int,
@@ -155,6 +155,7 @@ def record(
         engine.learn(batch, step)
         timing.enter("waiting_to_receive")
     blocks = profiler.end(timing)
+    engine.end_epoch()
     operators = profiler.write(trace_file(directory, rank + 1), rank + 1)
     for number, (of_blocks, of_process) in enumerate(gather((blocks, operators)), 1):
         for block in of_blocks:

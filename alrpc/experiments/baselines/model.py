@@ -68,6 +68,7 @@ class ModelPart(nn.Module):
         self.layers = nn.ModuleList(model.layers[number] for number in numbers)
         self.calls = [model.takes[number] for number in numbers]
         self.takes = _needed(model, numbers[0])
+        self.is_first = numbers[0] == 0
         self.is_last = numbers[-1] == len(model.layers) - 1
         self.gives = () if self.is_last else _needed(model, numbers[-1] + 1)
         self.types = model.types[numbers[0]]
@@ -84,7 +85,7 @@ class ModelPart(nn.Module):
             output = call(layer, tensors, takes)
             tensors.update(zip(gives(layer), output if isinstance(output, tuple) else (output,), strict=True))
         if self.is_last:
-            return output
+            return output.float()
         return _Tied.apply(*(tensors[name].float().contiguous() for name in self.gives))
 
 

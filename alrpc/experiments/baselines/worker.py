@@ -20,7 +20,8 @@ from alrpc.data.dataset import Dataset
 from alrpc.data.loader import epoch_size, evaluated_split, read, requests
 from alrpc.errors import FAILED, REFUSED, UserError, error_line, exit_code
 from alrpc.events import Job, Ready
-from alrpc.experiments.baselines import loop
+from alrpc.experiments.baselines import ASYNCHRONOUS, loop
+from alrpc.experiments.baselines.asynchronous import Asynchronous
 from alrpc.experiments.baselines.data_parallel import DataParallel
 from alrpc.experiments.baselines.model import build_sequential_model
 from alrpc.experiments.baselines.pipelined import Pipelined
@@ -118,7 +119,8 @@ def run_baseline(method: str, config: Config, directory: Path, started: float, r
     if everywhere:
         engine = DataParallel(model, rank, world, device, target, recipe)
     else:
-        engine = Pipelined(method, model, rank, world, device, target, recipe, config.pipeline.split)
+        pipeline = Asynchronous if method in ASYNCHRONOUS else Pipelined
+        engine = pipeline(method, model, rank, world, device, target, recipe, config.pipeline.split)
     batches = tests = None
     if dataset is not None:
         batches, tests = (engine.read(dataset, config.data.batch_size, config.data.workers, only) for only in (None, "test"))
@@ -138,6 +140,7 @@ def run_baseline(method: str, config: Config, directory: Path, started: float, r
             train(emit)
         if recorded_steps is None:
             write_summary(directory, progress, started)
+    engine.close()
     if world > 1:
         distributed.barrier()
         distributed.destroy_process_group()

@@ -1,4 +1,4 @@
-"""Measures the engine alone, with simulated stages, and torch's pipelines of back-propagation with the same sleeps."""
+"""Measures the engine alone, with simulated stages, and pipelines of back-propagation with the same sleeps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from alrpc.config import parse_config
 from alrpc.errors import Advice
 from alrpc.experiments.bench.gloo_cost import copy_seconds
 from alrpc.experiments.bench.measure import Watch, rate, run_rounds, summarise
-from alrpc.experiments.bench.peers import MICRO_BATCHES, run_peer
+from alrpc.experiments.bench.peers import run_peer, theoretical_efficiency
 from alrpc.experiments.bench.rounds import PIPELINE, Settings
 from alrpc.experiments.bench.simulated import SAMPLES
 from alrpc.experiments.bench.slow_links import SlowLinks
@@ -66,7 +66,7 @@ def hops(
         figure = {
             "steps_per_second": 1 / median,
             "efficiency": stage_ms / 1000 / median,
-            "theoretical_efficiency": MICRO_BATCHES / (MICRO_BATCHES + stages - 1),
+            "theoretical_efficiency": theoretical_efficiency(peer, stages),
             "throughput_ratio": figures["steps_per_second"] * median,
             "throughput_ratios": [figures["steps_per_second"] * each for each in of_turns],
         }

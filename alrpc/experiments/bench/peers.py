@@ -1,11 +1,13 @@
-"""Measures torch.distributed.pipelining's schedules of back-propagation with SIMULATED stages.
+"""Measures pipelines of back-propagation with SIMULATED stages: torch.distributed.pipelining's schedules, and PipeDream.
 
 For a batch each stage sleeps as long in all as for a step of `alrpc.experiments.bench.simulated`: a third forward, two thirds
-backward, cut into micro-batches. Activations go forward, and gradients of the same size go back.
+backward. Torch's schedules cut a batch into micro-batches; PipeDream has whole ones under way, as many as there are stages, over
+this engine's links. Activations go forward, and gradients of the same size go back.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 import warnings
@@ -16,17 +18,25 @@ from torch import Tensor, distributed, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 
 from alrpc import rundir
+from alrpc.experiments.baselines.neighbours import connect, disconnect
 from alrpc.experiments.bench.simulated import FORWARD, SAMPLES, Sleeper
 from alrpc.experiments.bench.slow_links import SlowLinks
 from alrpc.pipeline.groups import join_group
+from alrpc.pipeline.wire import CPU
 from alrpc.reading.documents import SECONDS, read_json
 from alrpc.runtime.local import Launch, process_role, run_processes
 from alrpc.runtime.process import Process, log_to
+from alrpc.training.packet import Kind, Packet
 
 SCHEDULES = {"gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}
 MICRO_BATCHES = 8
 WARM = 3  # first steps, which do not count
 RESULT = "seconds.json"
+
+
+def theoretical_efficiency(name: str, stages: int) -> float:
+    """The share of the time that a peer's stages work by its schedule, if messages take no time."""
+    return MICRO_BATCHES / (MICRO_BATCHES + stages - 1) if name in SCHEDULES else 1.0
 
 
 class Sleeping(nn.Module):
@@ -105,10 +115,19 @@ def run_rank_of_peer(
     if links is not None:
         links.enter(rank)
     join_group("gloo")
-    cpu = torch.device("cpu")
-    stage = PipelineStage(Sleeping(stage_ms / 1000 / MICRO_BATCHES), rank, world, cpu)
-    schedule = SCHEDULES[name](stage, MICRO_BATCHES, loss_fn=lambda output, target: output[:, :1].sum())
     batch = torch.randn(SAMPLES, round(message_mb * (1 << 20) / 4 / SAMPLES))
+    time_batch = time_pipedream if name == "pipedream" else functools.partial(time_schedule, SCHEDULES[name])
+    seconds = time_batch(rank, world, stage_ms / 1000, batch, steps)
+    if rank == 0:
+        rundir.write_json(directory / RESULT, seconds)
+    distributed.barrier()
+    distributed.destroy_process_group()
+
+
+def time_schedule(schedule_type, rank: int, world: int, seconds: float, batch: Tensor, steps: int) -> float:
+    """Seconds that a batch takes in a schedule of torch.distributed.pipelining."""
+    stage = PipelineStage(Sleeping(seconds / MICRO_BATCHES), rank, world, CPU)
+    schedule = schedule_type(stage, MICRO_BATCHES, loss_fn=lambda output, target: output[:, :1].sum())
     began = 0.0
     for step in range(WARM + steps):
         if step == WARM:
@@ -121,7 +140,34 @@ def run_rank_of_peer(
         else:
             schedule.step()
     distributed.barrier()
-    if rank == 0:
-        rundir.write_json(directory / RESULT, (time.perf_counter() - began) / steps)
-    distributed.barrier()
-    distributed.destroy_process_group()
+    return (time.perf_counter() - began) / steps
+
+
+def time_pipedream(rank: int, world: int, seconds: float, batch: Tensor, steps: int) -> float:
+    """Seconds that a batch takes in the order of `alrpc.experiments.baselines.asynchronous`, while all processes work."""
+    neighbours, sleeper, warm_up = connect(CPU), Sleeper(), world - 1 - rank
+    filling = WARM + 2 * world
+
+    def backward() -> None:
+        if neighbours.gradients is not None:
+            next(neighbours.gradients)
+        sleeper.sleep((1 - FORWARD) * seconds)
+        if neighbours.backward is not None:
+            neighbours.backward.send(Packet(Kind.TRAIN, 1, 0, {"x": batch}))
+
+    began = 0.0
+    for step in range(filling + steps):
+        if step == filling:
+            began = time.perf_counter()
+        if neighbours.activations is not None:
+            next(neighbours.activations)
+        sleeper.sleep(FORWARD * seconds)
+        if neighbours.forward is not None:
+            neighbours.forward.send(Packet(Kind.TRAIN, 1, step, {"x": batch}))
+        if step >= warm_up:
+            backward()
+    took = (time.perf_counter() - began) / steps
+    for _ in range(warm_up):
+        backward()
+    disconnect(neighbours)
+    return took

@@ -11,7 +11,7 @@ from alrpc.analysis.aligned import align_timings
 from alrpc.analysis.timeline import Window, choose_window, draw
 from alrpc.analysis.trace import merge
 from alrpc.config import Config
-from alrpc.experiments import check_frozen
+from alrpc.experiments import check_methods
 from alrpc.experiments.baselines.worker import run_method
 from alrpc.experiments.comparison import ALONE
 from alrpc.experiments.profiling.worker import profile_rank
@@ -45,7 +45,7 @@ def profile(
         RunFailed, Interrupted: as `alrpc.runtime.local.run_processes`.
     """
     config, components = resolve(config)
-    check_frozen(config, methods)
+    check_methods(config, methods)
     if not set(methods) <= {*ALONE, "ddp"}:
         check_pipeline(config, components)
     local_device(config.device)
