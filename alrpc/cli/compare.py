@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -27,7 +26,7 @@ from alrpc.experiments import METHODS
 from alrpc.experiments.baselines import ASYNCHRONOUS
 
 if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
+    from rich.console import Console
 
 
 @click.command(short_help="Compare methods on the same blocks and the same data.")
@@ -74,16 +73,15 @@ def compare(
     layer-placed   back-propagation with the layers in N processes, of which one works at a time, as in the thesis
     gpipe          back-propagation in N processes, by GPipe's schedule of torch.distributed.pipelining
     1f1b           back-propagation in N processes, by the schedule 1F1B of torch.distributed.pipelining
-    pipedream      back-propagation in N processes that do not wait for each other: PipeDream, with stashed parameters
+    pipedream      back-propagation in N processes, which do not wait for each other: PipeDream, with stashed parameters
     pipedream-2bw  the same with one update's delay for all and two versions of the parameters: PipeDream-2BW
     ddp            back-propagation with the whole network in each of N processes (DistributedDataParallel)
 
     Each run has processes of its own. The methods take turns, round after round, so that a machine that becomes slower does so
     for all of them. All train the same blocks from the same first parameters. Each method tries first which number of threads
-    makes it fastest, gpipe and 1f1b also which number of micro-batches; each stage of al has its share of the cores. A gradient of
-    pipedream is of earlier parameters than those that it changes, so it learns otherwise than bp; it takes no train.clip_norm, and
-    pipedream-2bw no train.accumulate below the number of stages. The objective is associated learning unless objective.name or --objectives says otherwise; `alrpc list` names all of them,
-    `alrpc config objective` their fields.
+    makes it fastest, gpipe and 1f1b also which number of micro-batches; each stage of al has its share of the cores. Pipedream's
+    gradients are of earlier parameters than those that they change, so it learns otherwise than bp. The objective is associated
+    learning unless objective.name or --objectives says otherwise; `alrpc list` names all of them, `alrpc config objective` their fields.
 
     \b
     Examples:
@@ -119,10 +117,7 @@ def compare(
 
         console = Console(stderr=as_json)  # then standard output has nothing but JSON
 
-        def watch(label: str, directory: Path) -> AbstractContextManager:
-            return (
-                nullcontext() if quiet else watching(console, partial(table.under_way, label, directory, config.train.epochs))
-            )
+        watch = partial(watching, console, quiet, config.train.epochs)
 
         def report(result: dict | str) -> None:
             line = result if isinstance(result, str) else f"round {result['repeat']}/{repeat} {table.run_line(result)}"
@@ -146,13 +141,16 @@ def parse_objectives(text: str) -> list[str]:
     return objectives
 
 
-def watching(console: Console, render: Callable[[], RenderableType]) -> AbstractContextManager:
-    """Show, on a terminal, what `render` gives, twice a second while the context lasts."""
+def watching(console: Console, quiet: bool, epochs: int, label: str, directory: Path) -> AbstractContextManager:
+    """Show a run under way, on a terminal, twice a second while the context lasts."""
     from rich.live import Live
 
-    if not console.is_terminal:
+    from alrpc.analysis.comparison import table
+
+    if quiet or not console.is_terminal:
         return nullcontext()
-    return Live(console=console, transient=True, refresh_per_second=2, get_renderable=render)
+    under_way = partial(table.under_way, label, directory, epochs)
+    return Live(console=console, transient=True, refresh_per_second=2, get_renderable=under_way)
 
 
 def show(console: Console, result: dict, directory: Path) -> None:

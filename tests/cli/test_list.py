@@ -14,6 +14,7 @@ from alrpc.cli.main import main
 from alrpc.config import Model, load_config
 from alrpc.config.objectives import SECTIONS
 from alrpc.experiments import METHODS
+from alrpc.experiments.baselines import ASYNCHRONOUS
 from alrpc.models.build import resolve_fields
 from alrpc.network import resolve
 
@@ -50,7 +51,9 @@ def test_every_name_is_accepted_and_has_a_line(tmp_path):
 def test_compares_help_tells_its_methods_as_the_list_does():
     shown = printed("compare", "--help")
     assert all(f"{name:13}  {what}\n" in shown for name, what in METHODS.items())
-    assert next(option for option in compare.params if option.name == "methods").default == ",".join(METHODS)
+    assert next(option for option in compare.params if option.name == "methods").default == ",".join(
+        method for method in METHODS if method not in ASYNCHRONOUS
+    )
 
 
 def test_every_field_is_told_with_type_default_and_meaning():
