@@ -1,5 +1,6 @@
-"""The engines of back-propagation in two processes: what they train, and what they keep, against one process."""
+"""The engines of back-propagation in two processes: what they train, and what they keep, against one process; and the bench's peers."""
 
+import functools
 import gc
 import multiprocessing
 import weakref
@@ -17,6 +18,7 @@ from alrpc.experiments.baselines.data_parallel import DataParallel
 from alrpc.experiments.baselines.model import ModelPart, SequentialModel
 from alrpc.experiments.baselines.objective import loss
 from alrpc.experiments.baselines.pipelined import Pipelined
+from alrpc.experiments.bench import peers
 from alrpc.pipeline.failures import hard_exit
 from alrpc.training.optimizer import Recipe, make_optimizer
 from alrpc.training.step import accumulation_step, optimizer_step
@@ -242,3 +244,15 @@ def test_pipedream_2bw_in_one_process_learns_of_the_parameters_before_the_last_u
     wanted, _ = simulate(recipe, lambda process, step: max(step // 2 - 1, step // EPOCH * EPOCH // 2))
     assert all(torch.equal(one, other) for one, other in zip(engine.module.parameters(), wanted, strict=True))
     assert engine.alive == 2
+
+
+def time_peer(rank: int, name: str) -> float:
+    """Seconds that a batch takes at a peer of `alrpc bench hops` whose stages sleep 20 ms."""
+    measure = peers.time_pipedream if name == "pipedream" else functools.partial(peers.time_schedule, peers.SCHEDULES[name])
+    return measure(rank, WORLD, 0.02, torch.zeros(peers.SAMPLES, 16), 10)
+
+
+def test_a_peer_of_the_bench_takes_at_least_what_its_schedule_allows(together):
+    for (name,), (seconds, _) in together(time_peer, [("gpipe",), ("1f1b",), ("pipedream",)]).items():
+        allowed = peers.theoretical_efficiency(name, WORLD)
+        assert allowed == (1 if name == "pipedream" else 8 / 9) and 0.02 / seconds <= allowed * 1.001
