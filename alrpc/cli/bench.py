@@ -11,15 +11,24 @@ from pathlib import Path
 
 import click
 
-from alrpc.cli.options import heavy_imports, out_option, plain_endings, read_config, set_option, stages_option, with_stages
+from alrpc.cli.options import (
+    heavy_imports,
+    json_option,
+    out_option,
+    plain_endings,
+    read_config,
+    set_option,
+    stages_option,
+    with_stages,
+)
 from alrpc.errors import UsageError
 
 STANDARD_OUTPUT = "-"
 
 
-@click.group(short_help="Measure the speed of the engine.")
+@click.group(short_help="Measure the speed of the engine, or of a server.")
 def bench() -> None:
-    """Measure the speed of the engine: against its ceiling, alone, and over the number of stages.
+    """Measure the speed of the engine: against its ceiling, alone, and over the number of stages; or of a server.
 
     The machine should do nothing else meanwhile.
     """
@@ -225,6 +234,61 @@ def scaling(source: str, overrides: tuple[str, ...], steps: int, rounds: int, ou
         result = measure(config, rounds, steps, directory, partial(show.watch, Console(stderr=True)))
         draw(result, directory / "scaling.png")
         finish(result, show.scaling_table(result), [f"picture: {directory / 'scaling.png'}"])
+
+
+@bench.command()
+@click.argument("url")
+@click.argument("sources", metavar="SOURCE...", nargs=-1, required=True)
+@click.option(
+    "--rate",
+    "rates",
+    type=click.FloatRange(0.1, 100_000),
+    multiple=True,
+    default=(50.0, 100.0, 200.0),
+    show_default=True,
+    help="Requests a second. The option can be given again.",
+)
+@click.option("--seconds", type=click.FloatRange(0.1), default=10.0, show_default=True, help="How long each rate lasts.")
+@click.option(
+    "--clients",
+    type=click.IntRange(1, 1000),
+    default=64,
+    show_default=True,
+    help="The most requests that are under way at once.",
+)
+@json_option
+def serve(url: str, sources: tuple[str, ...], rates: tuple[float, ...], seconds: float, clients: int, as_json: bool) -> None:
+    """Measure a server of `alrpc serve` at several rates of requests.
+
+    Each request is one example of the sources, which are those of `alrpc predict`: images, folders, text files with a text a line, .npy
+    arrays. Requests are due at fixed times, whether or not the server keeps up, and their times count from then.
+
+    \b
+    Examples:
+        alrpc bench serve http://127.0.0.1:8000 reviews.txt
+        alrpc bench serve http://127.0.0.1:8000 garden/ --rate 100 --rate 400 --seconds 30
+    """
+    from alrpc.experiments.bench.load import bodies_of, measure
+    from alrpc.inference.sources import check_sources
+
+    with plain_endings():
+        check_sources(sources)
+        bodies = bodies_of(url, sources)
+        results = []
+        for rate in rates:
+            results.append(measure(url, bodies, rate, seconds, clients))
+            if not as_json:
+                click.echo(_load_line(results[-1]))
+        if as_json:
+            click.echo(json.dumps(results, indent=2))
+
+
+def _load_line(result: dict) -> str:
+    times = ", ".join(f"{name} {result[key]:,.1f} ms" for name, key in (("p50", "p50_ms"), ("p99", "p99_ms")) if result[key])
+    answers = sum(result["exits"].values())
+    exits = ", ".join(f"exit {exit} {count / answers:.0%}" for exit, count in result["exits"].items())
+    line = f"{result['rate']:g}/s: {result['per_second']:,.1f} answers/s, {result['errors']} errors"
+    return "; ".join(filter(None, (line, times, exits)))
 
 
 @contextmanager

@@ -290,6 +290,13 @@ def metrics_of(client: Client) -> dict[str, float]:
     return {name: float(value) for name, _, value in (line.rpartition(" ") for line in text.splitlines() if line[0] != "#")}
 
 
+def test_a_server_is_measured_under_load(texts, tmp_path):
+    (tmp_path / "a.txt").write_text("\n".join(TEXTS))
+    arguments = ["bench", "serve", texts.address, str(tmp_path / "a.txt"), "--rate", "100", "--seconds", "0.2", "--json"]
+    (result,) = json.loads(CliRunner().invoke(main, arguments).stdout)
+    assert (result["requests"], result["errors"], result["exits"]) == (20, 0, {"4": 20})
+
+
 DRIVERS = {
     "texts": 'input.value = "lovely film"; find("form").requestSubmit();',
     "images": """

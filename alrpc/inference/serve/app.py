@@ -30,6 +30,7 @@ from alrpc.reading.regular import MIB
 
 LARGEST = 16 * MIB  # bytes of a body
 MOST = 1024  # samples that wait for their batch, at most
+PAGES = Environment(loader=PackageLoader("alrpc.inference.serve", "."), autoescape=True)
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; img-src blob:"
 
 
@@ -176,9 +177,8 @@ def _prepared(predictor: Predictor, examples: Sequence[Example]) -> list[Any]:
 async def page(request: Request) -> Response:
     served: Served = request.app.state.served
     carried = served.predictor.carried
-    environment = Environment(loader=PackageLoader("alrpc.inference.serve", "."), autoescape=True)
     shape = [list(shape) for _, shape in carried.preprocessing.tensors.values()]
-    text = environment.get_template("page.html").render(
+    text = PAGES.get_template("page.html").render(
         name=served.name.encode(errors="replace").decode(),
         kind=carried.preprocessing.kind,
         tensors=dict(zip(carried.preprocessing.tensors, shape, strict=True)),
