@@ -7,6 +7,7 @@ labels.json                the names of the classes, in the order of their indic
 preprocess.json            how a raw example becomes the network's input (alrpc.data.preprocessing)
 tokenizer.json             for texts: the tokenizer of Hugging Face's tokenizers, which also cleans the text
 checkpoints/step-N/        see alrpc.checkpoint
+export/                    what alrpc export has written, unless elsewhere
 summary.json               written last: a run that has it is complete
 calibration.json           by `alrpc calibrate`: temperatures of the exits, and when a sample leaves early (alrpc.inference.calibration)
 logs/coordinator.log, stage-N.log, launcher.log
@@ -42,6 +43,7 @@ from alrpc.reading.regular import MIB, Absent
 CONFIG, METRICS, TIMINGS, SUMMARY = "config.yaml", "metrics.jsonl", "timings.jsonl", "summary.json"
 LABELS, PREPROCESS, TOKENIZER = "labels.json", "preprocess.json", "tokenizer.json"
 COMPARISON, QUALITY, CALIBRATION = "comparison.json", "quality.json", "calibration.json"
+EXPORT = "export"
 STOP, RESTARTS, REACHED, BEGUN_BY, AGENT = (
     Path("logs") / name for name in ("stop", "restarts.jsonl", "reached", "torchrun", "agent")
 )
@@ -65,7 +67,7 @@ def new_directory(out: Path | None, name: str) -> Iterator[Path]:
     check_utf8(str(path), "--out")
     number = 1
     try:
-        while path not in (made := _make(path)) and out is None:
+        while path not in (made := make_directories(path)) and out is None:
             number += 1
             path = first.with_name(f"{first.name}-{number}")
         descriptor = _lock(path)
@@ -84,7 +86,7 @@ def new_directory(out: Path | None, name: str) -> Iterator[Path]:
         os.close(descriptor)
 
 
-def _make(path: Path) -> list[Path]:
+def make_directories(path: Path) -> list[Path]:
     """Make a directory and its parents; returns those that did not exist, the innermost first."""
     made = []
     for each in (*reversed(path.parents), path):

@@ -14,6 +14,7 @@ from alrpc.cli.calibrate import calibrate
 from alrpc.cli.compare import compare
 from alrpc.cli.config import config
 from alrpc.cli.evaluate import evaluate
+from alrpc.cli.export import export
 from alrpc.cli.inspect import inspect
 from alrpc.cli.launch import launch
 from alrpc.cli.list import list_names
@@ -69,6 +70,8 @@ def main() -> None:
     Predict by a run what it has not seen, and read the answers as JSON lines, or over HTTP:
         alrpc predict RUN images/
         alrpc serve RUN
+    Give its network to others, as files that need nothing of alrpc:
+        alrpc export RUN --to onnx
     Find the names and the fields of the configuration, and change some of them:
         alrpc list
         alrpc config train
@@ -88,6 +91,7 @@ main.add_command(calibrate)
 main.add_command(compare)
 main.add_command(config)
 main.add_command(evaluate)
+main.add_command(export)
 main.add_command(inspect)
 main.add_command(launch)
 main.add_command(list_names)

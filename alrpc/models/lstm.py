@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from alrpc.models import checked
 from alrpc.models.pooling import MeanOverTokens, Pooled
+
+PARAMETERS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")  # of an LSTM, in the order of torch.lstm
+CLOSES = 1e4  # a gate whose input is less by so much is 0, and 1 if it is more, whatever else is in it
 
 
 class BiLSTM(nn.Module):
@@ -23,6 +27,8 @@ class BiLSTM(nn.Module):
         self.lstm = nn.LSTM(width, hidden, bidirectional=True, batch_first=True)
 
     def forward(self, x: Tensor, mask: Tensor, *state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        if torch.compiler.is_exporting():
+            return self.by_mask(x, mask, *state)
         begin = tuple(tensor.transpose(0, 1).contiguous() for tensor in state) or None
         lengths = mask.sum(dim=1).clamp(min=1).cpu()
         if int(lengths.min()) == x.shape[1]:  # nothing is padded; not packing is several times as fast on a CPU
@@ -31,6 +37,36 @@ class BiLSTM(nn.Module):
             packed, (h, c) = self.lstm(pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False), begin)
             x, _ = pad_packed_sequence(packed, batch_first=True, total_length=x.shape[1])
         return x, h.transpose(0, 1), c.transpose(0, 1)
+
+    def by_mask(self, x: Tensor, mask: Tensor, *state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same function with the same parameters, but without packing, which no exported graph has.
+
+        Each direction is an LSTM over all T positions; the backward one reads each text's words in reverse order. Padding, always
+        after the words, is an input of its own: its weight closes the input gate and opens the forget gate, so that c stays what it
+        was after the last word, exactly; h is taken from there.
+        """
+        lengths = mask.sum(dim=1).clamp(min=1)[:, None]
+        places = torch.arange(x.shape[1], device=x.device)[None]
+        is_word = places < lengths
+        reverse = torch.where(is_word, lengths - 1 - places, places)[:, :, None]
+        marked = torch.cat([x, (~is_word)[:, :, None].to(x.dtype)], dim=2)
+        hidden = self.lstm.hidden_size
+        gates = torch.cat(
+            [x.new_full((hidden, 1), value) for value in (-CLOSES, CLOSES, 0.0, 0.0)]
+        )  # input, forget, cell, output
+        outputs, ends = [], []
+        for direction, suffix in enumerate(("", "_reverse")):
+            weight, *others = (getattr(self.lstm, f"{name}_l0{suffix}") for name in PARAMETERS)
+            begin = [each[:, direction][None] for each in state] or [x.new_zeros(1, x.shape[0], hidden)] * 2
+            words = marked.gather(1, reverse.expand(marked.shape)) if suffix else marked
+            given, _, c = torch.lstm(
+                words, begin, [torch.cat([weight, gates], dim=1), *others], True, 1, 0.0, False, False, True
+            )
+            last = (lengths - 1)[:, :, None].expand(-1, -1, hidden)
+            ends.append((given.gather(1, last)[:, 0], c[0]))
+            outputs.append(given.gather(1, reverse.expand(given.shape)) if suffix else given)
+        h, c = (torch.stack(of_directions, dim=1) for of_directions in zip(*ends, strict=True))
+        return torch.cat(outputs, dim=2) * is_word[:, :, None].to(x.dtype), h, c
 
 
 class SumOfDirections(nn.Module):

@@ -82,7 +82,7 @@ class ForwardForward(Objective):
     def _with_labels(self, name: str, tensors: Tensors, beside: Tensors | None) -> Tensors:
         """The tensors of an input, (N, ...): its neutrals to predict, and to train its positives, negatives and neutrals."""
         x, classes = tensors[name], self.target.width
-        neutral = x.new_full((len(x), classes), 1 / classes)
+        neutral = x.new_full((x.shape[0], classes), 1 / classes)  # len(x) would be a constant of an exported graph
         if beside is None:
             return {**tensors, name: write(x, neutral)}
         labels = beside[LABEL]
