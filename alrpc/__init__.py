@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # for type checkers; a test holds these names equal to those 
     from alrpc.data import load_data as load_data
     from alrpc.data.dataset import Dataset as Dataset
     from alrpc.data.dataset import Split as Split
+    from alrpc.data.given import as_dataset as as_dataset
     from alrpc.errors import Interrupted as Interrupted
     from alrpc.errors import RunFailed as RunFailed
     from alrpc.errors import Stopped as Stopped
@@ -54,6 +55,7 @@ _HOME = {
     "Stopped": "alrpc.errors",
     "UserError": "alrpc.errors",
     "Values": "alrpc.objectives.base",
+    "as_dataset": "alrpc.data.given",
     "associate": "alrpc.network",
     "cut": "alrpc.objectives.cut",
     "decouple": "alrpc.network",

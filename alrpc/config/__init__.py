@@ -17,7 +17,6 @@ from pydantic import (
     BaseModel,
     Field,
     NonNegativeFloat,
-    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     ValidationError,
@@ -27,6 +26,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from alrpc import rundir
+from alrpc.config.data import Data
 from alrpc.config.model import Model
 from alrpc.config.objectives import SECTIONS, Associated, Classifier, Objective
 from alrpc.config.own_code import did_you_mean
@@ -40,45 +40,6 @@ NAMES = {"model.name": "mlp", "objective.name": "associated"}
 """The names that decide which other fields a section has, and their defaults."""
 METRICS = ("macro_f1", "balanced_accuracy", "auroc", "log_loss", "top3", "top5", "mae", "r2")
 PYTHON = "python"  # names the model and the data of a run whose network and data set a caller of `alrpc.train` has made
-
-
-class Data(Section):
-    name: str = "digits"
-    """digits; mnist, fashion-mnist, cifar10, cifar100, tiny-imagenet, image-folder; ag_news, dbpedia_14, imdb, sst2, text-file;
-    synthetic-text (random words, for measuring speed);
-    or package.module:function for a function of your own that returns an alrpc.Dataset."""
-    root: Path | None = None
-    """Directory that holds the data or into which it is downloaded; null for ~/.cache/alrpc."""
-    batch_size: PositiveInt = 64
-    """Samples in a micro-batch, in training and in evaluation."""
-    validation: float = Field(0.0, ge=0, lt=1)
-    """Share of the training split, of each class, that is held out for validation, a function of train.seed alone; 0 for none.
-    It is evaluated after every epoch in place of the test split, which then is evaluated once, at the end: see checkpoint.best."""
-    workers: NonNegativeInt = 0
-    """Processes that read and augment micro-batches ahead; 0 to do it in the process that feeds them."""
-    augmentation: Literal["none", "basic", "strong", "views"] = "none"
-    """Augmentation of training images; basic: random crop and horizontal flip; strong: also colour jitter and random grayscale; views:
-    each image is in a micro-batch twice, once basic and once strong, and counts as two samples, of batch_size too, as in SCPL."""
-    image_size: PositiveInt = 32
-    """Height and width to which the images of tiny-imagenet and image-folder are resized."""
-    file: Path | None = None
-    """text-file: the CSV or JSON-lines file to train on, and to test on if there is no test_file."""
-    test_file: Path | None = None
-    """text-file: the file to test on; null to hold back test_share of `file`."""
-    test_share: float = Field(0.2, gt=0, lt=1)
-    """text-file: share of each class that is held back for testing when there is no test_file."""
-    text_column: str = "text"
-    """text-file: the column (CSV) or key (JSON lines) of the text."""
-    label_column: str = "label"
-    """text-file: the column or key of the label, a name or a number."""
-    vocabulary: int = Field(30_000, ge=3)
-    """Text: size of the vocabulary: the most frequent words of the training texts, plus padding and the unknown word."""
-    max_tokens: PositiveInt = 128
-    """Text: number of words after which a text is truncated."""
-    bucket: bool = False
-    """Text: put texts of similar length into one micro-batch, which reduces padding."""
-    word_vectors: Path | None = None
-    """Text: a file of word vectors in GloVe's format (a word and its numbers on each line) that initializes the embedding."""
 
 
 class Train(Section):
@@ -314,7 +275,7 @@ def user_code_fields(config: Config) -> dict[str, str]:
         "model.name": config.model.name if config.model.is_own else "",
         "objective.name": config.objective.name,
         "objective.loss": config.objective.loss if isinstance(config.objective, Classifier) else "",
-        "data.name": config.data.name,
+        "data.name": config.data.name if config.data.is_own else "",
         "train.optimizer": config.train.optimizer,
         "train.schedule": config.train.schedule,
         "train.metrics": f"[{','.join(config.train.metrics)}]",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from alrpc.config import Data, Train, parse_section
 from alrpc.config.own_code import import_function
-from alrpc.data.catalog import TEXT, VISION, check_data
+from alrpc.data.catalog import TEXT, VISION, check_data, is_table
 from alrpc.errors import UserError, exit_call
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def for_run(dataset: Dataset, data: Data, train: Train) -> Dataset:
 
 def _read(data: Data) -> Dataset:
     """The data set as it is, without a part that is held out."""
-    from alrpc.data import digits, synthetic_text, text, vision
+    from alrpc.data import columns, digits, synthetic_text, tables, text, vision
     from alrpc.data.dataset import Dataset
 
     if data.name == "digits":
@@ -64,6 +64,8 @@ def _read(data: Data) -> Dataset:
         return vision.load(data)
     if data.name in TEXT:
         return text.load(data)
+    if is_table(data):
+        return columns.make_dataset(*tables.read_tables(data), data)
     try:
         dataset = import_function(data.name, "data.name")()
     except SystemExit as error:
@@ -80,7 +82,7 @@ def read_test(data: Data, classes: Sequence[str] | None, preprocessing: Preproce
         classes: the names of the classes that it was trained on, in the order of their indices; None for values.
         preprocessing: that of the training. With the tokenizer that it has, a `text-file` with a `test_file` needs no `file`.
     """
-    from alrpc.data import text, vision
+    from alrpc.data import columns, tables, text, vision
     from alrpc.data.preprocessing import ImagePreprocessing, TextPreprocessing
 
     data = data.model_copy(update={"file": data.test_file or data.file, "word_vectors": None})  # what only a training reads
@@ -89,6 +91,9 @@ def read_test(data: Data, classes: Sequence[str] | None, preprocessing: Preproce
         return vision.load_test(data, classes, preprocessing)
     if classes is not None and data.name in TEXT and isinstance(preprocessing, TextPreprocessing):
         return text.load_test(data, classes, preprocessing)
+    if is_table(data):
+        train, test = tables.read_tables(data)
+        return columns.make_split(test or columns.hold_back(train, data)[1], data, classes, preprocessing)
     dataset = _read(data)
     if dataset.preprocessed_by != preprocessing or dataset.class_names != classes:
         raise UserError(f"data.name: got {data.name}, whose inputs or classes are not those of the run")

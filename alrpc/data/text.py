@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from alrpc.config import Data
 from alrpc.data.dataset import Dataset, Split, shuffled
+from alrpc.data.hub import load_splits
 from alrpc.data.preprocessing import TextPreprocessing, parse_tokenizer
 from alrpc.data.text_cache import cache_folder, read_cached, write_cached
 from alrpc.data.text_file import Record, read_records
@@ -77,7 +78,17 @@ def load(data: Data) -> Dataset:
     Raises:
         UserError: naming the wrong field, or file and line, or when a public data set cannot be downloaded.
     """
-    identity, read, names = _find_files(data) if data.name == "text-file" else _find_on_hub(data)
+    return prepare(*(_find_files(data) if data.name == "text-file" else _find_on_hub(data)), data)
+
+
+def prepare(identity: list, read: Callable[[], tuple[Labelled, Labelled]], names: Mapping[str, str], data: Data) -> Dataset:
+    """Clean and encode the texts to train and to test on, or take them as they are in the user's cache.
+
+    Args:
+        identity: what the texts are in the cache.
+        read: gives the texts.
+        names: of labels that are called otherwise in the data set.
+    """
     tokenizer = cleaner()
     key = [FORMAT, identity, tokenizer.to_str(), data.vocabulary, data.max_tokens]
     folder = cache_folder()
@@ -115,9 +126,14 @@ def load_test(data: Data, classes: Sequence[str], prepared: TextPreprocessing) -
         labels = [names.get(label, label) for label in test.labels]
     index = {label: number for number, label in enumerate(classes)}
     if strange := next((label for label in labels if label not in index), None):
-        raise UserError(f"data: the label {strange!r} is not one of the run's: {_listed(index)}; test only what is trained")
-    tokens, offsets = encode(parse_tokenizer(prepared.tokenizer), test.texts, prepared.max_tokens, prepared.unknown)
-    return _split(tokens, offsets, torch.tensor([index[label] for label in labels]), bucket=False)
+        raise UserError(f"data: the label {strange!r} is not one of the run's: {listed(index)}; test only what is trained")
+    return encoded(test.texts, torch.tensor([index[label] for label in labels]), prepared)
+
+
+def encoded(texts: Sequence[str], labels: Tensor, prepared: TextPreprocessing) -> Texts:
+    """The split of texts, with these class indices, (N,), as a preprocessing that is known encodes them."""
+    tokens, offsets = encode(parse_tokenizer(prepared.tokenizer), texts, prepared.max_tokens, prepared.unknown)
+    return _split(tokens, offsets, labels, bucket=False)
 
 
 def _split(tokens: Tensor, offsets: Tensor, labels: Tensor, bucket: bool) -> Texts:
@@ -127,7 +143,7 @@ def _split(tokens: Tensor, offsets: Tensor, labels: Tensor, bucket: bool) -> Tex
 def _prepare(train: Labelled, test: Labelled, tokenizer: Tokenizer, data: Data) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tokens, offsets and labels of both splits; and the names of the classes and the tokenizer, as JSON."""
     tokenizer = learn_vocabulary(tokenizer, train.texts, data.vocabulary)
-    classes = _sort_labels(set(train.labels))
+    classes = sort_labels({*train.labels, *test.labels})
     index = {label: number for number, label in enumerate(classes)}
     tensors = {}
     for name, (texts, labels) in (("train", train), ("test", test)):
@@ -195,7 +211,7 @@ def _read_test_file(data: Data, known: Collection[str], whose: str) -> Labelled:
         if record.label not in known:
             raise UserError(
                 f"{data.test_file}:{record.line}: label {record.label!r} is not {whose}; use one of those trained on:"
-                f" {_listed(known)}"
+                f" {listed(known)}"
             )
     return _labelled(test)
 
@@ -206,17 +222,11 @@ def _labelled(records: Sequence[Record]) -> Labelled:
 
 def _find_on_hub(data: Data) -> _Found:
     """The same of a public data set, which is downloaded if it is absent."""
-    import datasets
-
     name, column, test = HUB[data.name]
     try:
-        splits = datasets.load_dataset(name, cache_dir=str(data.root) if data.root else None)
-    except Exception as error:  # many libraries raise their own: no network, no space, no such data set
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(
-            f"data.name: {data.name} is neither on this machine nor to be had from huggingface.co/datasets/{name}: {reason};"
-            " data.name text-file reads a local file instead"
-        ) from error
+        splits = load_splits(name, data.root)
+    except UserError as error:
+        raise UserError(f"data.name: {data.name} is {error}; data.name text-file reads a local file instead") from error
     train, test = splits["train"], splits[test]
 
     def read() -> tuple[Labelled, Labelled]:
@@ -226,7 +236,7 @@ def _find_on_hub(data: Data) -> _Found:
     return [name, train._fingerprint, test._fingerprint], read, {str(number): label for number, label in enumerate(names)}
 
 
-def _sort_labels(labels: set[str]) -> list[str]:
+def sort_labels(labels: set[str]) -> list[str]:
     """Sort labels in the order of their class indices: numerically if all are integers, else alphabetically."""
     try:
         return sorted(labels, key=lambda label: (int(label), label))
@@ -234,6 +244,7 @@ def _sort_labels(labels: set[str]) -> list[str]:
         return sorted(labels)
 
 
-def _listed(labels: Collection[str]) -> str:
-    names = _sort_labels(set(labels))
+def listed(labels: Collection[str]) -> str:
+    """Some labels, for a message."""
+    names = sort_labels(set(labels))
     return ", ".join(names[:10]) + (", …" if len(names) > 10 else "")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -73,7 +73,11 @@ class ImageFiles(Images):
 
     def pixels(self, indices: Tensor) -> Tensor:
         """The images with these indices, (n, C, H, W) uint8; raises UserError naming a file that cannot be read."""
-        return self.decoded.get(indices, lambda index: read_image(Path(self.inputs[index]), self.shape[0], self.shape[1:]))
+        return self.decoded.get(indices, self.decode)
+
+    def decode(self, index: int) -> Tensor:
+        """The image with this index, (C, H, W) uint8; raises like `pixels`."""
+        return read_image(Path(self.inputs[index]), self.shape[0], self.shape[1:])
 
     def part(self, rows: Tensor) -> Split:
         decoded = Decoded(len(rows), self.shape)  # which goes by the indices of the part
@@ -131,22 +135,20 @@ def load(data: Data) -> Dataset:
     """
     read = {"tiny-imagenet": _read_tiny_imagenet, "image-folder": _read_folder}.get(data.name, _read_torchvision)
     train, test, classes = read(data)
-    views = data.augmentation == "views"
     prepared = preprocessing(data)
-    images, tested = _split(prepared, *train, "none" if views else data.augmentation), _split(prepared, *test)
-    return Dataset(
-        Views.of(images) if views else images,
-        tested,
-        Classes(len(classes)),
-        classes=classes,
-        preprocessing=prepared,
-    )
+    images = augmented(images_of(prepared, *train), data)
+    return Dataset(images, images_of(prepared, *test), Classes(len(classes)), classes=classes, preprocessing=prepared)
+
+
+def augmented(images: Images, data: Data) -> Split:
+    """The training images, augmented as the configuration says."""
+    return Views.of(images) if data.augmentation == "views" else dataclasses.replace(images, augmentation=data.augmentation)
 
 
 def load_test(data: Data, classes: Sequence[str], prepared: ImagePreprocessing) -> Split:
     """Read the test split alone, for a network that was trained on these classes with this preprocessing; raises like `load`."""
     if data.name == "image-folder":
-        return _split(prepared, *_read_held_out(_held_out(data), classes, "one of the run's"))
+        return images_of(prepared, *_read_held_out(_held_out(data), classes, "one of the run's"))
     read = {"tiny-imagenet": _read_tiny_imagenet}.get(data.name, _read_torchvision)
     _, test, names = read(data)
     if list(names) != list(classes):
@@ -154,23 +156,25 @@ def load_test(data: Data, classes: Sequence[str], prepared: ImagePreprocessing) 
     side = SIDES.get(data.name, prepared.height)
     if (len(STATISTICS[data.name][0]), side, side) != (prepared.channels, prepared.height, prepared.width):
         raise UserError(f"data.name: the images of {data.name} are of another size than those of the run")
-    return _split(prepared, *test)
+    return images_of(prepared, *test)
 
 
 def preprocessing(data: Data) -> ImagePreprocessing:
     """How an image becomes the input of a network that is trained on this data set; nothing is read for it."""
-    mean, deviation = STATISTICS[data.name]
+    mean, deviation = STATISTICS.get(data.name, STATISTICS["image-folder"])
     side = SIDES.get(data.name, data.image_size)
     return ImagePreprocessing(len(mean), side, side, tuple(mean), tuple(deviation))
 
 
-def _split(prepared: ImagePreprocessing, inputs: Tensor | list[str], labels: Tensor, augmentation: str = "none") -> Images:
+def images_of(
+    prepared: ImagePreprocessing, inputs: Tensor | Sequence[Any], labels: Tensor, kind: Callable[..., ImageFiles] = ImageFiles
+) -> Images:
+    """The split of images in memory, (N, C, H, W) uint8, or of such as this kind of images decodes."""
     mean, deviation = (torch.tensor(values).view(-1, 1, 1) for values in (prepared.mean, prepared.deviation))
-    fields = {"mean": mean, "deviation": deviation, "augmentation": augmentation}
     if isinstance(inputs, Tensor):
-        return Images(inputs, labels, **fields)
+        return Images(inputs, labels, mean=mean, deviation=deviation)
     shape = (prepared.channels, prepared.height, prepared.width)
-    return ImageFiles(inputs, labels, shape=shape, decoded=Decoded(len(inputs), shape), **fields)
+    return kind(inputs, labels, mean=mean, deviation=deviation, shape=shape, decoded=Decoded(len(inputs), shape))
 
 
 # Training split and test split (images and labels each), and the names of the classes.

@@ -23,7 +23,10 @@ from alrpc.training.step import autocast
 
 MAY_CHANGE = tuple(
     f"data.{name}"
-    for name in ("name", "root", "file", "test_file", "test_share", "text_column", "label_column", "batch_size", "workers")
+    for name in (
+        *("name", "root", "file", "test_file", "subset", "train_split", "test_split", "test_share"),
+        *("text_column", "columns", "label_column", "batch_size", "workers"),
+    )
 )
 
 

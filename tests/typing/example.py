@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import assert_type
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import alrpc
@@ -23,6 +25,10 @@ def own_data(inputs: Tensor, labels: Tensor) -> alrpc.Dataset:
     half = len(labels) // 2
     train, test = alrpc.Split(inputs[:half], labels[:half]), alrpc.Split(inputs[half:], labels[half:])
     return alrpc.Dataset(train, test, alrpc.Values(1) if labels.is_floating_point() else alrpc.Classes(10))
+
+
+def given(inputs: NDArray[np.float32], labels: list[str]) -> list[alrpc.Dataset]:
+    return [alrpc.as_dataset((inputs, labels), classes=["a", "b"]), alrpc.as_dataset([(inputs[0], 1)], validation=0.1)]
 
 
 def show(event: Event) -> None:
