@@ -138,6 +138,8 @@ class Health(Section):
 class Observe(Section):
     tensorboard: bool = False
     """Write the scalars of every component and stage, and the timeline, for TensorBoard; needs the extra `tensorboard`."""
+    loggers: list[Literal["wandb", "trackio", "mlflow"]] = []  # noqa: RUF012
+    """Other loggers of these scalars and of the configuration: Weights & Biases, trackio, MLflow; each needs the extra of its name."""
 
 
 class Config(Section):
@@ -264,8 +266,12 @@ def check_config(config: Config) -> None:
         raise UsageError(f"train.warmup: got {config.train.warmup} of {config.train.epochs} epochs; it must end before the run")
     if config.train.nesterov and config.train.optimizer == "sgd" and not config.train.momentum:
         raise UsageError("train.nesterov: needs a train.momentum above 0")
-    if config.observe.tensorboard and importlib.util.find_spec("tensorboard") is None:
-        raise UsageError("observe.tensorboard: needs the extra: pip install 'alrpc[tensorboard]' (tensorboard is missing)")
+    wanted = {name: f"observe.loggers: {name}" for name in config.observe.loggers}
+    if config.observe.tensorboard:
+        wanted["tensorboard"] = "observe.tensorboard:"
+    for name, what in wanted.items():
+        if importlib.util.find_spec(name) is None:
+            raise UsageError(f"{what} needs the extra: pip install 'alrpc[{name}]' ({name} is missing)")
 
 
 def user_code_fields(config: Config) -> dict[str, str]:

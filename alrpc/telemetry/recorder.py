@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
@@ -22,7 +22,7 @@ from alrpc.errors import StageFailed, UserError, error_line
 from alrpc.events import Event, Run, Start, Status
 from alrpc.network import combine_digests
 from alrpc.system import command_line, working_commit
-from alrpc.telemetry import loggers
+from alrpc.telemetry.loggers import DrawTimeline, loggers
 from alrpc.telemetry.progress import Progress, StageProgress
 from alrpc.telemetry.terminal import show
 from alrpc.timing import computing
@@ -42,7 +42,7 @@ def recorder(
     verbose: bool = False,
     appending: bool = False,
     *,
-    draw_timeline: loggers.DrawTimeline,
+    draw_timeline: DrawTimeline,
 ) -> Iterator[tuple[Progress, Callable[[Event], None]]]:
     """Record a run's events in its files and show them; yields the progress, and the function to call with each event.
 
@@ -62,7 +62,7 @@ def recorder(
     with (
         Files(directory, appending, notes_place=engine == "pipeline") as files,
         show(progress, quiet, Console(file=stdout or sys.stdout), verbose) as refresh,
-        loggers.tensorboard(directory, progress, draw_timeline) if config.observe.tensorboard else nullcontext(ignore) as log,
+        loggers(config, directory, progress, draw_timeline) as log,
     ):
 
         def record(event: Event) -> None:
