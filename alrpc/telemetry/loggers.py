@@ -86,7 +86,7 @@ def loggers(config: Config, directory: Path, progress: Progress, draw: DrawTimel
         for thread in threads:
             thread.join(max(0.0, deadline - time.monotonic()))
             if thread.is_alive():
-                progress.note_failure(f"{thread.name} has not taken all that was logged within {PATIENCE:.0f} s")
+                progress.note_failure(f"{thread.name} has not taken all that was logged within {PATIENCE:g} s")
 
 
 class _Thread(threading.Thread):
@@ -174,7 +174,9 @@ def _mlflow(directory: Path, config: Config) -> Iterator[Log]:
     from mlflow.entities import Metric, Param
 
     if not mlflow.is_tracking_uri_set() and importlib.util.find_spec("sqlalchemy") is None:
-        raise UserError("MLFLOW_TRACKING_URI is not set; set it to the address of a server, or install sqlalchemy for a local store")
+        raise UserError(
+            "MLFLOW_TRACKING_URI is not set; set it to the address of a server, or install sqlalchemy for a local store"
+        )
     client = mlflow.MlflowClient()
     project = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
     known = client.get_experiment_by_name(project)

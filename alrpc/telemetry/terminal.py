@@ -47,7 +47,9 @@ def show(progress: Progress, quiet: bool, console: Console, verbose: bool = Fals
         with _live(progress, console) as refresh:
             yield refresh
     else:
-        yield _plain(progress, verbose, console)
+        say = _plain(progress, verbose, console)
+        yield say
+        say(Event())  # what the end of the loggers has added
 
 
 @contextmanager
