@@ -15,14 +15,16 @@ import torch
 from torch import Tensor
 
 from alrpc import rundir
+from alrpc.checkpoint.carried import read_carried
+from alrpc.checkpoint.changes import check_overrides, check_own_code, config_path
 from alrpc.checkpoint.manifest import Manifest
 from alrpc.checkpoint.resume import load_trained
-from alrpc.config import Config, load_config, user_code_fields
+from alrpc.config import Config, load_config
 from alrpc.config.own_code import check_choice
 from alrpc.data import read_data
 from alrpc.data.dataset import Dataset, shuffled
 from alrpc.data.loader import Request, epoch_size, load_micro_batches
-from alrpc.errors import UsageError, UserError
+from alrpc.errors import UserError
 from alrpc.models.pooling import choose_pool
 from alrpc.network import Network
 from alrpc.objectives.base import Classes, Component, Target, Tensors, call, eval_mode, gives
@@ -69,23 +71,18 @@ def open_run(
     run: Path, model: str | None, objective: str | None, data: str | None, overrides: Sequence[str]
 ) -> tuple[Config, Network, Dataset, int]:
     """Load a run's configuration, trained network, data set, and the step of its checkpoint; raises as `inspect_run`."""
-    path = run / rundir.CONFIG
-    if not path.is_file():
-        raise UsageError(f"{run}: is not the directory of a run: it has no config.yaml")
-    for override in overrides:
-        if override.partition("=")[0] not in MAY_CHANGE:
-            raise UsageError(f"--set: got {override!r}; of a run that is inspected only {', '.join(MAY_CHANGE)} can change")
+    path = config_path(run)
+    check_overrides(overrides, MAY_CHANGE, "inspected")
     config = load_config(path, overrides)
-    given = {"model.name": model, "objective.name": objective, "data.name": data}
-    for name, function in user_code_fields(config).items():
-        if given.get(name, function) != function:
-            raise UsageError(
-                f"{run}: its {name} is your own code; to have it imported, add --{name.removesuffix('.name')} {function}"
-            )
+    check_own_code(run, config, {"model.name": model, "objective.name": objective, "data.name": data})
     trained = load_trained(run, model, objective)
     network, manifest = trained.network, trained.manifest
     dataset = read_data(config.data, config.train)
     check_trained_on(dataset, network.target, config, manifest)
+    if "carried" in manifest and read_carried(run, config, manifest).classes != dataset.class_names:
+        raise UserError(
+            f"data: the names of its classes are not those of {run / rundir.LABELS}; give it the data of the training"
+        )
     return config, network, dataset, manifest["step"]
 
 
@@ -109,7 +106,7 @@ def measure(network: Network, dataset: Dataset, indices: Tensor, config: Config,
 
     Returns:
         A dictionary for JSON: `metric`, `samples`, `test_samples`; `components`, each with its `component` number and the
-        `accuracy` (or `mse`) of its exit. For classes also `projection`, `classes`, `labels` (the class of each sample),
+        `accuracy` (or `mse`) of its exit. For classes also `projection`, `classes` (their names), `labels` (the class of each sample, by index),
         `confusion` (counts; a row for each class, a column for each class predicted by the last exit), and in each component
         `width` (numbers in a sample's activation), `intra`, `inter`, `ratio` (see `distances`; null where undefined),
         `explained` (share of the variance that the two coordinates hold; null for t-SNE) and `coordinates`.
@@ -130,12 +127,11 @@ def measure(network: Network, dataset: Dataset, indices: Tensor, config: Config,
         coordinates, explained = project(normalised, projection)
         described |= {"width": width, **distances(normalised, labels), "explained": explained}
         described["coordinates"] = [[float(f"{value:.4g}") for value in point] for point in coordinates.tolist()]
-    classes = list(range(network.target.count))
-    confusion = confusion_matrix(labels.numpy(), predicted.numpy(), labels=classes)
+    confusion = confusion_matrix(labels.numpy(), predicted.numpy(), labels=list(range(network.target.count)))
     return {
         **result,
         "projection": projection,
-        "classes": classes,
+        "classes": [name.encode(errors="backslashreplace").decode() for name in dataset.class_names],
         "labels": labels.tolist(),
         "confusion": confusion.tolist(),
     }

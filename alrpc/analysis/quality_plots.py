@@ -48,7 +48,7 @@ def draw(result: dict, path: Path) -> None:
     distances = upper.add_subplot(grid[0, 1])
     _draw_exits(exits, numbers, result)
     _draw_distances(distances, upper.add_subplot(grid[1, 1], sharex=distances), numbers, components)
-    _draw_confusion(upper, confusion, result["confusion"], len(result["classes"]))
+    _draw_confusion(upper, confusion, result["confusion"], [*map(plain, result["classes"])])
     _draw_projections(lower, result, rows)
     figure.savefig(path, format="png", dpi=DOTS)
 
@@ -85,7 +85,7 @@ def _draw_distances(above: Axes, below: Axes, numbers: list[int], components: li
     above.tick_params(labelbottom=False)
 
 
-def _draw_confusion(figure: SubFigure, axes: Axes, confusion: list[list[int]], classes: int) -> None:
+def _draw_confusion(figure: SubFigure, axes: Axes, confusion: list[list[int]], names: list[str]) -> None:
     """Colour each cell by the square root of its share of the row, so that rare confusions show; counts where there is room."""
     from matplotlib.colors import PowerNorm
     from matplotlib.ticker import MaxNLocator
@@ -94,10 +94,10 @@ def _draw_confusion(figure: SubFigure, axes: Axes, confusion: list[list[int]], c
     image = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, 0, 1), interpolation="nearest")
     axes.set_title("confusions of the last exit", fontsize=10)
     axes.set(xlabel="predicted class", ylabel="class")
-    if classes <= FEW:
-        size = 8 if classes <= FEW // 2 else 5.5
-        axes.set_xticks(range(classes))
-        axes.set_yticks(range(classes))
+    if len(names) <= FEW:
+        size = 8 if len(names) <= FEW // 2 else 5.5
+        axes.set_xticks(range(len(names)), names, rotation=90 if max(map(len, names)) > 2 else 0)
+        axes.set_yticks(range(len(names)), names)
         axes.tick_params(labelsize=size, length=0)
         for y, row in enumerate(confusion):
             for x, count in enumerate(row):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from alrpc import rundir
 from alrpc.config import Config, flat_fields, load_config, user_code_fields
 from alrpc.errors import UsageError
 
+RESUME = "--resume: "  # what the messages of a resume begin with
 # Fields that may change without changing the result, except train.epochs, which the learning-rate schedule takes into account, and
 # train.patience and checkpoint.best, which say when it ends and which epoch is tested.
 MAY_CHANGE = (
@@ -26,17 +27,39 @@ def resuming(run: Path) -> Iterator[None]:
         UsageError: when it is not the directory of a run.
         UserError: when the run is under way.
     """
-    config_path(run)
+    config_path(run, RESUME)
     with rundir.lock_directory(run):
         yield
 
 
-def config_path(run: Path) -> Path:
-    """The path of a run's configuration; raises UsageError when there is none."""
+def config_path(run: Path, before: str = "") -> Path:
+    """The path of a run's configuration.
+
+    Args:
+        before: what the message begins with, such as an option.
+
+    Raises:
+        UsageError: when there is none.
+    """
     path = run / rundir.CONFIG
     if not path.is_file():
-        raise UsageError(f"--resume: {run} is not the directory of a run: it has no {rundir.CONFIG}")
+        raise UsageError(f"{before}{run} is not the directory of a run: it has no {rundir.CONFIG}")
     return path
+
+
+def check_overrides(overrides: Sequence[str], may_change: Collection[str], done: str) -> None:
+    """Refuse, with a UsageError, overrides of other fields than may change in a run to which this is done, such as inspected."""
+    for override in overrides:
+        if override.partition("=")[0] not in may_change:
+            raise UsageError(f"--set: got {override!r}; of a run that is {done} only {', '.join(may_change)} can change")
+
+
+def check_own_code(run: Path, config: Config, named: Mapping[str, str | None]) -> None:
+    """Refuse, with a UsageError, code of the user's own in these fields of a run's configuration that the caller has not named."""
+    for field, name in user_code_fields(config).items():
+        if field in named and named[field] != name:
+            option = field.removesuffix(".name")
+            raise UsageError(f"{run}: its {field} is your own code; pass {option}={name!r}, or --{option} {name}, to import it")
 
 
 def changed_config(run: Path, overrides: Sequence[str]) -> Config:
@@ -45,7 +68,7 @@ def changed_config(run: Path, overrides: Sequence[str]) -> Config:
     Raises:
         UsageError: when it is not the directory of a run, or when an override would change the run's result.
     """
-    path = config_path(run)
+    path = config_path(run, RESUME)
     before, after = load_config(path), load_config(path, overrides)
     for name, value in user_code_fields(before).items():
         if not any(override.startswith(f"{name}=") for override in overrides):

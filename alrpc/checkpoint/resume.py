@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from alrpc import rundir
-from alrpc.checkpoint.changes import changed_config
+from alrpc.checkpoint.changes import changed_config, check_own_code, config_path
 from alrpc.checkpoint.commit import best_checkpoint, complete_checkpoints, find_checkpoint, remove, trained_checkpoint
 from alrpc.checkpoint.files import Files, read_file
 from alrpc.checkpoint.manifest import Manifest, read_manifest, target_of
@@ -178,16 +178,9 @@ def load_trained(
     Raises:
         UserError: naming a file that is missing or does not fit.
     """
-    if not (directory / rundir.CONFIG).is_file():
-        raise UsageError(f"{directory}: is not the directory of a run: it has no {rundir.CONFIG}")
-    config = load_config(directory / rundir.CONFIG)
-    given = {"model.name": model, "objective.name": objective}
-    for field, name in user_code_fields(config).items():
-        if network is None and field in given and given[field] != name:
-            option = field.removesuffix(".name")
-            raise UserError(
-                f"{directory}: its {field} is your own code; pass {option}={name!r}, or --{option} {name}, to import it"
-            )
+    config = load_config(config_path(directory))
+    if network is None:
+        check_own_code(directory, config, {"model.name": model, "objective.name": objective})
     checkpoint = trained_checkpoint(directory, config) if step is None else _chosen_checkpoint(directory, step)
     manifest = read_manifest(checkpoint)
     return Trained(config, load_network(_to_predict(config), checkpoint, manifest, network).eval(), manifest)

@@ -119,11 +119,12 @@ def _component_table(result: dict) -> Table:
 def _confusion_table(result: dict) -> Table:
     """The confusion matrix: a row for each true class, a column for each class predicted by the last exit."""
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold", show_edge=False)
     table.add_column("class taken for", justify="right", no_wrap=True)
     for name in result["classes"]:
-        table.add_column(str(name), justify="right", no_wrap=True)
+        table.add_column(Text(str(name)), justify="right", no_wrap=True)
     for name, row in zip(result["classes"], result["confusion"], strict=True):
-        table.add_row(f"[bold]{name}[/]", *(str(count) if count else "[dim]·[/]" for count in row))
+        table.add_row(Text(str(name), "bold"), *(str(count) if count else "[dim]·[/]" for count in row))
     return table

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import torch
 
-from alrpc import rundir
 from alrpc.analysis.quality import check_trained_on
 from alrpc.analysis.scores import score_interval
-from alrpc.config import Config, load_config, user_code_fields
+from alrpc.checkpoint.changes import check_overrides, check_own_code, config_path
+from alrpc.config import Config, load_config
 from alrpc.data import read_data, read_test
 from alrpc.data.dataset import Dataset
 from alrpc.data.loader import Request, load_micro_batches
-from alrpc.errors import UsageError
 from alrpc.inference.predictor import Predictor
 from alrpc.objectives.base import eval_mode
 from alrpc.system import own_arithmetic
@@ -40,16 +39,9 @@ def changed_data(run: Path, overrides: Sequence[str], own_data: str | None) -> C
     Raises:
         UsageError: for another field, or data of one's own that were not named.
     """
-    for override in overrides:
-        if override.partition("=")[0] not in MAY_CHANGE:
-            raise UsageError(f"--set: got {override!r}; of a run that is evaluated only {', '.join(MAY_CHANGE)} can change")
-    path = run / rundir.CONFIG
-    if not path.is_file():
-        raise UsageError(f"{run}: is not the directory of a run: it has no {rundir.CONFIG}")
-    config = load_config(path, [*overrides, *([f"data.name={own_data}"] if own_data else [])])
-    function = user_code_fields(config).get("data.name")
-    if function is not None and own_data is None:
-        raise UsageError(f"{run}: its data.name is your own code; to have it imported, add --data {function}")
+    check_overrides(overrides, MAY_CHANGE, "evaluated")
+    config = load_config(config_path(run), [*overrides, *([f"data.name={own_data}"] if own_data else [])])
+    check_own_code(run, config, {"data.name": own_data})
     return config
 
 

@@ -106,7 +106,7 @@ def test_a_run_is_inspected_and_what_cannot_be_is_refused_in_one_line(commands, 
     (commands.folder / "bare").mkdir()
     (commands.folder / "bare" / "config.yaml").write_bytes((run / "config.yaml").read_bytes())
     for arguments, code, message in [
-        (["absent"], 2, "absent: is not the directory of a run: it has no config.yaml"),
+        (["absent"], 2, "absent is not the directory of a run: it has no config.yaml"),
         (["bare"], 1, "bare: no complete checkpoint in it"),
         (["run", "--set", "train.seed=1"], 2, "--set: got 'train.seed=1'; of a run that is inspected only data.root,"),
         (["run", "--set", "data.root=absent"], 2, "data.root: absent is not a directory"),
@@ -123,7 +123,7 @@ def test_a_regression_by_ones_own_code_has_the_error_of_its_exits_alone(tmp_path
     summary, _ = run_sequentially(alrpc.load_config(None, fields), "own", run, quiet=True)
     model = [str(run), "--model", "own_blocks:build_for_regression"]
     refused = CliRunner().invoke(inspect, model)
-    assert refused.exit_code == 2 and refused.stderr.endswith("to have it imported, add --data own_blocks:regression\n")
+    assert refused.exit_code == 2 and refused.stderr.endswith("or --data own_blocks:regression, to import it\n")
     shown = CliRunner().invoke(inspect, [*model, "--data", "own_blocks:regression"])
     assert shown.exit_code == 0 and "need classes" in shown.stdout, shown.output
     result = json.loads((run / "quality.json").read_text())

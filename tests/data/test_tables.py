@@ -1,5 +1,8 @@
 """Data sets in files of tables: npz, parquet, and folders of Hugging Face's `datasets`; and a run on them."""
 
+import json
+import re
+
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -53,6 +56,9 @@ def test_a_run_on_an_archive_is_evaluated_and_predicts(tmp_path):
     np.save(tmp_path / "new.npy", X[:3])
     answered = CliRunner().invoke(main, ["predict", str(run), str(tmp_path / "new.npy"), "--csv"])
     assert answered.exit_code == 0 and len(answered.stdout.splitlines()) == 4, answered.output
+    shown = CliRunner().invoke(main, ["inspect", str(run)])
+    assert shown.exit_code == 0 and re.search(r"class taken for +no +yes", shown.stdout), shown.output
+    assert json.loads((run / "quality.json").read_text())["classes"] == ["no", "yes"]
     np.savez(tmp_path / "other.npz", x=X[:, :3], label=Y)
     refused = CliRunner().invoke(main, ["evaluate", str(run), "--set", f"data.test_file={tmp_path / 'other.npz'}"])
     assert "other.npz: x: got float32 (3,), but the network takes float32 (5,)" in refused.stderr

@@ -5,7 +5,6 @@ import importlib
 import importlib.util
 import json
 import math
-import os
 import struct
 import threading
 
@@ -133,7 +132,7 @@ def test_a_logger_that_fails_or_hangs_is_told_once_and_ends_nothing(tmp_path, mo
     released = threading.Event()
 
     def failing(directory, config):
-        return contextlib.nullcontext(lambda step, scalars: os.stat(tmp_path / "gone"))
+        return contextlib.nullcontext(lambda step, scalars: (tmp_path / "gone").stat())
 
     @contextlib.contextmanager
     def hanging(directory, config):
