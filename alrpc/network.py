@@ -23,7 +23,7 @@ from alrpc.models.parts import Parts
 from alrpc.models.weights import load_weights
 from alrpc.objectives.associated import AssociatedLearning
 from alrpc.objectives.base import Component, Objective, Target, Tensors, as_tensors, eval_mode
-from alrpc.objectives.build import build_components, make_objective, warn_of_idle_blocks
+from alrpc.objectives.build import build_components, check_weights, make_objective, warn_of_idle_blocks
 from alrpc.objectives.handover import check_handover
 from alrpc.system import peak_memory
 
@@ -36,6 +36,15 @@ class Network(nn.Module):
         self.components = nn.ModuleList(components)
         self.objective = self.components[0].objective
         self.target = self.objective.target
+
+    def aim(self, target: Target) -> None:
+        """Learn from now on as the classes of this target, equal to the network's but for their weights, count.
+
+        Raises:
+            UsageError: when no loss of the objective heeds weights of classes.
+        """
+        check_weights(self.objective, target)
+        self.target = self.objective.target = target
 
     def forward(self, inputs: Tensor | Tensors, exit: int | None = None) -> Tensor:
         """The output of an exit, in the space of the labels: (N, classes) scores or (N, width) values.

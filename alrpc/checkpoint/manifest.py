@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired
 
@@ -103,7 +103,7 @@ def describe_run(
     """The manifest's description of a run: what is needed to build its network and to predict by it, the number of micro-batches
     in an epoch, and of samples to validate on."""
     shapes = {name: [str(tensor.dtype).removeprefix("torch."), list(tensor.shape)] for name, tensor in sample.items()}
-    kind = {type(target).__name__.lower(): asdict(target)}
+    kind = {type(target).__name__.lower(): {each.name: getattr(target, each.name) for each in fields(target) if each.compare}}
     return {
         "components": components,
         "sample": shapes,

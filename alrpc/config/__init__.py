@@ -42,6 +42,18 @@ METRICS = ("macro_f1", "balanced_accuracy", "auroc", "log_loss", "top3", "top5",
 PYTHON = "python"  # names the model and the data of a run whose network and data set a caller of `alrpc.train` has made
 
 
+def _say(right: str) -> WrapValidator:
+    """Validates a union of types, with one message for all of its members: what it should be."""
+
+    def check(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return validate(value)
+        except ValidationError as error:
+            raise PydanticCustomError("union", "it should be {right}", {"right": right}) from error
+
+    return WrapValidator(check)
+
+
 class Train(Section):
     epochs: PositiveInt = 30
     """Passes over the training data; an evaluation follows each pass."""
@@ -80,6 +92,11 @@ class Train(Section):
     """Largest gradient norm; each of a component's parameter groups is clipped by itself; null for no clipping."""
     accumulate: PositiveInt = 1
     """Micro-batches whose gradients are averaged before one optimizer step."""
+    class_weights: Annotated[
+        list[PositiveFloat] | Literal["balanced"] | None, _say("the weights of the classes, or balanced, or null")
+    ] = None
+    """What the samples of each class count in cross entropies, in the order of the classes' indices; balanced: in inverse proportion to
+    their number in the training split, 1 on average; null for 1 each. Evaluations count every sample alike."""
     nonfinite: Literal["stop", "skip"] = "stop"
     """What to do when a loss or gradient is infinite or not a number: stop the run, or skip that component's update and count it."""
     metrics: list[Annotated[str, *name_or_own(*METRICS)]] = []  # noqa: RUF012
@@ -89,20 +106,13 @@ class Train(Section):
     """Steps over which one line of losses in metrics.jsonl averages."""
 
 
-def _say_split(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
-    """Validate a union of types, and give one message for all of its members."""
-    try:
-        return validate(value)
-    except ValidationError as error:
-        raise PydanticCustomError(
-            "split", "it should be the number of components of each stage, such as [1, 2, 1], or auto, or null"
-        ) from error
-
-
 class Pipeline(Section):
     stages: PositiveInt = 1
     """Number of processes that train; at most the number of components."""
-    split: Annotated[list[PositiveInt] | Literal["auto"] | None, WrapValidator(_say_split)] = None
+    split: Annotated[
+        list[PositiveInt] | Literal["auto"] | None,
+        _say("the number of components of each stage, such as [1, 2, 1], or auto, or null"),
+    ] = None
     """Number of components of each stage, such as [1, 2, 1]; null for an even split; auto for the best split by measured costs."""
     window: PositiveInt = 2
     """Packets that a stage may receive ahead of their use, and packets it may have sent that the next stage has not yet taken."""

@@ -38,15 +38,15 @@ def read_data(data: Data, train: Train) -> Dataset:
 
 
 def for_run(dataset: Dataset, data: Data, train: Train) -> Dataset:
-    """The data set as a run reads it: with a part held out for validation.
+    """The data set as a run reads it: with a part held out for validation, and with the weights of its classes.
 
     Raises:
-        UserError: when it does not go with the run's settings of validation and metrics.
+        UserError: when it does not go with the run's settings of validation, class weights and metrics.
     """
-    from alrpc.data.dataset import hold_out
+    from alrpc.data.dataset import hold_out, weigh_classes
     from alrpc.objectives.metrics import check_metrics
 
-    dataset = hold_out(dataset, data.validation, train)
+    dataset = weigh_classes(hold_out(dataset, data.validation, train), train.class_weights)
     check_metrics(train.metrics, dataset.target, max(len(dataset.test), len(dataset.validation or ())))
     return dataset
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from torch.utils.data import Subset
 from alrpc.config import Train
 from alrpc.data.checks import check_finite, check_labels
 from alrpc.data.preprocessing import ArrayPreprocessing, Preprocessing
-from alrpc.errors import UserError
+from alrpc.errors import UsageError, UserError
 from alrpc.objectives.base import Classes, Target, Tensors, check_target
 from alrpc.reading.documents import shown
 from alrpc.system import derive_seed
@@ -207,6 +207,32 @@ def hold_out(dataset: Dataset, share: float, train: Train) -> Dataset:
             "to train on; give a share that leaves both"
         )
     return dataclasses.replace(dataset, train=rest, validation=validation)
+
+
+def weigh_classes(dataset: Dataset, weights: Sequence[float] | Literal["balanced"] | None) -> Dataset:
+    """The data set whose classes weigh this much in cross entropies; see `train.class_weights`.
+
+    Raises:
+        UsageError: when it has values, another number of classes, or, to be balanced, no sample of a class to train on.
+    """
+    if weights is None:
+        return dataset
+    target = dataset.target
+    if not isinstance(target, Classes):
+        raise UsageError(f"train.class_weights: got {shown(weights)}, but the target is {target}; leave the field out")
+    if weights == "balanced":
+        counts = dataset.train.labels.long().bincount(minlength=target.count)
+        if not counts.all():
+            missing = dataset.class_names[int((counts == 0).nonzero()[0])]
+            raise UsageError(
+                f"train.class_weights: got balanced, but class {missing} has no sample to train on; give the weights"
+            )
+        weights = (len(dataset.train) / (target.count * counts.double())).tolist()
+    if len(weights) != target.count:
+        raise UsageError(
+            f"train.class_weights: got {len(weights)} weights, but there are {target.count} classes; give one for each"
+        )
+    return dataclasses.replace(dataset, target=Classes(target.count, tuple(weights)))
 
 
 def draw_share(labels: Tensor, share: float, seed: int, by_class: bool) -> Tensor:

@@ -62,6 +62,10 @@ class AssociatedLearning(Objective):
         self.by_cross_entropy = chosen.autoencoder_loss == "cross_entropy" and isinstance(target, Classes)
         """Whether the first component's decoder learns by cross entropy. Later ones never do, since only t_0 is one-hot."""
 
+    @property
+    def weighs_classes(self) -> bool:
+        return self.by_cross_entropy
+
     def build(self, place: Place) -> tuple[dict[str, nn.Module], Tensors]:
         number, own, code = place.number, place.own, place.beside[CODE]
         width = code.shape[-1]
@@ -119,7 +123,7 @@ class AssociatedLearning(Objective):
         decoded = component.decoder(encoded)
         associated = self.associated_loss(bridged, encoded.detach())
         if self.by_cross_entropy and component.number == 1:
-            autoencoder = functional.cross_entropy(decoded, code.argmax(dim=-1))
+            autoencoder = self.target.cross_entropy(decoded, code.argmax(dim=-1))
         else:
             autoencoder = functional.mse_loss(decoded, code)
         return {CODE: encoded}, (associated, autoencoder)

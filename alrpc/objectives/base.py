@@ -9,6 +9,7 @@ beside ────► the objective's modules ──► beside ──► next c
 
 from __future__ import annotations
 
+import math
 import operator
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from torch.nn import functional
 from alrpc.errors import UsageError, UserError
 from alrpc.models.modes import eval_mode as eval_mode
 from alrpc.objectives.handover import pack, unpack
+from alrpc.reading.documents import shown
 
 Tensors = dict[str, Tensor]
 LABEL = "label"  # the name of the label among the tensors beside the activations
@@ -32,11 +34,16 @@ class Classes:
     """A classification target: a class index of 0 … count - 1, represented as a one-hot vector."""
 
     count: int
+    weights: tuple[float, ...] | None = field(default=None, compare=False, repr=False)
+    """What each class counts in cross entropies, in the order of their indices; None for 1. A prediction does not know of them."""
 
     metric = "accuracy"
 
     def __post_init__(self):
         _check_size(self, "count")
+        if self.weights is not None:
+            _check_weights(self.weights, self.count)
+            object.__setattr__(self, "weights", tuple(map(float, self.weights)))
 
     @property
     def width(self) -> int:
@@ -54,6 +61,14 @@ class Classes:
     def represent(self, labels: Tensor) -> Tensor:
         """Represent integer labels, (N,), as one-hot vectors, (N, count), float32."""
         return functional.one_hot(labels.long(), self.count).float()
+
+    def cross_entropy(self, scores: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+        """The cross entropy of scores, (N, count), averaged over the samples, each of which counts as its class weighs."""
+        if self.weights is None:
+            return functional.cross_entropy(scores, labels, label_smoothing=label_smoothing)
+        weights = scores.new_tensor(self.weights)  # torch's own mean would divide by the weights of the micro-batch
+        loss = functional.cross_entropy(scores, labels, weights, reduction="sum", label_smoothing=label_smoothing)
+        return loss / len(labels)
 
     def decide(self, output: Tensor) -> Tensor:
         """The predicted class indices, (N,), of outputs, (N, count)."""
@@ -105,6 +120,14 @@ def refuse_values(target: Target, name: str) -> None:
     """Refuse, with a UsageError, a regression for an objective that learns from classes."""
     if not isinstance(target, Classes):
         raise UsageError(f"objective.name: {name} learns from classes, but the target is {target}; use associated")
+
+
+def _check_weights(weights: object, count: int) -> None:
+    """Refuse, with a UserError, weights of classes that are not one finite, positive number for each of `count` classes."""
+    numbers = list(weights) if isinstance(weights, Sequence) and not isinstance(weights, str) else []
+    right = all(isinstance(each, int | float) and 0 < each < math.inf for each in numbers)
+    if len(numbers) != count or not right:
+        raise UserError(f"weights: got {shown(weights)} for {count} classes; give a number above 0 for each of them")
 
 
 def _check_size(target: Target, field: str) -> None:
@@ -171,6 +194,11 @@ class Objective(ABC):
     def __init__(self, target: Target):
         check_target(target)
         self.target = target
+
+    @property
+    def weighs_classes(self) -> bool:
+        """Whether one of its losses is `Classes.cross_entropy`, in which classes may weigh differently."""
+        return True
 
     @abstractmethod
     def build(self, place: Place) -> tuple[dict[str, nn.Module], Tensors]:

@@ -15,7 +15,19 @@ from alrpc import config
 from alrpc.config.own_code import call_own, import_function
 from alrpc.errors import Advice, UsageError, UserError
 from alrpc.objectives import OBJECTIVES
-from alrpc.objectives.base import Component, Objective, Place, Target, Tensors, as_tensors, call, eval_mode, gives, storage
+from alrpc.objectives.base import (
+    Classes,
+    Component,
+    Objective,
+    Place,
+    Target,
+    Tensors,
+    as_tensors,
+    call,
+    eval_mode,
+    gives,
+    storage,
+)
 
 
 def make_objective(chosen: str | Callable[..., Objective], target: Target, fields: Mapping[str, Any]) -> Objective:
@@ -41,6 +53,15 @@ def make_objective(chosen: str | Callable[..., Objective], target: Target, field
     return objective
 
 
+def check_weights(objective: Objective, target: Target) -> None:
+    """Refuse, with a UsageError, a target whose classes weigh differently where no loss heeds it."""
+    if isinstance(target, Classes) and target.weights is not None and not objective.weighs_classes:
+        raise UsageError(
+            "train.class_weights: weigh a cross entropy, and this objective has none; associated has one with "
+            "objective.autoencoder_loss=cross_entropy, classifier without a loss of your own"
+        )
+
+
 def build_components(
     blocks: Sequence[nn.Module],
     sample: Tensor | Tensors,
@@ -57,6 +78,7 @@ def build_components(
     Raises:
         UserError: naming the argument, block or component that is wrong.
     """
+    check_weights(objective, objective.target)
     _check_modules("blocks", blocks, nn.Module)
     if not blocks:
         raise UserError("blocks: got none; a network needs at least one block")

@@ -56,6 +56,10 @@ class Classifier(Objective):
         terms = [name for name in ("similarity", "transport", "reconstruction") if getattr(self.options, name)]
         self.losses = ("classifier", *terms)
 
+    @property
+    def weighs_classes(self) -> bool:
+        return self._own is None
+
     def build(self, place: Place) -> tuple[dict[str, nn.Module], Tensors]:
         parts = {"head": head_of(place, self.options, self.target.width)}
         if self.options.similarity:
@@ -91,7 +95,7 @@ class Classifier(Objective):
 
     def _loss(self, scores: Tensor, label: Tensor) -> Tensor:
         if self._own is None:
-            return functional.cross_entropy(scores, label, label_smoothing=self.options.label_smoothing)
+            return self.target.cross_entropy(scores, label, self.options.label_smoothing)
         loss = call_own(self._own, self.options.loss, "objective.loss", scores, label)
         if not isinstance(loss, Tensor) or loss.ndim:
             got = f"a tensor of shape {tuple(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__

@@ -53,7 +53,7 @@ class Contrastive(Objective):
         with torch.autocast(projected.device.type, enabled=False):  # the temperature magnifies bfloat16's rounding
             loss = contrastive_loss(projected, labels, self.options.temperature, self.options.tau_plus)
         scores = self.exit(component, {name: tensor.detach() for name, tensor in leaving.items()})
-        return beside, (loss, functional.cross_entropy(scores.float(), labels))
+        return beside, (loss, self.target.cross_entropy(scores.float(), labels))
 
     def parameter_groups(self, component: Component) -> dict[str, list[nn.Parameter]]:
         return {

@@ -58,7 +58,7 @@ class Deinfo(Objective):
                 chosen.invariance * similarity_loss(unit, self.target.represent(labels)),
                 chosen.covariance * covariance(unit),
                 chosen.variance * variance(unit),
-                chosen.classifier * functional.cross_entropy(scores.float(), labels),
+                chosen.classifier * self.target.cross_entropy(scores.float(), labels),
             )
         return beside, losses
 

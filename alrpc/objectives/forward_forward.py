@@ -99,7 +99,7 @@ class ForwardForward(Objective):
         if self.options.peer:
             losses.append(self.options.peer * component.activity(activation[:count].float()))
         scores = self.exit(component, {name: tensor[2 * count :].detach() for name, tensor in leaving.items()})
-        return beside, (*losses, functional.cross_entropy(scores.float(), labels))
+        return beside, (*losses, self.target.cross_entropy(scores.float(), labels))
 
     def parameter_groups(self, component: Component) -> dict[str, list[nn.Parameter]]:
         return {"lr": list(component.block.parameters()), "target_lr": list(component.readout.parameters())}

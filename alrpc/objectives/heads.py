@@ -55,7 +55,7 @@ def head_of(place: Place, chosen: Head, classes: int) -> nn.Module:
 def exit_loss(target: Target, output: Tensor, label: Tensor) -> Tensor:
     """The loss of an exit, (N, width), whose head gives what it predicts: cross entropy for classes, else the mean squared error."""
     output = output.float()
-    return functional.cross_entropy(output, label) if isinstance(target, Classes) else functional.mse_loss(output, label)
+    return target.cross_entropy(output, label) if isinstance(target, Classes) else functional.mse_loss(output, label)
 
 
 def make_head(place: Place, chosen: Head, classes: int) -> nn.Module:

@@ -54,6 +54,7 @@ class Fields(TypedDict, total=False):
     betas: list[float]
     clip_norm: float | None
     accumulate: int
+    class_weights: list[float] | Literal["balanced"] | None
     nonfinite: Literal["stop", "skip"]
     metrics: list[str]
     log_every: int
@@ -113,6 +114,7 @@ def train(
                 callback(event)
 
     def train_in(directory: Path, point: ResumePoint | None = None) -> None:
+        network.aim(parts.target)
         run = Run(config, len(network.components), directory, started, quiet=True, resume=point, tell=tell)
         train_until_sigterm(run, parts, network)
 
@@ -134,6 +136,7 @@ def train(
             with new_run_directory(Path(out), PYTHON, config) as directory:
                 train_in(directory)
         else:
+            network.aim(parts.target)
             run_engine(config, parts, network, tell, kept, kept.validation)
     deliver()
     return exits

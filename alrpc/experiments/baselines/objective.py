@@ -15,7 +15,8 @@ def loss(target: Target, output: Tensor, labels: Tensor, samples: int) -> Tensor
     """The loss of (N, width) outputs, summed over the samples that are no padding and divided by `samples`."""
     output = output.float()
     if isinstance(target, Classes):
-        return functional.cross_entropy(output, labels, reduction="sum", ignore_index=IGNORED) / samples
+        weights = None if target.weights is None else output.new_tensor(target.weights)
+        return functional.cross_entropy(output, labels, weights, reduction="sum", ignore_index=IGNORED) / samples
     wanted = target.represent(labels)
     counting = wanted.isfinite().all(dim=-1, keepdim=True)
     return torch.where(counting, output - wanted.nan_to_num(), 0).square().mean(dim=-1).sum() / samples
