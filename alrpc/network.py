@@ -23,7 +23,7 @@ from alrpc.models.parts import Parts
 from alrpc.models.weights import load_weights
 from alrpc.objectives.associated import AssociatedLearning
 from alrpc.objectives.base import Component, Objective, Target, Tensors, as_tensors, eval_mode
-from alrpc.objectives.build import build_components, check_weights, make_objective, warn_of_idle_blocks
+from alrpc.objectives.build import build_components, check_class_weights, make_objective, warn_of_idle_blocks
 from alrpc.objectives.handover import check_handover
 from alrpc.system import peak_memory
 
@@ -43,7 +43,7 @@ class Network(nn.Module):
         Raises:
             UsageError: when no loss of the objective heeds weights of classes.
         """
-        check_weights(self.objective, target)
+        check_class_weights(self.objective, target)
         self.target = self.objective.target = target
 
     def forward(self, inputs: Tensor | Tensors, exit: int | None = None) -> Tensor:

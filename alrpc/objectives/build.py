@@ -53,7 +53,7 @@ def make_objective(chosen: str | Callable[..., Objective], target: Target, field
     return objective
 
 
-def check_weights(objective: Objective, target: Target) -> None:
+def check_class_weights(objective: Objective, target: Target) -> None:
     """Refuse, with a UsageError, a target whose classes weigh differently where no loss heeds it."""
     if isinstance(target, Classes) and target.weights is not None and not objective.weighs_classes:
         raise UsageError(
@@ -78,7 +78,7 @@ def build_components(
     Raises:
         UserError: naming the argument, block or component that is wrong.
     """
-    check_weights(objective, objective.target)
+    check_class_weights(objective, objective.target)
     _check_modules("blocks", blocks, nn.Module)
     if not blocks:
         raise UserError("blocks: got none; a network needs at least one block")
