@@ -25,8 +25,6 @@ from alrpc.data.preprocessing import ArrayPreprocessing, ImagePreprocessing, Pre
 from alrpc.errors import UserError
 from alrpc.objectives.base import Classes, Values
 
-KINDS = {"texts": TextPreprocessing, "images": ImagePreprocessing, "numbers": ArrayPreprocessing}
-
 
 class Column(NamedTuple):
     """A column of N rows."""
@@ -255,7 +253,8 @@ def labels_of(table: Table, name: str, classes: Sequence[str] | None, whose: str
 
 
 def _called(label: Any, names: Sequence[str] | None) -> str:
-    return names[label] if names is not None and 0 <= label < len(names) else str(label)
+    known = names is not None and isinstance(label, int) and 0 <= label < len(names)
+    return names[label] if known else str(label)
 
 
 def _of_texts(train: Table, test: Table, column: str, data: Data) -> Dataset:

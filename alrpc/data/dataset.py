@@ -120,7 +120,9 @@ class Dataset:
             splits["validation"] = self.validation
         for name, split in splits.items():
             if not isinstance(split, Split):
-                raise UserError(f"{name} split: got {type(split).__name__}; give an alrpc.Split of inputs and labels")
+                raise UserError(
+                    f"{name} split: got {type(split).__name__}; give an alrpc.Split of inputs and labels, or use alrpc.as_dataset"
+                )
             check_labels(split.labels, self.target, name)
             _check_inputs(split, name)
             train, other = self.train.inputs, split.inputs

@@ -146,7 +146,8 @@ def check_arguments(network: Network, dataset: Dataset, callbacks: Sequence[Call
     """Refuse, with a UsageError, what `train` cannot work with."""
     for argument, given, kind in (("network", network, Network), ("dataset", dataset, Dataset)):
         if not isinstance(given, kind):
-            raise UsageError(f"{argument}: got {type(given).__name__}; give an alrpc.{kind.__name__}")
+            how = "; alrpc.as_dataset makes one" if kind is Dataset else ""
+            raise UsageError(f"{argument}: got {type(given).__name__}; give an alrpc.{kind.__name__}{how}")
     if dataset.target != network.target:
         raise UsageError(f"dataset: its target is {dataset.target}, but the network was built for {network.target}")
     if callable(callbacks):

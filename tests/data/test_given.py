@@ -1,5 +1,7 @@
 """`alrpc.as_dataset`: arrays, map-style data sets of torch and data sets of Hugging Face as a run's data."""
 
+import importlib.util
+import pickle
 import random
 import re
 from pathlib import Path
@@ -174,5 +176,7 @@ def test_data_sets_of_hugging_face(tmp_path):
     assert dataset.sample["x"].shape == (1, 3, 16, 16) and dataset.class_names == ["odd", "even"]
     held = dataset.test.inputs.indices[0]
     assert torch.equal(dataset.test.batch(torch.tensor([0]))[0]["x"][0], dataset.preprocessing.prepare(images[held]))
-    if pytest.importorskip("tokenizers"):
+    elsewhere = pickle.loads(pickle.dumps(dataset.train))  # as a process that reads ahead has it
+    assert torch.equal(elsewhere.batch(torch.tensor([3]))[0]["x"], dataset.train.batch(torch.tensor([3]))[0]["x"])
+    if importlib.util.find_spec("tokenizers"):
         assert alrpc.as_dataset(table, columns=["t"]).sample["x"].tolist() == [[2]]
