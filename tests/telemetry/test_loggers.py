@@ -50,7 +50,7 @@ def test_without_the_package_nothing_begins(monkeypatch, tmp_path):
 
 def logged(run):
     """{name: [(step, value), …]} of losses and scores, as metrics.jsonl has them."""
-    progress, found = Progress("", "sequential", {1: StageProgress()}, 2), {}
+    progress, found = Progress("", "sequential", {1: StageProgress()}, 2, window=2), {}
     progress.micro_batches = 23
     for line in (run / "metrics.jsonl").read_text().splitlines():
         event = events.from_json(json.loads(line))
@@ -145,7 +145,8 @@ def test_a_logger_that_fails_or_hangs_is_told_once_and_ends_nothing(tmp_path, mo
 
     for name, opened in (("wandb", failing), ("trackio", hanging), ("mlflow", leaving)):
         monkeypatch.setitem(loggers.OPEN, name, opened)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: True)
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: name in loggers.OPEN or find(name, *rest))
     monkeypatch.setattr(loggers, "PATIENCE", 0.3)
     fields = ["observe.loggers=[wandb, trackio, mlflow]", *SHORT]
     summary, _ = run_sequentially(load_config(None, fields), "digits", tmp_path / "run", quiet=True)
