@@ -80,7 +80,7 @@ def number(name: str, low: float, high: float, default: float | None, help: str)
 @number(
     "--gradient-mb", 0, 1e6, None, "The size of a stage's gradients, for data parallel training.  [default: that of the plan]"
 )
-@number("--rate-mbit", 1e-3, 1e9, 10_000, "The bandwidth of a link, in each direction.")
+@number("--rate-mbit", 0, 1e9, 10_000, "The bandwidth of a link, in each direction, in Mbit/s; 0 for no limit.")
 @number("--delay-ms", 0, 1e6, 0.1, "The latency of a link, one way.")
 @number(
     "--jitter", 0, 3, None, "The standard deviation of times and latencies over their means.  [default: that of the run, or 0]"
@@ -233,7 +233,7 @@ def make_setting(
         packet_bytes=sizes(MESSAGE_MB if message_mb is None and costs.packet_bytes is None else message_mb, costs.packet_bytes),
         slowdown=slowdown,
         gradient_bytes=sizes(gradient_mb, costs.gradient_bytes),
-        rate=rate_mbit * 1e6 / 8,
+        rate=rate_mbit * 1e6 / 8 or math.inf,
         delay=delay_ms / 1000,
         jitter=jitter,
         window=window,
@@ -249,7 +249,7 @@ def as_tree(setting: Setting, figures: dict[str, Figures]) -> dict:
         "stages": setting.stages,
         "stage_seconds": (setting.seconds * setting.slowdown).tolist(),
         "packet_bytes": setting.packet_bytes[:-1].tolist(),
-        "bytes_per_second": setting.rate,
+        "bytes_per_second": setting.rate if math.isfinite(setting.rate) else None,
         "delay_seconds": setting.delay,
         "jitter": setting.jitter,
         "window": setting.window,

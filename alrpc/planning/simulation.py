@@ -52,7 +52,7 @@ class Setting:
     gradient_bytes: Array | None
     """(S,): what each stage's gradients take, which data parallel training sums; None where that is not known."""
     rate: float
-    """Bytes that a link carries in a second, in each direction."""
+    """Bytes that a link carries in a second, in each direction; infinite for no limit."""
     delay: float
     """Seconds of a link's latency, one way."""
     jitter: float
@@ -128,11 +128,12 @@ def describe(setting: Setting) -> str:
         times += f" … {setting.seconds.max() * 1000:.4g}"
     sizes = setting.packet_bytes[: max(1, setting.stages - 1)] / (1 << 20)
     size = f"{sizes.min():.4g}" + (f" … {sizes.max():.4g}" if sizes.max() > sizes.min() else "")
+    bandwidth = f"{setting.rate * 8 / 1e6:,.10g} Mbit/s" if numpy.isfinite(setting.rate) else "any bandwidth"
     return (
         f"{setting.stages} stages of {times} ms"
         + "".join(f", stage {index + 1} {setting.slowdown[index]:g} times slower" for index in slow)
         + (f", jitter {setting.jitter:.3g}" if setting.jitter else "")
-        + f"; packets of {size} MB; links of {setting.rate * 8 / 1e6:,.10g} Mbit/s and {setting.delay * 1000:,.4g} ms one way; "
+        + f"; packets of {size} MB; links of {bandwidth} and {setting.delay * 1000:,.4g} ms one way; "
         f"window {setting.window}; {setting.micro_batches} micro-batches between flushes"
     )
 

@@ -65,6 +65,12 @@ def test_stages_are_those_of_a_plan_or_of_the_best_split_of_its_components(plan)
     assert figures("--component-ms", "10,20,30,30", "--stages", 2)["stage_seconds"] == pytest.approx([0.03, 0.06])
 
 
+def test_links_may_be_without_limit_as_those_of_bench_hops():
+    found = figures("--stages", 3, "--rate-mbit", 0, "--delay-ms", 0)
+    assert found["bytes_per_second"] is None and found["methods"]["pipedream"]["efficiency"] == pytest.approx(1)
+    assert "links of any bandwidth and 0 ms one way" in run("--stages", 3, "--rate-mbit", 0, "--delay-ms", 0).stdout
+
+
 def test_one_slow_stage_and_stages_given_one_by_one():
     assert figures("--stages", 3, "--slow", "2=1.5")["stage_seconds"] == pytest.approx([0.02, 0.03, 0.02])
     assert figures("--stage-ms", "5,7")["stage_seconds"] == pytest.approx([0.005, 0.007])
