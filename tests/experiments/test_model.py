@@ -6,6 +6,7 @@ import torch
 import alrpc
 from alrpc.config import load_config
 from alrpc.experiments.baselines.model import ModelPart, build_sequential_model
+from alrpc.experiments.baselines.shapes import run_one_sample
 from alrpc.network import build_network, resolve
 
 MODELS = {
@@ -44,6 +45,8 @@ def test_blocks_begin_as_in_associated_learning_and_parts_compute_what_the_whole
     for cut in range(1, components + 1):
         first, second = ModelPart(model, range(cut)).eval(), ModelPart(model, range(cut, components + 1)).eval()
         between = first(*(tensors[key] for key in first.takes))
+        sizes = tuple(tuple(tensors[key].shape[1:]) for key in first.takes)
+        assert run_one_sample(first, "fp32", sizes) == tuple(tuple(tensor.shape[1:]) for tensor in between)
         received = [tensor.detach().requires_grad_() for tensor in between]
         output = second(*received)
         torch.testing.assert_close(output, expected)
