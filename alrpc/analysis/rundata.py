@@ -11,7 +11,18 @@ from typing import TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from alrpc import events, rundir
-from alrpc.analysis.contents import COMPARISON, QUALITY, RUN_CONFIG, SUMMARY, ComparisonFile, Quality, RunConfig, Summary
+from alrpc.analysis.contents import (
+    CALIBRATION,
+    COMPARISON,
+    QUALITY,
+    RUN_CONFIG,
+    SUMMARY,
+    Calibration,
+    ComparisonFile,
+    Quality,
+    RunConfig,
+    Summary,
+)
 from alrpc.analysis.metrics import LossCurves, Timed, read_metrics, read_timings
 from alrpc.checkpoint.commit import complete_checkpoints
 from alrpc.config import NAMES
@@ -80,6 +91,7 @@ class Run:
     """The checkpoints that were kept."""
     restarts: list[dict]
     quality: Quality | None
+    calibration: Calibration | None
 
     @property
     def name(self) -> str:
@@ -274,6 +286,7 @@ def read_run(directory: Path) -> Run:
         checkpoints=checkpoints,
         restarts=rundir.read_restarts(directory),
         quality=read_contents(directory / rundir.QUALITY, QUALITY),
+        calibration=read_contents(directory / rundir.CALIBRATION, CALIBRATION),
     )
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from alrpc.cli.options import (
+    check_one_wish,
     checkpoint_option,
     choose_run,
     device_option,
+    exit_options,
     heavy_imports,
     json_option,
     own_options,
@@ -18,10 +21,18 @@ from alrpc.cli.options import (
     set_option,
 )
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
+SHOWN = 10  # choices of early exits, of all that --json tells
+
 
 @click.command(short_help="Measure the exits of a run on its test data, or on other data.")
 @click.argument("run", type=click.Path(readable=False, path_type=Path), required=False)
-@click.option("--exit", type=click.IntRange(min=1), help="The exit to measure.  [default: all of them]")
+@exit_options(
+    "The exit to measure; or auto for early exits, once `alrpc calibrate` has measured them: what they keep and what they save.  "
+    "[default: all of them]"
+)
 @checkpoint_option
 @set_option("Other data: data.root, data.test_file, data.name, data.label_column, ... The option can be given again.")
 @device_option
@@ -29,7 +40,9 @@ from alrpc.cli.options import (
 @json_option
 def evaluate(
     run: Path | None,
-    exit: int | None,
+    exit: int | str | None,
+    target_accuracy: float | None,
+    budget: float | None,
     step: int | str | None,
     overrides: tuple[str, ...],
     device: str | None,
@@ -49,36 +62,90 @@ def evaluate(
         alrpc evaluate
         alrpc evaluate runs/imdb --set data.test_file=mine.csv --set data.label_column=stars
         alrpc evaluate runs/flowers --set data.root=DIR --exit 2 --json
+        alrpc evaluate runs/flowers --exit auto --target-accuracy 0.98
     """
     from alrpc.rundir import CONFIG
 
     with plain_endings():
+        check_one_wish(exit, target_accuracy, budget)
         run = choose_run(run, "RUN", CONFIG)
         with heavy_imports():
             from rich.console import Console
-            from rich.table import Table
 
+            from alrpc.inference.calibration import chosen
+            from alrpc.inference.early_evaluation import evaluate_early
             from alrpc.inference.evaluation import changed_data
             from alrpc.inference.evaluation import evaluate as evaluate_run
             from alrpc.inference.predictor import load_run
             from alrpc.system import local_device
-        from alrpc.analysis.scores import about_interval, with_interval
 
         config = changed_data(run, overrides, data)
         predictor = load_run(run, model, objective=objective, step=step)
         predictor.to(local_device(device or config.device))
         console = Console(stderr=as_json)  # then standard output has nothing but JSON
+        if exit == "auto":
+            choice = chosen(predictor.calibration, target_accuracy, budget)
         with console.status("evaluating"):
-            result = evaluate_run(predictor, config, exit)
+            result = evaluate_early(predictor, config, choice) if exit == "auto" else evaluate_run(predictor, config, exit)
         if as_json:
             click.echo(json.dumps(result, indent=2))
-            return
-        table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", show_edge=False)
-        for name in ("exit", result["metric"]):
-            table.add_column(name, justify="right", no_wrap=True)
-        for each in result["exits"]:
-            table.add_row(str(each["exit"]), with_interval(result["metric"], each[result["metric"]], result["samples"]))
-        console.print(table)
-        of = f"{result['samples']:,} test samples of {result['data']}, step {result['step']:,}"
-        about = f" · [low, high]: {about_interval(result['samples'])}" if result["metric"] == "accuracy" else ""
-        console.print(f"{of}{about}", soft_wrap=True, highlight=False, markup=False)
+        elif exit == "auto":
+            _show_early(console, result)
+        else:
+            _show(console, result)
+
+
+def _show(console: Console, result: dict) -> None:
+    """A row for each exit, and what was measured."""
+    from alrpc.analysis.scores import about_interval, with_interval
+
+    metric, samples = result["metric"], result["samples"]
+    more = [name for name in result["exits"][0] if name not in ("exit", metric, "interval")]
+    rows = [
+        [str(each["exit"]), with_interval(metric, each[metric], samples), *(f"{each[name]:.4f}" for name in more)]
+        for each in result["exits"]
+    ]
+    _print_table(console, ["exit", metric, *more], rows)
+    of = f"{samples:,} test samples of {result['data']}, step {result['step']:,}"
+    about = f" · [low, high]: {about_interval(samples)}" if metric == "accuracy" else ""
+    console.print(f"{of}{about}", soft_wrap=True, highlight=False, markup=False)
+    if own := result.get("not_measured"):
+        line = f"not measured, since they are code of your own: {', '.join(own)}"
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def _show_early(console: Console, result: dict) -> None:
+    """Where samples leave, what that keeps and saves, and what other choices would."""
+    from alrpc.analysis.scores import about_interval, with_interval
+
+    samples, calibrated, choices = result["samples"], result["calibrated_on"], result["choices"]
+    rows = [
+        [str(each["exit"]), f"{each['leaving']:.1%}", "" if each["accuracy"] is None else f"{each['accuracy']:.4f}"]
+        for each in result["exits"]
+    ]
+    _print_table(console, ["exit", "leaving", "accuracy of those"], rows)
+    console.print()
+    count = min(SHOWN, len(choices))
+    picked = [choices[round(index * (len(choices) - 1) / max(1, count - 1))] for index in range(count)]
+    rows = [[f"{each['compute']:.1%}", f"{each['accuracy']:.4f}", ", ".join(map(str, each["exits"]))] for each in picked]
+    _print_table(console, ["other choices: compute", "accuracy", "exits that are tried"], rows)
+    console.print()
+    kept = "" if result["kept"] is None else f", {result['kept']:.1%} of the full path's {result['full_accuracy']:.4f}"
+    for line in (
+        f"accuracy {with_interval('accuracy', result['accuracy'], samples)}{kept}; mean exit {result['mean_exit']:.2f}; "
+        f"{result['compute']:.1%} of the full path's operations, {result['time']:.1%} of its time",
+        f"{samples:,} test samples of {result['data']}, step {result['step']:,} · [low, high]: {about_interval(samples)} · calibrated on "
+        f"{calibrated['samples']:,} {calibrated['split']} samples of {calibrated['data']}",
+    ):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def _print_table(console: Console, heads: list[str], rows: list[list[str]]) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", show_edge=False)
+    for name in heads:
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)

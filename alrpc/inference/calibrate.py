@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -23,13 +23,14 @@ from alrpc.inference.calibration import chosen
 from alrpc.inference.early_exit import confidence, early_exit, predict_early, tempered
 from alrpc.inference.evaluation import tested
 from alrpc.inference.flops import count_flops
-from alrpc.inference.held_out import HeldOut, calibration_error, failure_auroc, fit_temperature
+from alrpc.inference.held_out import Outcomes, calibration_error, failure_auroc, fit_temperature
 from alrpc.inference.predictor import Predictor
 from alrpc.objectives.base import Tensors, eval_mode
 from alrpc.reading.regular import MIB
 from alrpc.system import own_arithmetic, synchronize
 from alrpc.training.step import autocast
 
+T = TypeVar("T")
 Split = Literal["validation", "test"]
 MOST = 1024 * MIB  # of the outputs of all exits; of more samples some are drawn
 TIMED, ROUNDS = 4, 2  # micro-batches that are timed, and how often
@@ -65,8 +66,8 @@ def calibrate(
         outputs, labels, first = _observe(predictor, dataset, config, split)
         described = [_describe(predictor, exit, output, labels) for exit, output in enumerate(outputs, 1)]
         exits, sure, correct = zip(*described, strict=True)
-        held_out = HeldOut(np.stack(sure), np.stack(correct), *count_flops(predictor, first[0]))
-        costs = zip(held_out.blocks.tolist(), held_out.exits.tolist(), strict=True)
+        outcomes = Outcomes(np.stack(sure), np.stack(correct), *count_flops(predictor, first[0]))
+        costs = zip(outcomes.blocks.tolist(), outcomes.exits.tolist(), strict=True)
         calibration: Calibration = {
             "alrpc": __version__,
             "torch": torch.__version__,
@@ -80,7 +81,7 @@ def calibrate(
             "exits": [
                 {**each, "block_flops": block, "exit_flops": answer} for each, (block, answer) in zip(exits, costs, strict=True)
             ],
-            "choices": held_out.choices(candidates),
+            "choices": outcomes.choices(candidates),
         }
         _time(predictor, calibration, first)
     return calibration
@@ -171,22 +172,21 @@ def _time(predictor: Predictor, calibration: Calibration, batches: list[Tensors]
     wanted = chosen(calibration)
     for choice in [*picked, *([] if any(wanted is each for each in picked) else [wanted])]:
         leave = partial(predict_early, predictor, early=early_exit(calibration, choice))
-        seconds = [(clocked(predictor, batches), clocked(leave, batches)) for _ in range(ROUNDS)]
-        full, left = (min(times) for times in zip(*seconds, strict=True))
-        choice["time"] = left / full
+        seconds = [
+            [sum(timed(compute, batch)[1] for batch in batches) for compute in (leave, predictor)] for _ in range(ROUNDS)
+        ]
+        early, full = (min(times) for times in zip(*seconds, strict=True))
+        choice["time"] = early / full
 
 
-def clocked(compute: Callable[[Tensors], object], batches: Sequence[Tensors]) -> float:
-    """The seconds that something takes to compute on micro-batches, of which it is given copies."""
-    device, seconds = next(iter(batches[0].values())).device, 0.0
-    for batch in batches:
-        tensors = copied(batch)
-        synchronize(device)
-        begin = time.perf_counter()
-        compute(tensors)
-        synchronize(device)
-        seconds += time.perf_counter() - begin
-    return seconds
+def timed(compute: Callable[[Tensors], T], batch: Tensors) -> tuple[T, float]:
+    """What is computed of a copy of a micro-batch, and the seconds that it takes."""
+    tensors, device = copied(batch), next(iter(batch.values())).device
+    synchronize(device)
+    begin = time.perf_counter()
+    result = compute(tensors)
+    synchronize(device)
+    return result, time.perf_counter() - begin
 
 
 def copied(tensors: Tensors) -> Tensors:

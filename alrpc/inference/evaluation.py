@@ -16,6 +16,7 @@ from alrpc.data.dataset import Dataset
 from alrpc.data.loader import Request, load_micro_batches
 from alrpc.inference.predictor import Predictor
 from alrpc.objectives.base import eval_mode
+from alrpc.objectives.metrics import check_metrics
 from alrpc.system import own_arithmetic
 from alrpc.training.meters import ExitScores
 from alrpc.training.step import autocast
@@ -53,7 +54,8 @@ def evaluate(predictor: Predictor, config: Config, exit: int | None = None) -> d
 
     Returns:
         A dictionary for JSON: `run`, `step` (of the checkpoint), `data`, `metric`, `samples`, `chance`, and `exits`: the `exit`, its
-        score under the name of the metric, and for an accuracy `interval`, the limits of its 95 % interval.
+        score under the name of the metric, for an accuracy `interval`, the limits of its 95 % interval, and the values of the run's
+        `train.metrics` under their names; but for functions of the user's own, which nothing imports here: `not_measured`.
 
     Raises:
         UserError: for data that cannot be read, or are of another kind than the run's.
@@ -61,7 +63,10 @@ def evaluate(predictor: Predictor, config: Config, exit: int | None = None) -> d
     dataset = tested(predictor, config)
     depth, device = predictor.check_exit(exit), next(predictor.parameters()).device
     components = predictor.components[:depth]
-    scores = ExitScores(predictor.objective, [component.exit_parts() for component in components])
+    own = [name for name in config.train.metrics if ":" in name]
+    metrics = [name for name in config.train.metrics if name not in own]
+    check_metrics(metrics, predictor.target, len(dataset.test))
+    scores = ExitScores(predictor.objective, [component.exit_parts() for component in components], metrics)
     indices = torch.arange(len(dataset.test)).split(config.data.batch_size)
     wanted = (Request("test", 0, part) for part in indices)
     with own_arithmetic(device, config.threads), eval_mode(predictor), autocast(device, config.precision), torch.no_grad():
@@ -71,19 +76,32 @@ def evaluate(predictor: Predictor, config: Config, exit: int | None = None) -> d
                 tensors, output = component.evaluate(tensors)
                 outputs.append(output)
             scores.add(outputs, labels.to(device))
-    metric = predictor.target.metric
+    metric, measured = predictor.target.metric, scores.measured() or {}
+    return {
+        **about(predictor, config, scores.samples),
+        "exits": [
+            {
+                "exit": number,
+                metric: score,
+                "interval": score_interval(metric, score, scores.samples),
+                **{name: values[number - 1] for name, values in measured.items()},
+            }
+            for number, score in enumerate(scores.mean(), 1)
+            if exit in (None, number)
+        ],
+        **({"not_measured": own} if own else {}),
+    }
+
+
+def about(predictor: Predictor, config: Config, samples: int) -> dict:
+    """What an evaluation was of."""
     return {
         "run": predictor.directory.resolve().name,
         "step": predictor.manifest["step"],
         "data": config.data.name,
-        "metric": metric,
-        "samples": scores.samples,
+        "metric": predictor.target.metric,
+        "samples": samples,
         "chance": predictor.target.chance,
-        "exits": [
-            {"exit": number, metric: score, "interval": score_interval(metric, score, scores.samples)}
-            for number, score in enumerate(scores.mean(), 1)
-            if exit in (None, number)
-        ],
     }
 
 

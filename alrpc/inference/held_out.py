@@ -77,8 +77,8 @@ def threshold(confidence: np.ndarray, accuracy: np.ndarray, target: float) -> fl
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """What all exits gave on N held-out samples, and what they cost."""
+class Outcomes:
+    """What all exits gave on N samples, and what they cost."""
 
     confidence: np.ndarray
     """(L, N) calibrated probability of the likeliest class."""

@@ -12,6 +12,8 @@ from test_predictor import first_line, train
 from torch import nn
 
 import alrpc
+from alrpc.analysis.report.page import make_page
+from alrpc.analysis.rundata import read as read_directories
 from alrpc.cli.main import main
 from alrpc.inference.early_exit import EarlyExit, predict_early
 from alrpc.inference.flops import count_flops
@@ -120,9 +122,49 @@ def read(run: Path) -> dict:
     return json.loads((run / "calibration.json").read_text())
 
 
+def test_an_evaluation_of_early_exits_tells_what_they_keep_and_save(run):
+    wish = ("--exit", "auto", "--target-accuracy", "0.97")
+    done = ask("evaluate", run, *wish, "--json")
+    assert done.exit_code == 0, done.output
+    told, predictor, test = json.loads(done.stdout), alrpc.load_run(run), alrpc.load_data("digits").test
+    early, calibration = predictor.early_exit(target_accuracy=0.97), read(run)
+    answers = list(predictor.answers(test.inputs, exit=early))
+    right = [answer.label == str(label) for answer, label in zip(answers, test.labels.tolist(), strict=True)]
+    assert told["accuracy"] == pytest.approx(sum(right) / 360) and told["samples"] == 360
+    assert told["mean_exit"] == pytest.approx(sum(answer.exit for answer in answers) / 360)
+    assert told["full_accuracy"] == json.loads((run / "summary.json").read_text())["exits"][-1]
+    assert told["kept"] == pytest.approx(told["accuracy"] / told["full_accuracy"]) and told["time"] > 0
+    cost, full = 0.0, sum(each["block_flops"] for each in calibration["exits"]) + calibration["exits"][-1]["exit_flops"]
+    for answer in answers:
+        gone = calibration["exits"][: answer.exit]
+        cost += sum(each["block_flops"] + each["exit_flops"] * (each["exit"] in early.thresholds) for each in gone)
+    assert told["compute"] == pytest.approx(cost / 360 / full)
+    for each in told["exits"]:
+        assert each["leaving"] == pytest.approx(sum(answer.exit == each["exit"] for answer in answers) / 360)
+    assert {"exits": list(early.thresholds), "accuracy": told["accuracy"], "compute": pytest.approx(told["compute"])} in told[
+        "choices"
+    ]
+    shown = ask("evaluate", run, *wish)
+    assert f"mean exit {told['mean_exit']:.2f}; {told['compute']:.1%} of the full path's operations" in shown.stdout, (
+        shown.output
+    )
+
+
+def test_the_report_of_a_calibrated_run_draws_accuracy_against_compute_and_time(calibrated):
+    page = make_page(*read_directories([calibrated]))
+    for part in (
+        "<h3>Early exits</h3>",
+        '<figure id="run-1-compute"',
+        '<figure id="run-1-time"',
+        "287 validation samples of digits",
+    ):
+        assert part in page
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
+        (["evaluate", "RUN", "--target-accuracy", "1"], "--target-accuracy: goes with early exits; add --exit auto"),
         (["calibrate", "RUN", "--exits", "3"], "--exits: got 3, but the exits before the last one are 1 to 2"),
         (["calibrate", "RUN", "--exits", "a"], "'a' is no list of numbers of exits"),
         (["calibrate", "RUN", "--budget", "0.01"], "--budget: got 0.01, but the cheapest choice of exits computes"),

@@ -53,6 +53,17 @@ def test_the_best_epoch_is_measured_unless_another_checkpoint_is_asked_for(run, 
     assert measured(validated, "--step", "last")["step"] == summary["steps"]
 
 
+def test_the_metrics_of_the_run_are_measured_too_but_for_code_of_ones_own(tmp_path):
+    fields = ("train.metrics=[macro_f1,own_metrics:brier,log_loss]", "train.epochs=1", "model.widths=[16,16]")
+    _, run = run_sequentially(load_config(None, fields), "run", tmp_path / "run", quiet=True)
+    expected, result = read_summary(run)["metrics"], measured(run)
+    for name in ("macro_f1", "log_loss"):
+        assert [each[name] for each in result["exits"]] == expected[name]
+    assert result["not_measured"] == ["own_metrics:brier"]
+    shown = ask(run)
+    assert f"{expected['macro_f1'][-1]:.4f}" in shown.stdout and "code of your own: own_metrics:brier" in shown.stdout
+
+
 def test_other_texts_are_read_with_the_runs_vocabulary_and_classes(tmp_path, monkeypatch):
     pytest.importorskip("tokenizers")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

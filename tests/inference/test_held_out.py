@@ -8,7 +8,7 @@ import pytest
 from alrpc.inference.calibration import choose
 from alrpc.inference.held_out import (
     BINS,
-    HeldOut,
+    Outcomes,
     accuracy_by_confidence,
     calibration_error,
     failure_auroc,
@@ -28,12 +28,12 @@ def random() -> np.random.Generator:
 
 
 @pytest.fixture
-def samples(random) -> HeldOut:
+def samples(random) -> Outcomes:
     """Exits that become better with depth, on samples of which some are harder, with costs as of small networks."""
     hardness, depth = random.random(400), 5
     sure = np.stack([np.clip(1 - hardness / (1 + exit) + random.normal(0, 0.05, 400), 0.1, 1) for exit in range(depth)])
     correct = random.random((depth, 400)) < sure
-    return HeldOut(sure.astype(np.float32), correct, np.array([4.0, 3, 5, 2, 6]), np.array([1.0, 0.5, 9, 0.2, 1]))
+    return Outcomes(sure.astype(np.float32), correct, np.array([4.0, 3, 5, 2, 6]), np.array([1.0, 0.5, 9, 0.2, 1]))
 
 
 @pytest.mark.parametrize("planted", [0.3, 1.0, 5.0])

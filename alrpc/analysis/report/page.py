@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
@@ -12,8 +11,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from alrpc import events, rundir
 from alrpc.analysis.comparison import table
 from alrpc.analysis.comparison.summary import best
-from alrpc.analysis.report.chart import GIB, MIB, PageFigure
+from alrpc.analysis.report.article import ALL, Article, Section, Table
+from alrpc.analysis.report.chart import GIB, MIB
 from alrpc.analysis.report.costs import costs, timeline
+from alrpc.analysis.report.early_exits import early_exits
 from alrpc.analysis.report.learning import learning
 from alrpc.analysis.report.quality import quality
 from alrpc.analysis.report.side_by_side import series_of, series_of_runs, side_by_side
@@ -24,48 +25,7 @@ from alrpc.errors import UserError
 from alrpc.timing import STATES
 
 ROOM = 2_400_000  # characters of figures; runs beyond that have none, so that the page stays below 3 MB
-ALL = 1000  # for Table.words: all columns
 DIGEST = 8  # characters of a SHA-256 that are shown
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of the page."""
-
-    heads: list[str]
-    rows: list[list[str]]
-    """The first cell of a row is its heading."""
-    caption: str
-    pointed_out: int | None = None
-    """Index of the row to point out, if any."""
-    words: int = 1
-    """Number of columns, from the left, that hold words instead of numbers."""
-
-
-@dataclass(frozen=True)
-class Section:
-    """A section of an article."""
-
-    title: str
-    figures: list[PageFigure]
-    tables: list[Table]
-    lines: list[str]
-
-
-@dataclass(frozen=True)
-class Article:
-    """What the page shows about one run, or about several side by side."""
-
-    name: str
-    title: str
-    below: str
-    """Line below the title."""
-    tiles: list[tuple[str, str, str]]
-    """Key figures: name, value, and a remark."""
-    notes: list[tuple[str, str]]
-    """Remarks: a keyword and a sentence."""
-    sections: list[Section]
-    config: str
 
 
 def write_report(directories: list[Path], out: Path | None = None) -> Path:
@@ -138,6 +98,7 @@ def of_run(run: Run, name: str, drawn: bool) -> Article:
         _time(run, name, stage, drawn),
         _keeping(run),
         _quality(run, name, drawn),
+        *([early_exits(run.calibration, name, drawn)] if run.calibration else []),
     ]
     below = " · ".join(filter(None, (run.name, run.learner)))
     return Article(name, run.title, below, list(_tiles(run)), notes, sections, run.config_text)
