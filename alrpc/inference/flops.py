@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -38,10 +38,11 @@ def count_flops(network: Network, tensors: Tensors) -> tuple[np.ndarray, np.ndar
     with _countable():
         for component in network.components:
             parts.append(component.exit_parts())
-            tensors, of_block = _counted(lambda component=component, tensors=tensors: component.activate(tensors))
-            output, of_exit = _counted(lambda component=component, tensors=tensors: objective.exit(component, tensors))
+            leaving, of_block = _counted(component.activate, tensors)
+            output, of_exit = _counted(component.read_exit, leaving)
             outputs.append(output)
-            _, of_answer = _counted(lambda: objective.decode(parts, outputs))
+            _, of_answer = _counted(objective.decode, parts, outputs)
+            tensors = component.hand_over(leaving)
             blocks.append(of_block + (of_exit if objective.combines_exits else 0))
             exits.append(of_answer + (0 if objective.combines_exits else of_exit))
     if not sum(blocks) + exits[-1]:
@@ -49,9 +50,9 @@ def count_flops(network: Network, tensors: Tensors) -> tuple[np.ndarray, np.ndar
     return np.array(blocks) / samples, np.array(exits) / samples
 
 
-def _counted(call: Callable[[], T]) -> tuple[T, int]:
+def _counted(call: Callable[..., T], *arguments: Any) -> tuple[T, int]:
     with FlopCounterMode(display=False) as counter:
-        result = call()
+        result = call(*arguments)
     return result, counter.get_total_flops()
 
 
