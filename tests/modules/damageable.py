@@ -1,4 +1,4 @@
-"""A small run, a comparison and a measured quality, to be damaged."""
+"""A small run, a comparison, a measured quality and a calibration, to be damaged."""
 
 import json
 import shutil
@@ -9,6 +9,8 @@ import pytest
 import alrpc
 from alrpc.analysis.comparison.summary import read_run, summarise
 from alrpc.analysis.quality import inspect_run, write_quality
+from alrpc.inference.calibrate import calibrate
+from alrpc.inference.calibration import write_calibration
 from alrpc.runtime.run import run_sequentially
 
 FIELDS = ("train.epochs=2", "train.log_every=5", "model.widths=[16, 16]", "checkpoint.every=40", "checkpoint.keep=9")
@@ -16,10 +18,12 @@ FIELDS = ("train.epochs=2", "train.log_every=5", "model.widths=[16, 16]", "check
 
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two epochs whose quality is measured, and which was restarted once."""
+    """A run of two epochs whose quality is measured, whose exits are calibrated, and which was restarted once."""
     run = tmp_path_factory.mktemp("whole") / "run"
     run_sequentially(alrpc.load_config(None, FIELDS), "run", run, quiet=True)
     write_quality(run, inspect_run(run, 30))
+    predictor = alrpc.load_run(run)
+    write_calibration(run, calibrate(predictor, predictor.config, "test", target_accuracy=0.99))
     (run / "logs").mkdir()
     (run / "logs" / "restarts.jsonl").write_text('{"cause": "stage 1 failed", "step": 40, "repeated_steps": 2}\n')
     return run

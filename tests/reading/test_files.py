@@ -21,6 +21,7 @@ DEEP = 100_000
 NAMES = (
     "summary.json",
     "quality.json",
+    "calibration.json",
     "comparison.json",
     "config.yaml",
     "metrics.jsonl",

@@ -28,7 +28,8 @@ FIXED = settings(
     phases=[Phase.explicit, Phase.generate],
 )
 MANIFEST, TENSORS = "checkpoints/step-00000046/manifest.json", "checkpoints/step-00000046/component-001.safetensors"
-FILES = ("summary.json", "quality.json", "comparison.json", "config.yaml", "metrics.jsonl", "timings.jsonl", MANIFEST)
+READ = ("summary.json", "quality.json", "calibration.json", "comparison.json", "config.yaml", "metrics.jsonl", "timings.jsonl")
+FILES = (*READ, MANIFEST)
 NUMBERS = (True, -1, 0, 1, 2, 2.5, 10**9, 1 << 53, 10**18, 10**400, -1e308, 1e308, math.nan, math.inf)
 TEXTS = ("", "load", "$a_{", "<b>", "\0", "\u202e", "../..", "x" * 5000, "1e999")
 OTHERS = (None, [], {}, [[]], [None], [-1, 1], ["a", "b"], {"a": 1}, {"": []})
@@ -139,9 +140,7 @@ def test_no_checkpoint_is_more_than_one_line_of_trouble(run, name):
     loads()
 
 
-@pytest.mark.parametrize(
-    "name", ["summary.json", "quality.json", "comparison.json", "config.yaml", "metrics.jsonl", "timings.jsonl"]
-)
+@pytest.mark.parametrize("name", READ)
 def test_what_can_be_read_can_be_drawn(run, comparison, name):
     folder = comparison if name == "comparison.json" else run
 
