@@ -25,7 +25,7 @@ def load_splits(name: str, root: Path | None, subset: str | None = None) -> dict
         if any((Path(name) / file).is_file() for file in ON_DISK):
             found = datasets.load_from_disk(name)
         else:
-            found = datasets.load_dataset(name, subset, cache_dir=str(root) if root else None)
+            found = datasets.load_dataset(name, *filter(None, [subset]), cache_dir=str(root) if root else None)
     except Exception as error:  # many libraries raise their own: no network, no space, no such data set
         reason = " ".join(str(error).split()) or type(error).__name__
         where = (
