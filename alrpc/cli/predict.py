@@ -8,6 +8,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -55,6 +56,13 @@ if TYPE_CHECKING:
 )
 @click.option("--skip-bad", is_flag=True, help="Leave out what cannot be read, with a line about each, instead of ending.")
 @click.option("--batch-size", type=click.IntRange(min=1), help="How many to compute at once.  [default: that of the run]")
+@click.option(
+    "--stages",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="How many processes to split the network over, which then work at once.",
+)
 @device_option
 @checkpoint_option
 @click.option(
@@ -77,6 +85,7 @@ def predict(
     form: str | None,
     skip_bad: bool,
     batch_size: int | None,
+    stages: int,
     device: str | None,
     step: int | str | None,
     out: Path | None,
@@ -105,14 +114,18 @@ def predict(
     with plain_endings():
         check_sources(sources)
         check_one_wish(exit, target_accuracy, budget)
+        if stages > 1 and exit == "auto":
+            raise UsageError("--stages: got it beside --exit auto, which answers in one process; leave one of them out")
         if out is not None and out.is_dir():
             raise UsageError(f"--out: {out} is a directory; give a file")
         with heavy_imports():
+            from alrpc.inference.pipelined import answer_in_stages
             from alrpc.inference.predict import predict as predict_examples
             from alrpc.inference.predictor import load_run
             from alrpc.system import local_device
 
-        predictor = load_run(run, model, objective=objective, labels=labels, tokenizer=tokenizer, step=step)
+        load = partial(load_run, run, model, objective=objective, labels=labels, tokenizer=tokenizer, step=step)
+        predictor = load()
         predictor.to(local_device(device or predictor.config.device))
         chosen_exit = predictor.early_exit(target_accuracy, budget) if exit == "auto" else predictor.check_exit(exit)
         kind = predictor.carried.preprocessing.kind
@@ -132,6 +145,7 @@ def predict(
             top_k=top_k,
             batch_size=batch_size,
             leave_out=leave_out if skip_bad else None,
+            answer=partial(answer_in_stages, predictor, load, stages, exit=chosen_exit, top_k=top_k) if stages > 1 else None,
         )
         print_group = _csv_lines if as_csv else _json_lines
         width = predictor.target.width

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from alrpc.inference.predictor import Answer, Exit, Predictor, groups
 from alrpc.inference.sources import Example
 
 Named = tuple[str, Answer]
+Names = tuple[str, ...]
+Answerer = Callable[[Iterable[tuple[Names, Sequence[Any]]]], Iterator[tuple[Names, list[Answer]]]]
 NOT_FINITE = "the network's answer is not finite; its numbers are too large"
 DIGITS = 6  # of a printed number
 
@@ -24,10 +26,12 @@ def predict(
     top_k: int = 1,
     batch_size: int | None = None,
     leave_out: Callable[[str], None] | None = None,
+    answer: Answerer | None = None,
 ) -> Iterator[list[Named]]:
     """Predict examples, micro-batch by micro-batch.
 
     Args:
+        answer: answers micro-batches of prepared examples, each with their names, in order; None for this process, one by one.
         leave_out: called with the message about a bad example, which is then left out; None to end at the first one.
 
     Returns:
@@ -54,13 +58,17 @@ def predict(
             else:
                 yield str(raw) if isinstance(raw, Path) else place, ready
 
-    for group in groups(prepared(), batch_size or predictor.config.data.batch_size):
-        names, inputs = zip(*group, strict=True)
+    def here(micro_batches: Iterable[tuple[Names, Sequence[Any]]]) -> Iterator[tuple[Names, list[Answer]]]:
+        for names, inputs in micro_batches:
+            try:
+                yield names, predictor.answer_prepared(inputs, exit, top_k)
+            except UserError as error:
+                raise UserError(f"{names[0]} to {names[-1]}: {error}") from error
+
+    each_group = groups(prepared(), batch_size or predictor.config.data.batch_size)
+    micro_batches = ((names, inputs) for names, inputs in (zip(*group, strict=True) for group in each_group))
+    for names, answers in (answer or here)(micro_batches):
         answered: list[Named] = []
-        try:
-            answers = predictor.answer_prepared(inputs, exit, top_k)
-        except UserError as error:
-            raise UserError(f"{names[0]} to {names[-1]}: {error}") from error
         for name, answer in zip(names, answers, strict=True):
             if is_finite(answer):
                 answered.append((name, answer))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -17,7 +18,7 @@ from alrpc.errors import UsageError, UserError
 from alrpc.inference.calibration import chosen, read_calibration
 from alrpc.inference.early_exit import EarlyExit, early_exit, predict_early
 from alrpc.network import Network
-from alrpc.objectives.base import Classes, Tensors
+from alrpc.objectives.base import Classes
 from alrpc.system import move, own_arithmetic
 from alrpc.training.step import autocast
 
@@ -143,16 +144,20 @@ class Predictor(Network):
         exit = self.check_exit(exit)
         device = next(self.parameters()).device
         tensors = self.carried.preprocessing.collate(prepared)
-        with own_arithmetic(device, self.config.threads), torch.no_grad(), autocast(device, self.config.precision):
-            try:
-                output, probabilities, exits = self._outputs(
-                    {name: tensor.to(device) for name, tensor in tensors.items()}, exit
-                )
-            except UserError:
-                raise
-            except Exception as error:  # of the network's own code, as for an index that an embedding does not have
-                reason = " ".join(str(error).split())
-                raise UserError(f"the network cannot compute these inputs: {type(error).__name__}: {reason}") from error
+        arithmetic = own_arithmetic(device, self.config.threads)
+        with arithmetic, torch.no_grad(), autocast(device, self.config.precision), told_by_name():
+            on_device = {name: tensor.to(device) for name, tensor in tensors.items()}
+            if isinstance(exit, EarlyExit):
+                output, exits = predict_early(self, on_device, exit)
+                return self._named(output, output.softmax(dim=1), exits.tolist(), top_k)
+            return self.answers_of(self(on_device, exit), exit, top_k)
+
+    def answers_of(self, output: Tensor, exit: int, top_k: int) -> list[Answer]:
+        """The answers by the decoded outputs of an exit, (N, classes) or (N, width)."""
+        probabilities = self.objective.probabilities(output) if isinstance(self.target, Classes) else None
+        return self._named(output, probabilities, [exit] * len(output), top_k)
+
+    def _named(self, output: Tensor, probabilities: Tensor | None, exits: list[int], top_k: int) -> list[Answer]:
         if probabilities is None:
             return [Answer(exit, values=tuple(row)) for exit, row in zip(exits, output.float().tolist(), strict=True)]
         names = self.carried.classes
@@ -162,15 +167,6 @@ class Predictor(Network):
             Answer(exit, tuple((names[index], share) for index, share in zip(*row, strict=True)))
             for exit, *row in zip(exits, order.tolist(), shares.tolist(), strict=True)
         ]
-
-    def _outputs(self, tensors: Tensors, exit: int | EarlyExit) -> tuple[Tensor, Tensor | None, list[int]]:
-        """The outputs of a micro-batch, its probabilities unless it is of a regression, and by which exit each sample left."""
-        if isinstance(exit, EarlyExit):
-            output, exits = predict_early(self, tensors, exit)
-            return output, output.softmax(dim=1), exits.tolist()
-        output = self(tensors, exit)
-        of_classes = isinstance(self.target, Classes)
-        return output, self.objective.probabilities(output) if of_classes else None, [exit] * len(output)
 
     def check_exit(self, exit: Exit) -> int | EarlyExit:
         """The number of an exit, the last one for None; or the choice of early exits, the run's own for `auto`.
@@ -191,6 +187,18 @@ class Predictor(Network):
         """Refuse, with a UsageError, early exits of a regression."""
         if not isinstance(self.target, Classes):
             raise UsageError(f"--exit: early exits need the probabilities of classes, but the run's target is {self.target}")
+
+
+@contextmanager
+def told_by_name() -> Iterator[None]:
+    """Tell what the network's own code raises as a UserError, such as that for an index that an embedding does not have."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"the network cannot compute these inputs: {type(error).__name__}: {reason}") from error
 
 
 def groups(items: Iterable[T], size: int) -> Iterator[list[T]]:

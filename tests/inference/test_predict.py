@@ -3,9 +3,12 @@
 import csv
 import errno
 import io
+import itertools
 import json
+import multiprocessing
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy
@@ -18,6 +21,7 @@ from conftest import ALRPC
 import alrpc
 from alrpc.cli.main import main
 from alrpc.config import load_config
+from alrpc.inference.pipelined import answer_in_stages
 from alrpc.inference.predict import predict
 from alrpc.inference.sources import Example, read_examples
 from alrpc.runtime.run import run_sequentially
@@ -248,3 +252,46 @@ def test_a_copied_run_answers_standard_input_without_home_and_cache_and_ends_wit
     done = commands.run("bash", "-c", command, HOME="/nonexistent", XDG_CACHE_HOME="/nonexistent")
     assert [json.loads(line)["input"] for line in done.stdout.splitlines()] == ["-:1", "-:2", "-:3"], done.stderr
     assert done.stderr == ""
+
+
+def test_stages_give_the_answers_of_one_process(texts, tmp_path, commands):
+    lines = [json.dumps({"text": text}) for text in TEXTS * 3]
+    (tmp_path / "a.jsonl").write_text("\n".join(lines))
+    (tmp_path / "bad.jsonl").write_text("\n".join([*lines[:9], "{", *lines[9:]]))
+    for more in (["a.jsonl"], ["bad.jsonl"], ["a.jsonl", "--exit", "2"]):
+        options = ["predict", texts, *more, "--batch-size", "2", "--top-k", "2"]
+        one, other = (commands.alrpc(*options, *stages) for stages in ([], ["--stages", "2"]))
+        assert one.stdout and (one.returncode, one.stdout, one.stderr) == (other.returncode, other.stdout, other.stderr)
+
+
+def test_stages_that_there_cannot_be_are_refused(texts):
+    refused = ask(texts, "-", "--stages", "9", given="a text\n")
+    assert refused.exit_code == 2 and "pipeline.stages: got 9" in refused.stderr
+    refused = ask(texts, "-", "--stages", "2", "--exit", "auto", given="a text\n")
+    assert refused.exit_code == 2 and "--stages: got it beside --exit auto" in refused.stderr
+
+
+def test_inputs_that_a_stage_refuses_are_told(texts, images):
+    predictor = alrpc.load_run(texts)
+    prepared = [predictor.carried.preprocessing.prepare(text) for text in TEXTS]
+    endless = ((number, prepared) for number in itertools.count())
+    other = partial(alrpc.load_run, images / "run")  # a network of images
+    with pytest.raises(alrpc.UserError, match="the network cannot compute these inputs"):
+        list(answer_in_stages(predictor, other, 1, endless, 1, 1))
+
+
+@pytest.mark.timeout(300)
+def test_a_stage_that_is_killed_is_told_and_none_is_left(texts):
+    before = set(multiprocessing.active_children())
+    predictor = alrpc.load_run(texts)
+    prepared = [predictor.carried.preprocessing.prepare(text) for text in TEXTS]
+    endless = ((number, prepared) for number in itertools.count())
+    answered = answer_in_stages(predictor, partial(alrpc.load_run, texts), 2, endless, len(predictor.components), 1)
+    assert [next(answered)[0] for _ in range(3)] == [0, 1, 2]
+    stages = set(multiprocessing.active_children()) - before
+    assert len(stages) == 2
+    stages.pop().kill()
+    with pytest.raises(alrpc.UserError, match=r"stage \d of the prediction has ended with exit code -9"):
+        for _ in answered:
+            pass
+    assert set(multiprocessing.active_children()) <= before
