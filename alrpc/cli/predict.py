@@ -114,10 +114,7 @@ def predict(
     with plain_endings():
         check_sources(sources)
         check_one_wish(exit, target_accuracy, budget)
-        if stages > 1 and exit == "auto":
-            raise UsageError("--stages: got it beside --exit auto, which answers in one process; leave one of them out")
-        if out is not None and out.is_dir():
-            raise UsageError(f"--out: {out} is a directory; give a file")
+        _check(exit, stages, out)
         with heavy_imports():
             from alrpc.inference.pipelined import answer_in_stages
             from alrpc.inference.predict import predict as predict_examples
@@ -148,9 +145,9 @@ def predict(
             answer=partial(answer_in_stages, predictor, load, stages, exit=chosen_exit, top_k=top_k) if stages > 1 else None,
         )
         print_group = _csv_lines if as_csv else _json_lines
-        width = predictor.target.width
         with _output(out) as write:
             if as_csv:
+                width = predictor.target.width
                 write(_csv_header(predictor.carried.classes is not None, min(top_k, width), width))
             for group in answered:
                 write(print_group(group, top_k))
@@ -158,6 +155,13 @@ def predict(
                     break
         if left_out:
             click.echo(f"alrpc: left out {left_out} of the examples, which cannot be read", err=True)
+
+
+def _check(exit: int | str | None, stages: int, out: Path | None) -> None:
+    if stages > 1 and exit == "auto":
+        raise UsageError("--stages: got it beside --exit auto, which answers in one process; leave one of them out")
+    if out is not None and out.is_dir():
+        raise UsageError(f"--out: {out} is a directory; give a file")
 
 
 @contextmanager

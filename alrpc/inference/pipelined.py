@@ -21,7 +21,7 @@ from alrpc.objectives.base import Tensors
 from alrpc.pipeline.placement import split_components
 from alrpc.posix.forks import ensure_server
 from alrpc.posix.parent import Parent
-from alrpc.system import local_device, own_arithmetic
+from alrpc.system import own_arithmetic
 from alrpc.training.step import autocast
 
 T = TypeVar("T")
@@ -58,7 +58,7 @@ def answer_in_stages(
     links = [context.Queue(AHEAD) for _ in range(stages + 1)]
     processes: list[multiprocessing.process.BaseProcess] = []
     under_way: deque[T] = deque()
-    given, bad = iter(micro_batches), None
+    given, bad, device = iter(micro_batches), None, next(predictor.parameters()).device
 
     def take() -> tuple[T, list[Answer]]:
         return under_way.popleft(), predictor.answers_of(_receive(links[-1], processes)[f"{EXIT}{exit}"], exit, top_k)
@@ -75,7 +75,7 @@ def answer_in_stages(
             tensors = predictor.carried.preprocessing.collate(prepared)
             if not processes:
                 for number, components in enumerate(_split(predictor, tensors, exit, stages)):
-                    arguments = (load, components, exit, links[number], links[number + 1])
+                    arguments = (load, components, exit, device, links[number], links[number + 1])
                     processes.append(context.Process(target=work, args=arguments, daemon=True))
                     processes[-1].start()
             _patiently(partial(links[0].put, safetensors.torch.save(tensors)), processes)
@@ -92,13 +92,12 @@ def answer_in_stages(
             process.join()
 
 
-def work(load: Callable[[], Predictor], numbers: list[int], exit: int, inbox: Any, outbox: Any) -> None:
+def work(load: Callable[[], Predictor], numbers: list[int], exit: int, device: torch.device, inbox: Any, outbox: Any) -> None:
     """A stage: run the components of these numbers on each micro-batch that comes; the last one decodes the exit."""
     Parent().watch()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # from the terminal, for the command, which ends this process
     predictor = load()
     config, objective = predictor.config, predictor.objective
-    device = local_device(config.device)
     predictor.to(device)
     parts = [component.exit_parts() for component in predictor.components[:exit]]
     with own_arithmetic(device, config.threads), torch.no_grad(), autocast(device, config.precision):
