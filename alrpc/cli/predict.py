@@ -29,6 +29,7 @@ from alrpc.posix.streams import is_lost
 
 if TYPE_CHECKING:
     from alrpc.inference.predict import Named
+    from alrpc.inference.predictor import Predictor
 
 
 @click.command(short_help="Predict what is in files, or comes from standard input, by a run.")
@@ -109,7 +110,7 @@ def predict(
     the exit; with --top-k also the likeliest classes; for a regression the values. Answers are printed for each micro-batch, so
     --batch-size 1 answers every line at once. The first example that cannot be read ends the command with exit code 1.
     """
-    from alrpc.inference.sources import check_columns, check_sources, read_examples
+    from alrpc.inference.sources import check_sources, read_examples
 
     with plain_endings():
         check_sources(sources)
@@ -126,8 +127,6 @@ def predict(
         predictor.to(local_device(device or predictor.config.device))
         chosen_exit = predictor.early_exit(target_accuracy, budget) if exit == "auto" else predictor.check_exit(exit)
         kind = predictor.carried.preprocessing.kind
-        check_columns(columns, kind)
-        chosen = columns or {"texts": (predictor.config.data.text_column,), "images": ("image",)}.get(kind, ())
         left_out = 0
 
         def leave_out(message: str) -> None:
@@ -137,7 +136,7 @@ def predict(
 
         answered = predict_examples(
             predictor,
-            read_examples(sources, kind, chosen, form),
+            read_examples(sources, kind, _columns(predictor, columns), form),
             exit=chosen_exit,
             top_k=top_k,
             batch_size=batch_size,
@@ -155,6 +154,15 @@ def predict(
                     break
         if left_out:
             click.echo(f"alrpc: left out {left_out} of the examples, which cannot be read", err=True)
+
+
+def _columns(predictor: Predictor, given: tuple[str, ...]) -> tuple[str, ...]:
+    """The columns to read; none for all."""
+    from alrpc.inference.sources import check_columns
+
+    kind = predictor.carried.preprocessing.kind
+    check_columns(given, kind)
+    return given or {"texts": (predictor.config.data.text_column,), "images": ("image",)}.get(kind, ())
 
 
 def _check(exit: int | str | None, stages: int, out: Path | None) -> None:
