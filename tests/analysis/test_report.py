@@ -103,7 +103,7 @@ def short(tmp_path_factory) -> Path:
 
 
 def test_a_run_with_a_stage_four_times_as_heavy_as_the_other(commands):
-    fields = ["--set", "model.name=own_blocks:build_heavy", "--set", "train.epochs=2"]
+    fields = ["--set", "model.name=own_blocks:build_heavy", "--set", "model.seconds=0.02", "--set", "train.epochs=2"]
     launched = commands.alrpc("launch", "--stages", "2", *fields, "--out", "run", "--quiet")
     assert launched.returncode == 0, launched.stderr
     run = commands.folder / "run"

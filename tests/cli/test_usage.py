@@ -7,7 +7,7 @@ import sys
 
 import pytest
 from click.testing import CliRunner
-from conftest import MODULES
+from conftest import LIMIT, MODULES
 
 from alrpc.cli.main import main
 from alrpc.cli.options import heavy_imports
@@ -67,7 +67,7 @@ def test_a_wrong_name_is_told_before_torch_is_imported(tmp_path, arguments, mess
         env={"PYTHONPATH": f"{MODULES}:{':'.join(sys.path)}", "PATH": "/usr/bin:/bin"},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=LIMIT,
     )
     assert told.returncode == 2, told.stderr
     assert told.stderr.startswith(f"alrpc: {message}") and told.stderr.count("\n") == 1

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from conftest import LIMIT
 
 from alrpc.experiments.bench.slow_links import slow_links
 from alrpc.pipeline.private_network import inside
@@ -44,7 +45,7 @@ def exchange(server: socket.socket, links, size: int) -> float:
 
         answered = other.submit(answer)
         links.enter(0)
-        with inside(lambda: socket.create_connection(server.getsockname(), timeout=60)) as client:
+        with inside(lambda: socket.create_connection(server.getsockname(), timeout=LIMIT)) as client:
             began = time.perf_counter()
             client.sendall(bytes(size))
             assert client.recv(1) == b"."

@@ -10,6 +10,7 @@ import time
 
 import pytest
 import torch
+from conftest import LIMIT
 from torch import distributed
 
 from alrpc.pipeline.failures import PeerLost, hard_exit
@@ -183,7 +184,7 @@ def pair():
 def test_packets_of_any_shape_arrive_in_order(pair):
     processes, (_, received) = pair(send_all, receive_all)
     expected = [(packet.kind, packet.step, True) for packet in packets()]
-    assert [received.get(timeout=60) for _ in expected] == expected
+    assert [received.get(timeout=LIMIT) for _ in expected] == expected
     for process in processes:
         process.join(20)
         assert process.exitcode == 0
@@ -191,13 +192,13 @@ def test_packets_of_any_shape_arrive_in_order(pair):
 
 def test_three_stages_on_gpus_open_a_group_for_each_link(pair):
     _, results = pair(*(functools.partial(open_groups, rank) for rank in range(4)))
-    told = [list(iter(functools.partial(each.get, timeout=60), None)) for each in results]
+    told = [list(iter(functools.partial(each.get, timeout=LIMIT), None)) for each in results]
     assert told == [[], [12, 21], [12, 21, 23, 32], [23, 32]]
 
 
 def until_it_waits(sent) -> list:
     """What a process tells of its sending until it tells nothing for three seconds."""
-    told = [sent.get(timeout=60)]
+    told = [sent.get(timeout=LIMIT)]
     with contextlib.suppress(queue.Empty):
         while True:
             told.append(sent.get(timeout=3))
@@ -215,9 +216,9 @@ def test_both_ends_work_a_window_of_large_packets_ahead(pair):
     """A slow link then costs latency alone, though each large tensor waits for a receive to be posted."""
     told = multiprocessing.get_context("spawn").Event()
     _, (sent, _) = pair(send_a_window_of_large_packets, functools.partial(receive_when_told, told))
-    assert [sent.get(timeout=60) for _ in range(2 * WINDOW)] == ["posted"] * 2 * WINDOW  # before any of them is received
+    assert [sent.get(timeout=LIMIT) for _ in range(2 * WINDOW)] == ["posted"] * 2 * WINDOW  # before any of them is received
     told.set()
-    assert sent.get(timeout=60) == "sent"  # before any of them is taken
+    assert sent.get(timeout=LIMIT) == "sent"  # before any of them is taken
 
 
 def test_markers_leave_the_window_to_the_micro_batches(pair):
@@ -229,4 +230,4 @@ def test_markers_leave_the_window_to_the_micro_batches(pair):
 
 def test_a_lost_neighbour_is_told_from_a_failure_of_ones_own(pair):
     _, (_, received) = pair(send_one_and_die, receive_until_lost)
-    assert received.get(timeout=60).startswith("receiving from rank 0")
+    assert received.get(timeout=LIMIT).startswith("receiving from rank 0")

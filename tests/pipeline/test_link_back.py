@@ -7,7 +7,7 @@ import socket
 import time
 
 import pytest
-from conftest import ALRPC, read_summary
+from conftest import ALRPC, LIMIT, read_summary
 
 from alrpc.rundir import read_reached
 
@@ -55,7 +55,7 @@ def test_a_stage_that_dies_while_another_waits_for_its_feedback_is_named(command
     assert read_reached(commands.folder / "run")["packets"]["1"].startswith("train packet of step 7")  # 3 after the slow one
     commands.workers()[2].send_signal(signal.SIGKILL)
     killed = time.monotonic()
-    out, message = process.communicate(timeout=60)
+    out, message = process.communicate(timeout=LIMIT)
     assert time.monotonic() - killed < 10 and process.returncode == 1 and out == ""
     who = rf"alrpc: stage 2 \(rank 2, host {re.escape(socket.gethostname())}\) was killed by SIGKILL; last packet: train packet of"
     assert re.match(f"{who} step 4, epoch 1; log: run/logs/stage-2.log; ", message) and message.count("\n") == 1, message

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from conftest import LIMIT
 
 from alrpc.posix import utf8
 
@@ -14,7 +15,7 @@ COMMAND, WORKER = "from alrpc.cli.main import main; main()", "from alrpc.worker 
 
 def run(program: str, *arguments: bytes, **variables: str) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
-        [sys.executable, "-c", program, *arguments], env={**os.environ, **variables}, capture_output=True, timeout=60
+        [sys.executable, "-c", program, *arguments], env={**os.environ, **variables}, capture_output=True, timeout=LIMIT
     )
 
 
