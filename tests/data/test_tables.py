@@ -108,10 +108,10 @@ def test_mistakes_are_one_line(tmp_path):
     )
     assert "damaged.npz: not a readable archive of arrays" in refusal(name="npz", file=tmp_path / "damaged.npz")
     assert "data.file: not given, but needed by npz; give a file that ends in .npz" in refusal(name="npz")
-    assert "reads no file; set data.name to text-file, npz or parquet" in refusal(name="digits", file=tmp_path / "a.npz")
     pytest.importorskip("datasets")
     (tmp_path / "a.parquet").write_bytes(b"nothing")
     assert "a.parquet: not a readable parquet file" in refusal(name="parquet", file=tmp_path / "a.parquet")
+    assert "reads no file; set data.name to text-file, npz or parquet" in refusal(name="hf:./nowhere", file=tmp_path / "a.npz")
     assert "data.name: got hf:; give a folder" in refusal(name="hf:")
     assert "hf:./nowhere is neither on this machine nor to be had" in refusal(name="hf:./nowhere")
 

@@ -111,7 +111,7 @@ def test_ones_own_data_are_imported_only_when_named(tmp_path):
     fields = ("data.name=own_blocks:regression", "train.epochs=1", "model.widths=[16]")
     _, run = run_sequentially(load_config(None, fields), "run", tmp_path / "run", quiet=True)
     refused = ask(run)
-    assert refused.exit_code == 2 and refused.stderr.endswith("add --data own_blocks:regression\n")
+    assert refused.exit_code == 2 and refused.stderr.endswith("or --data own_blocks:regression, to import it\n")
     result = measured(run, "--data", "own_blocks:regression")
     assert [each["mse"] for each in result["exits"]] == read_summary(run)["exits"]
     assert "mse" in ask(run, "--data", "own_blocks:regression").stdout
