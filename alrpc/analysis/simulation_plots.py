@@ -41,11 +41,11 @@ def draw(setting: Setting, path: Path) -> None:
         (windows, sweep(WINDOWS, lambda window: replace(setting, window=int(window)), needed=False), "window"),
     ):
         _plot(axes, lines, lambda figures: figures.packets_per_second * unit)
-        axes.set(xlabel=across, ylabel="micro-batches in the time of one stage's step", xscale="log", ylim=(0, 1.08))
+        axes.set(xlabel=across, ylabel="micro-batches a stage's step", xscale="log", ylim=(0, 1.08))
     _plot(latency, over_stages, lambda figures: figures.latency_seconds)
-    latency.set(xlabel="stages", ylabel="s until all stages have learned from a micro-batch", xscale="log", yscale="log")
+    latency.set(xlabel="stages", ylabel="latency of a micro-batch, s", xscale="log", yscale="log")
     _plot(memory, over_stages, lambda figures: figures.activation_sets + figures.window_packets)
-    memory.set(xlabel="stages", ylabel="activation sets and packets in a device's memory", xscale="log", yscale="log")
+    memory.set(xlabel="stages", ylabel="activation sets and packets held", xscale="log", yscale="log")
     for axes in figure.axes:
         axes.grid(alpha=0.25)
     stages.legend(frameon=False, fontsize=8)

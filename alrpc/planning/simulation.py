@@ -138,10 +138,17 @@ def describe(setting: Setting) -> str:
     )
 
 
-def _figures(moments: Moments, rate: float, work: float, activations: int, weights: int = 1, packets: int = 0) -> Figures:
-    """Args: work: seconds of work a packet of the slowest stage or device."""
-    half = len(moments.learned) // 2
-    latency = float(numpy.median((moments.learned - moments.entered)[half:]))
+def _figures(
+    moments: Moments, rate: float, work: float, activations: int, weights: int = 1, packets: int = 0, settled: int | None = None
+) -> Figures:
+    """The figures of a method.
+
+    Args:
+        work: seconds of work a packet of the slowest stage or device.
+        settled: the first packet, from 0, whose latency counts; by default that of the second half.
+    """
+    settled = len(moments.learned) // 2 if settled is None else settled
+    latency = float(numpy.median((moments.learned - moments.entered)[settled:]))
     return Figures(rate, rate * work, latency, float(moments.learned[-1]), activations, weights, packets)
 
 
@@ -289,7 +296,7 @@ def _simulate_flushed(setting: Setting, schedule: Schedule, activation_sets: int
     begun, took = numpy.resize(begun, (batches, length)), numpy.resize(ended[:, -1], (batches, 1))
     ends = numpy.cumsum(took, axis=0)
     moments = Moments((ends - took + begun).ravel(), numpy.repeat(ends, length))
-    return _figures(moments, batches * length / float(ends[-1, 0]), setting.slowest, activation_sets)
+    return _figures(moments, batches * length / float(ends[-1, 0]), setting.slowest, activation_sets, settled=0)
 
 
 def simulate_pipedream(setting: Setting) -> Figures:
