@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from alrpc.cli.options import (
+    SHARE,
     check_one_wish,
     checkpoint_option,
     choose_run,
@@ -42,13 +43,13 @@ def _parse_exits(context: click.Context, option: click.Parameter, text: str | No
 @click.option(
     "--target-accuracy",
     metavar="SHARE",
-    type=click.FloatRange(0, min_open=True),
+    type=SHARE,
     help=f"As cheap as possible with so much of the full path's accuracy on the held-out samples.  [default: {TARGET}]",
 )
 @click.option(
     "--budget",
     metavar="SHARE",
-    type=click.FloatRange(0, min_open=True),
+    type=SHARE,
     help="Instead: as accurate as possible with at most this share of the full path's operations, such as 0.5.",
 )
 @click.option(
@@ -133,10 +134,11 @@ def calibrate(
             f"{share:.0%} by exit {exit}" for exit, share in zip(choice["exits"], choice["leaving"], strict=True)
         )
         of = f"{calibration['samples']:,} {split} samples of {calibration['data']}, step {calibration['step']:,}"
-        kept = choice["accuracy"] / calibration["exits"][-1]["accuracy"]
+        full = calibration["exits"][-1]["accuracy"]
+        kept = f" ({choice['accuracy'] / full:.1%} of the full path's)" if full else ""
         for line in (
             f"chosen: {leaving}: {choice['compute']:.1%} of the full path's operations, {choice['time']:.1%} of its time, accuracy "
-            f"{choice['accuracy']:.4f} ({kept:.1%} of the full path's)",
+            f"{choice['accuracy']:.4f}{kept}",
             f"{of} · {CALIBRATION}: {run}",
         ):
             console.print(line, soft_wrap=True, highlight=False, markup=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -110,23 +111,40 @@ def _parse_exit(context: click.Context, option: click.Parameter, text: str | Non
     return int(text)
 
 
+class _Share(click.ParamType):
+    """A number above 0 and up to 1."""
+
+    name = "share"
+
+    def convert(self, value: str | float, option: click.Parameter | None, context: click.Context | None) -> float:
+        try:
+            share = float(value)
+        except ValueError:
+            share = math.nan
+        if not 0 < share <= 1:
+            self.fail(f"{value!r} is no share above 0 and up to 1, such as 0.98.", option, context)
+        return share
+
+
+SHARE = _Share()
+
+
 def exit_options(help: str) -> Decorator:
     """The options --exit, --target-accuracy and --budget."""
-    share = click.FloatRange(0, min_open=True)
 
     def decorate(command: Callable) -> Callable:
         exit = click.option("--exit", metavar="N|auto", callback=_parse_exit, help=help)
         target = click.option(
             "--target-accuracy",
             metavar="SHARE",
-            type=share,
+            type=SHARE,
             help="With --exit auto: as cheap as possible with so much of the full path's accuracy on the held-out samples, such as "
             "0.98.  [default: what the run was calibrated for]",
         )
         budget = click.option(
             "--budget",
             metavar="SHARE",
-            type=share,
+            type=SHARE,
             help="With --exit auto: as accurate as possible with at most this share of the full path's operations, such as 0.5.",
         )
         return exit(target(budget(command)))

@@ -253,8 +253,10 @@ def labels_of(table: Table, name: str, classes: Sequence[str] | None, whose: str
 
 
 def _called(label: Any, names: Sequence[str] | None) -> str:
-    known = names is not None and isinstance(label, int) and 0 <= label < len(names)
-    return names[label] if known else str(label)
+    """The name of a label. A number is the index of a class where classes have names, and never one of the names."""
+    if names is None or not isinstance(label, int):
+        return str(label)
+    return names[label] if 0 <= label < len(names) else f"index {label}"
 
 
 def _of_texts(train: Table, test: Table, column: str, data: Data) -> Dataset:

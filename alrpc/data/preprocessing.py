@@ -6,6 +6,7 @@ A run carries it in its directory, so that prediction needs neither the data of 
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from tokenizers import Tokenizer
 
+MOST_PIXELS = 50_000_000  # of an image that comes as bytes, as those of strangers do: a small file may unpack to gigabytes
 MODES = {1: "L", 3: "RGB"}  # Pillow's, by the number of channels
 CHANNELS = (1, 3, 4)  # of an array of pixels
 
@@ -78,7 +80,7 @@ class ImagePreprocessing:
         if isinstance(example, str | Path):
             return self.normalise(read_image(Path(example), self.channels, (self.height, self.width)))
         if isinstance(example, bytes):
-            return self.normalise(_decode(io.BytesIO(example), self.channels, (self.height, self.width)))
+            return self.normalise(_decode(io.BytesIO(example), self.channels, (self.height, self.width), MOST_PIXELS))
         if isinstance(example, numpy.ndarray | Tensor):
             array = example.numpy(force=True) if isinstance(example, Tensor) else example
             if array.dtype.kind == "f":
@@ -206,11 +208,17 @@ def read_image(path: Path, channels: int, size: tuple[int, int]) -> Tensor:
             raise UserError(f"{path}: {error}") from error
 
 
-def _decode(file: BinaryIO, channels: int, size: tuple[int, int]) -> Tensor:
+def _decode(file: BinaryIO, channels: int, size: tuple[int, int], most: float = math.inf) -> Tensor:
+    """The pixels of an image's file; raises UserError for what is none, or has more than so many pixels."""
     from PIL import Image
 
     try:
-        return pixels_of(Image.open(file), channels, size)
+        image = Image.open(file)
+        if image.width * image.height > most:
+            raise UserError(f"got an image of {image.width} x {image.height} pixels; give at most {most} in all")
+        return pixels_of(image, channels, size)
+    except UserError:
+        raise
     except Exception as error:  # Pillow raises SyntaxError for some damaged files, among others
         reason = " ".join(str(error).split()).partition(" <_io.")[0] or type(error).__name__
         raise UserError(f"not a readable image: {reason}") from error

@@ -46,7 +46,8 @@ def table_of(dataset: Dataset, source: str) -> Table:
 
 def column_of(rows: numpy.ndarray) -> Column:
     """The column of an array, (N, ...)."""
-    return Column("texts", rows.tolist) if rows.dtype.kind == "U" and rows.ndim == 1 else Column("numbers", lambda: rows)
+    texts = rows.dtype.kind == "U" or (rows.dtype.kind == "O" and all(isinstance(each, str) for each in rows.flat))
+    return Column("texts", rows.tolist) if texts and rows.ndim == 1 and len(rows) else Column("numbers", lambda: rows)
 
 
 def _read_hub(data: Data) -> Tables:

@@ -90,6 +90,9 @@ def answer_in_stages(
         for process in processes:
             process.kill()
             process.join()
+        for link in links:  # what nobody reads any more must not keep this process at its end
+            link.cancel_join_thread()
+            link.close()
 
 
 def work(load: Callable[[], Predictor], numbers: list[int], exit: int, device: torch.device, inbox: Any, outbox: Any) -> None:

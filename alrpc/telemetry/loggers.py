@@ -29,6 +29,7 @@ FOLDER = "tensorboard"  # in the run's directory
 PROJECT = "alrpc"  # of runs whose project, or experiment, the environment does not name
 MIB = 1 << 20
 AT_ONCE = 100  # parameters that MLflow takes together, at most
+OPENING = threading.Lock()  # held while standard output is another stream, which it is for the whole process
 PATIENCE = 60.0  # seconds at a run's end that its loggers have for what they have not taken yet
 DrawTimeline = Callable[[Path, Path], bool]
 """(run, PNG to write) -> whether the run has a timeline."""
@@ -158,12 +159,12 @@ def _trackio(directory: Path, config: Config) -> Iterator[Log]:
 @contextmanager
 def _init(package: Any, directory: Path, config: Config, project: str, **options: Any) -> Iterator[Any]:
     """A run of a package that has the API of Weights & Biases."""
-    with contextlib.redirect_stdout(sys.stderr):  # on which it prints where it logs to
+    with OPENING, contextlib.redirect_stdout(sys.stderr):  # on which it prints where it logs to
         run = package.init(project=project, name=directory.resolve().name, config=_settings(config), **options)
     try:
         yield run
     finally:
-        with contextlib.redirect_stdout(sys.stderr):
+        with OPENING, contextlib.redirect_stdout(sys.stderr):
             run.finish()
 
 

@@ -180,3 +180,14 @@ def test_data_sets_of_hugging_face(tmp_path):
     assert torch.equal(elsewhere.batch(torch.tensor([3]))[0]["x"], dataset.train.batch(torch.tensor([3]))[0]["x"])
     if importlib.util.find_spec("tokenizers"):
         assert alrpc.as_dataset(table, columns=["t"]).sample["x"].tolist() == [[2]]
+
+
+def test_a_number_is_never_the_name_of_a_class():
+    inputs, labels = numpy.zeros((30, 4), dtype="f4"), numpy.arange(30) % 3
+    with pytest.raises(alrpc.UserError, match=r"label 'index 2' is none of the classes"):
+        alrpc.as_dataset((inputs, labels), (inputs, labels), classes=["1", "2"])
+
+
+def test_names_in_an_array_of_objects_are_names():
+    inputs, names = numpy.zeros((30, 4), dtype="f4"), numpy.array(["a", "b"], dtype=object)[numpy.arange(30) % 2]
+    assert alrpc.as_dataset((inputs, names)).class_names == ["a", "b"]

@@ -249,3 +249,9 @@ def test_operations_of_fused_kernels_are_counted_too():
     of_lstm, of_encoder = count_flops(network, {"x": x})[0].tolist()
     assert of_lstm == 2 * 10 * (8 * 24 + 6 * 24)
     assert of_encoder == 2 * 10 * (6 * 18 + 6 * 6 + 2 * 6 * 12) + 2 * 2 * 10 * 10 * 6
+
+
+@pytest.mark.parametrize("share", ["98", "nan", "0", "much"])
+def test_a_share_is_above_0_and_up_to_1(share):
+    refused = CliRunner().invoke(main, ["calibrate", "run", "--target-accuracy", share])
+    assert refused.exit_code == 2 and "is no share above 0 and up to 1" in refused.stderr

@@ -8,6 +8,7 @@ import json
 import multiprocessing
 import os
 import shutil
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -290,8 +291,21 @@ def test_a_stage_that_is_killed_is_told_and_none_is_left(texts):
     assert [next(answered)[0] for _ in range(3)] == [0, 1, 2]
     stages = set(multiprocessing.active_children()) - before
     assert len(stages) == 2
-    stages.pop().kill()
+    next(iter(stages)).kill()
     with pytest.raises(alrpc.UserError, match=r"stage \d of the prediction has ended with exit code -9"):
         for _ in answered:
             pass
     assert set(multiprocessing.active_children()) <= before
+
+
+def test_the_command_ends_though_its_stages_leave_much_unread(texts, commands):
+    """A queue's thread must not keep the process: its micro-batch is larger than a pipe holds, and nobody reads it."""
+    code = (
+        "import sys, alrpc, functools; from alrpc.inference.pipelined import answer_in_stages\n"
+        "run = alrpc.load_run(sys.argv[1]); ready = run.carried.preprocessing.prepare('lovely film ' * 500)\n"
+        "batches = ((number, [ready] * 2000) for number in range(100))\n"
+        "answered = answer_in_stages(run, functools.partial(alrpc.load_run, sys.argv[1]), 2, batches, len(run.components), 1)\n"
+        "next(answered); answered.close()\n"
+    )
+    done = commands.run(sys.executable, "-c", code, str(texts), limit=200)
+    assert done.returncode == 0, done.stderr

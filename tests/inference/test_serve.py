@@ -369,4 +369,4 @@ def test_a_server_that_others_reach_says_so_and_a_mistake_is_one_line(tmp_path):
     assert told().startswith(f"alrpc: {tmp_path / 'nowhere'}") and told().count("\n") == 1
     assert told("--host", "0.0.0.0").startswith("alrpc: --host: whoever reaches 0.0.0.0 can use this server")
     assert told("--host", "no such host").startswith("alrpc: --host: got 'no such host'; give a name or an address")
-    assert told("--host", "192.0.2.1").startswith("alrpc: --port: cannot listen at 192.0.2.1 port 0: Cannot assign")
+    assert told("--host", "192.0.2.1").startswith("alrpc: --host: cannot listen at 192.0.2.1 port 0: Cannot assign")

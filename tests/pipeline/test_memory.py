@@ -57,4 +57,4 @@ def test_peak_memory_grows_neither_with_the_epoch_nor_with_a_later_stages_slowne
     assert first["seconds_waiting_to_send"] > first["seconds_computing"]  # it was held back
     # 140 more packets of 4 MiB: a stage that kept them would hold 560 MiB more
     for short, long in zip(peaks["short"], peaks["long"], strict=True):
-        assert long - short < 8 * PACKET
+        assert long - short < 16 * PACKET  # under load ten packets may not fill the window

@@ -13,7 +13,7 @@ from jinja2 import Environment, PackageLoader
 from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -29,6 +29,7 @@ from alrpc.reading.documents import describe
 from alrpc.reading.regular import MIB
 
 LARGEST = 16 * MIB  # bytes of a body
+GONE = 499  # a client that has left in the middle of its body
 MOST = 1024  # samples that wait for their batch, at most
 PAGES = Environment(loader=PackageLoader("alrpc.inference.serve", "."), autoescape=True)
 POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; img-src blob:"
@@ -59,8 +60,9 @@ def build_app(served: Served) -> ASGIApp:
         Route("/v2/models/{name}/ready", model_ready),
         Route("/v2/models/{name}/infer", infer, methods=["POST"]),
     ]
-    handlers = {UserError: _user_error, HTTPException: _http_error, Exception: _fault}
+    handlers = {ClientDisconnect: _gone, UserError: _user_error, HTTPException: _http_error, Exception: _fault}
     app = Starlette(routes=routes, exception_handlers=handlers)
+    app.router.redirect_slashes = False  # to an address that the client names
     app.state.served = served
     return _counted(app, served.metrics)
 
@@ -231,6 +233,10 @@ def _named(request: Request) -> Served:
 def as_json(tree: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """An answer of JSON in ASCII, so that the name of a class may have any character."""
     return Response(json.dumps(tree), status, headers, media_type=plain.JSON)
+
+
+async def _gone(request: Request, error: ClientDisconnect) -> Response:
+    return Response(status_code=GONE)  # which is counted, and heard by nobody
 
 
 async def _user_error(request: Request, error: Exception) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import queue
 import socket
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 MISSING = "the server needs the extra: pip install 'alrpc[serve]' ({} is missing)"
 BACKLOG = 1024  # connections that the system keeps until they are accepted
+CONNECTIONS = 256  # at a time; more are answered with 503
 GRACE = 5  # seconds for the requests under way, once the server is told to end
 
 
@@ -47,7 +49,8 @@ def bind(host: str, port: int) -> socket.socket:
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
-        raise UsageError(f"--port: cannot listen at {host} port {port}: {error.strerror}; give another one") from error
+        wrong = "--host" if error.errno == errno.EADDRNOTAVAIL else "--port"
+        raise UsageError(f"{wrong}: cannot listen at {host} port {port}: {error.strerror}; give another one") from error
     return listener
 
 
@@ -87,7 +90,14 @@ def serve(
     metrics = Metrics(waiting.qsize)
     app = build_app(Served(predictor, predictor.directory.resolve().name, waiting, metrics))
     settings = uvicorn.Config(
-        app, log_config=None, access_log=False, lifespan="off", ws="none", timeout_graceful_shutdown=GRACE, server_header=False
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        ws="none",
+        limit_concurrency=CONNECTIONS,
+        timeout_graceful_shutdown=GRACE,
+        server_header=False,
     )
     given = (predictor, waiting, exit, max_batch, wait, metrics.computed)
     computing = threading.Thread(target=answer_batches, args=given, name="compute", daemon=True)
