@@ -183,11 +183,11 @@ def test_data_sets_of_hugging_face(tmp_path):
 
 
 def test_a_number_is_never_the_name_of_a_class():
-    inputs, labels = numpy.zeros((30, 4), dtype="f4"), numpy.arange(30) % 3
+    inputs, labels = np.zeros((30, 4), dtype="f4"), np.arange(30) % 3
     with pytest.raises(alrpc.UserError, match=r"label 'index 2' is none of the classes"):
         alrpc.as_dataset((inputs, labels), (inputs, labels), classes=["1", "2"])
 
 
 def test_names_in_an_array_of_objects_are_names():
-    inputs, names = numpy.zeros((30, 4), dtype="f4"), numpy.array(["a", "b"], dtype=object)[numpy.arange(30) % 2]
+    inputs, names = np.zeros((30, 4), dtype="f4"), np.array(["a", "b"], dtype=object)[np.arange(30) % 2]
     assert alrpc.as_dataset((inputs, names)).class_names == ["a", "b"]
