@@ -46,8 +46,8 @@ def make_host(number: int) -> tuple[int, int]:
         of_interface(SIOCSIFMTU, "i", MTU)
         of_interface(SIOCSIFFLAGS, "H", IFF_UP)
         of_interface(SIOCSIFFLAGS, "H", IFF_UP, name=b"lo")
-    for name in ("tcp_rmem", "tcp_wmem"):
-        Path("/proc/sys/net/ipv4", name).write_text(BUFFERS)
+    for name, value in (("tcp_rmem", BUFFERS), ("tcp_wmem", BUFFERS), ("tcp_slow_start_after_idle", "0")):
+        Path("/proc/sys/net/ipv4", name).write_text(value)
     return os.open("/proc/thread-self/ns/net", os.O_RDONLY), tun
 
 
