@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -109,17 +109,10 @@ def simulate(
     stage_ms: list[float] | None,
     component_ms: list[float] | None,
     source: Path | None,
-    message_mb: float | None,
-    gradient_mb: float | None,
-    rate_mbit: float,
-    delay_ms: float,
-    jitter: float | None,
-    slow: tuple[int, float] | None,
     window: int,
-    micro_batches: int | None,
-    packets: int | None,
     picture: Path | None,
     as_json: bool,
+    **others: Any,
 ) -> None:
     """Simulate pipelines over stages and links that you do not have: this engine beside those of back-propagation.
 
@@ -148,9 +141,7 @@ def simulate(
             costs = read_costs(stages, stage_ms, component_ms, source, window)
             from alrpc.planning.simulation import simulate as figures_of_all
 
-        setting = make_setting(
-            costs, message_mb, gradient_mb, rate_mbit, delay_ms, jitter, slow, window, micro_batches, packets
-        )
+        setting = make_setting(costs, window, **others)
         figures = figures_of_all(setting)
         if picture is not None:
             with heavy_imports():
@@ -196,17 +187,18 @@ def read_costs(
 
 def make_setting(
     costs: StageCosts,
+    window: int,
+    *,
     message_mb: float | None,
     gradient_mb: float | None,
     rate_mbit: float,
     delay_ms: float,
     jitter: float | None,
     slow: tuple[int, float] | None,
-    window: int,
     micro_batches: int | None,
     packets: int | None,
 ) -> Setting:
-    """The setting to simulate; raises UserError."""
+    """The setting to simulate, from the options about links, jitter and packets; raises UserError."""
     import numpy
 
     from alrpc.planning.simulation import Setting

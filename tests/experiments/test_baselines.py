@@ -15,6 +15,7 @@ from alrpc.config import Train
 from alrpc.experiments.baselines import pipelined
 from alrpc.experiments.baselines.asynchronous import Asynchronous
 from alrpc.experiments.baselines.data_parallel import DataParallel
+from alrpc.experiments.baselines.engine import Role
 from alrpc.experiments.baselines.model import ModelPart, SequentialModel
 from alrpc.experiments.baselines.objective import loss
 from alrpc.experiments.baselines.pipelined import Pipelined
@@ -57,7 +58,7 @@ def make_recipe(**fields) -> Recipe:
 
 def train_whole(recipe: Recipe) -> list[torch.Tensor]:
     """The parameters after one process has trained on all micro-batches by back-propagation."""
-    engine = DataParallel(make_model(), 0, 1, CPU, TARGET, recipe)
+    engine = DataParallel(Role("bp", 0, 1, CPU, TARGET, recipe), make_model())
     for step, (tensors, labels) in enumerate(make_batches()):
         engine.learn((tensors, labels, len(labels)), step)
     return list(engine.module.parameters())
@@ -114,7 +115,7 @@ class NeedsTwo(nn.Tanh):
 def train_pipelined(rank: int, method: str, kept: int, activation: type[nn.Module]) -> dict:
     """Train by a schedule of torch, of which some are kept, on micro-batches of two shapes."""
     pipelined.SCHEDULES_KEPT = kept
-    engine = Pipelined(method, make_model(activation), rank, WORLD, CPU, TARGET, make_recipe(accumulate=2), None)
+    engine = Pipelined(Role(method, rank, WORLD, CPU, TARGET, make_recipe(accumulate=2)), make_model(activation))
     engine.micro_batches = 2
     calls, stages = [], []
     engine.module.register_forward_pre_hook(lambda *_: calls.append(1))
@@ -161,7 +162,7 @@ class Watched(Asynchronous):
 
 def train_asynchronously(rank: int, method: str, accumulate: int) -> dict:
     """Train by a method, and score all micro-batches after each epoch."""
-    engine, scores = Watched(method, make_model(), rank, WORLD, CPU, TARGET, make_recipe(accumulate=accumulate), None), []
+    engine, scores = Watched(Role(method, rank, WORLD, CPU, TARGET, make_recipe(accumulate=accumulate)), make_model()), []
     engine.choose(make_batches()[0] if rank == 0 else None, WORLD)
     for step, batch in enumerate(make_batches()):
         engine.learn(batch if rank == 0 else None, step)
@@ -228,7 +229,7 @@ def test_pipedream_in_two_processes_is_the_delay_that_it_says_it_is(together):
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_pipedream_in_one_process_is_back_propagation_bit_for_bit(accumulate):
     recipe = make_recipe(accumulate=accumulate, optimizer="adam", schedule="cosine", epochs=2)
-    engine = Asynchronous("pipedream", make_model(), 0, 1, CPU, TARGET, recipe, None)
+    engine = Asynchronous(Role("pipedream", 0, 1, CPU, TARGET, recipe), make_model())
     for step, batch in enumerate(make_batches()):
         engine.learn(batch, step)
     assert all(torch.equal(own, wanted) for own, wanted in zip(engine.module.parameters(), train_whole(recipe), strict=True))
@@ -236,7 +237,7 @@ def test_pipedream_in_one_process_is_back_propagation_bit_for_bit(accumulate):
 
 def test_pipedream_2bw_in_one_process_learns_of_the_parameters_before_the_last_update():
     recipe = make_recipe(accumulate=2)
-    engine = Watched("pipedream-2bw", make_model(), 0, 1, CPU, TARGET, recipe, None)
+    engine = Watched(Role("pipedream-2bw", 0, 1, CPU, TARGET, recipe), make_model())
     for step, batch in enumerate(make_batches()):
         engine.learn(batch, step)
         if (step + 1) % EPOCH == 0:

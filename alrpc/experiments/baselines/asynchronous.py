@@ -20,13 +20,12 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from alrpc.experiments.baselines.engine import Engine, split_layers
+from alrpc.experiments.baselines.engine import Engine, Role, own_layers
 from alrpc.experiments.baselines.model import SequentialModel
 from alrpc.experiments.baselines.neighbours import Neighbours, connect, disconnect
 from alrpc.experiments.baselines.objective import loss
 from alrpc.experiments.baselines.tuning import fastest, thread_choices
-from alrpc.objectives.base import Target, Tensors
-from alrpc.training.optimizer import Recipe
+from alrpc.objectives.base import Tensors
 from alrpc.training.packet import LABEL, Kind, Packet
 from alrpc.training.step import accumulation_step, autocast, optimizer_step, seed_step
 
@@ -50,22 +49,12 @@ class Flight(NamedTuple):
 class Asynchronous(Engine):
     """A process of `pipedream` or `pipedream-2bw`."""
 
-    def __init__(
-        self,
-        method: str,
-        model: SequentialModel,
-        rank: int,
-        world: int,
-        device: torch.device,
-        target: Target,
-        recipe: Recipe,
-        split: list[int] | None,
-    ):
-        super().__init__(model, split_layers(model, world, split)[rank], rank, world, device, target, recipe)
-        self.delays_groups = method == "pipedream-2bw"
-        self.warm_up = world - 1 - rank
+    def __init__(self, role: Role, model: SequentialModel):
+        super().__init__(role, model, own_layers(role, model))
+        self.delays_groups = self.method == "pipedream-2bw"
+        self.warm_up = self.world - 1 - self.rank
         self.own = {name: parameter for name, parameter in self.module.named_parameters() if parameter.requires_grad}
-        self.neighbours = connect(device) if world > 1 else Neighbours()
+        self.neighbours = connect(self.device) if self.world > 1 else Neighbours()
         self.in_flight: deque[Flight] = deque()
         self.newest = self.current = self.copy_parameters()
 

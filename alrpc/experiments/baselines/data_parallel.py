@@ -21,12 +21,11 @@ from alrpc.data.loader import (
     take_epochs,
     take_split,
 )
-from alrpc.experiments.baselines.engine import Engine
+from alrpc.experiments.baselines.engine import Engine, Role
 from alrpc.experiments.baselines.model import SequentialModel
 from alrpc.experiments.baselines.objective import loss
 from alrpc.experiments.baselines.tuning import fastest, thread_choices
-from alrpc.objectives.base import Target, Tensors
-from alrpc.training.optimizer import Recipe
+from alrpc.objectives.base import Tensors
 from alrpc.training.step import accumulation_step, autocast, optimizer_step, seed_step
 
 Batch = tuple[Tensors, Tensor, int]
@@ -36,8 +35,8 @@ Batch = tuple[Tensors, Tensor, int]
 class DataParallel(Engine):
     """A process of `ddp`, or the only process of `bp`."""
 
-    def __init__(self, model: SequentialModel, rank: int, world: int, device: torch.device, target: Target, recipe: Recipe):
-        super().__init__(model, [*range(1, len(model.layers) + 1)], rank, world, device, target, recipe)
+    def __init__(self, role: Role, model: SequentialModel):
+        super().__init__(role, model, [*range(1, len(model.layers) + 1)])
         self.wrapped: nn.Module = self.module
 
     def read(self, dataset: Dataset, batch_size: int, workers: int, only: SplitName | None = None) -> Iterator[Batch]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 
@@ -16,32 +18,38 @@ from alrpc.timing import Timing
 from alrpc.training.optimizer import Recipe, make_optimizer
 
 
-def split_layers(model: SequentialModel, world: int, split: list[int] | None) -> list[list[int]]:
-    """The consecutive layers of each process, numbered from 1; the head, the last of them, is in the last process."""
-    blocks = split_components(len(model.layers) - 1, world, split)
-    return [*blocks[:-1], [*blocks[-1], len(model.layers)]]
+@dataclass(frozen=True)
+class Role:
+    """The part that a process has in a run of a baseline."""
+
+    method: str
+    rank: int
+    world: int
+    device: torch.device
+    target: Target
+    recipe: Recipe
+    split: list[int] | None = None
+    """`pipeline.split`, which counts blocks; for methods that split the network."""
 
 
-class Engine:
+def own_layers(role: Role, model: SequentialModel) -> list[int]:
+    """The consecutive layers, numbered from 1, of a process among which they are split; the last one has the head too."""
+    blocks = split_components(len(model.layers) - 1, role.world, role.split)[role.rank]
+    return [*blocks, len(model.layers)] if role.rank == role.world - 1 else blocks
+
+
+class Engine(ABC):
     """A process of a baseline: its layers, numbered from 1, as one module, with their optimizer and a clock."""
 
-    def __init__(
-        self,
-        model: SequentialModel,
-        layers: list[int],
-        rank: int,
-        world: int,
-        device: torch.device,
-        target: Target,
-        recipe: Recipe,
-    ):
-        self.layers, self.rank, self.world, self.device, self.target, self.recipe = layers, rank, world, device, target, recipe
-        self.module = move(ModelPart(model, [number - 1 for number in layers]), device, recipe.channels_last)
-        if recipe.compile:
+    def __init__(self, role: Role, model: SequentialModel, layers: list[int]):
+        self.method, self.rank, self.world, self.device = role.method, role.rank, role.world, role.device
+        self.layers, self.target, self.recipe = layers, role.target, role.recipe
+        self.module = move(ModelPart(model, [number - 1 for number in layers]), role.device, role.recipe.channels_last)
+        if role.recipe.compile:
             self.module.compile()
-        self.optimizer = make_optimizer({"lr": list(self.module.parameters())}, recipe)
+        self.optimizer = make_optimizer({"lr": list(self.module.parameters())}, role.recipe)
         self.timing = Timing()
-        self.timing.spans.watch(device)
+        self.timing.spans.watch(role.device)
 
     def read(self, dataset: Dataset, batch_size: int, workers: int, only: SplitName | None = None) -> Iterator:
         """Read every micro-batch of the run's epochs, or of one split only; a pipeline does so in its first process."""
@@ -52,23 +60,23 @@ class Engine:
         read = load_micro_batches(dataset, evaluation_requests(dataset, only, batch_size, 0), seed, workers)
         return take_split(read, dataset, only, batch_size, 0)
 
+    @abstractmethod
     def choose(self, batch, processes_here: int) -> dict:
         """Choose, by trial, what makes this method fastest on the machine."""
-        raise NotImplementedError
 
+    @abstractmethod
     def learn(self, batch, step: int) -> None:
         """Train on one micro-batch."""
-        raise NotImplementedError
 
+    @abstractmethod
     def score(self, batch) -> float:
         """The sum of a micro-batch's scores, or this process' part of it."""
-        raise NotImplementedError
 
-    def end_epoch(self) -> None:
+    def end_epoch(self) -> None:  # noqa: B027 (most methods have nothing to do here)
         """Finish what is under way, at the end of an epoch's micro-batches."""
 
-    def agree(self) -> None:
+    def agree(self) -> None:  # noqa: B027 (most methods have nothing to do here)
         """Make the parameters and buffers of all processes fit each other, before an evaluation."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 (most methods have nothing to do here)
         """End what connects the processes, after the last micro-batch."""

@@ -8,14 +8,13 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.pipelining import PipelineStage, Schedule1F1B, ScheduleGPipe
 
-from alrpc.experiments.baselines.engine import Engine, split_layers
+from alrpc.experiments.baselines.engine import Engine, Role, own_layers
 from alrpc.experiments.baselines.model import SequentialModel
 from alrpc.experiments.baselines.objective import fill_up, fill_up_labels, loss
 from alrpc.experiments.baselines.shapes import HEADER, Sizes, find_sizes, pack, static_arguments, unpack
 from alrpc.experiments.baselines.tuning import fastest, thread_choices
-from alrpc.objectives.base import Classes, Target, Tensors
+from alrpc.objectives.base import Classes, Tensors
 from alrpc.timing import Timing
-from alrpc.training.optimizer import Recipe
 from alrpc.training.step import accumulation_step, autocast, optimizer_step, seed_step
 
 SCHEDULES = {"layer-placed": ScheduleGPipe, "gpipe": ScheduleGPipe, "1f1b": Schedule1F1B}
@@ -49,24 +48,13 @@ class TimedStage(PipelineStage):
 class Pipelined(Engine):
     """A process of a pipeline: its layers, and schedules for the latest shapes of micro-batches, since a schedule has one shape."""
 
-    def __init__(
-        self,
-        method: str,
-        model: SequentialModel,
-        rank: int,
-        world: int,
-        device: torch.device,
-        target: Target,
-        recipe: Recipe,
-        split: list[int] | None,
-    ):
-        super().__init__(model, split_layers(model, world, split)[rank], rank, world, device, target, recipe)
-        self.method = method
-        self.inputs = self.module.takes if rank == 0 else ()
-        self.is_last = rank == world - 1
+    def __init__(self, role: Role, model: SequentialModel):
+        super().__init__(role, model, own_layers(role, model))
+        self.inputs = self.module.takes if self.rank == 0 else ()
+        self.is_last = self.rank == self.world - 1
         self.micro_batches = 1
         self.schedule = functools.lru_cache(SCHEDULES_KEPT)(self._make_schedule)
-        self.sizes_between = functools.cache(functools.partial(find_sizes, self.module, recipe.precision))
+        self.sizes_between = functools.cache(functools.partial(find_sizes, self.module, self.recipe.precision))
         self.samples = 1  # number of samples in the micro-batch under way
 
     def choose(self, batch: Batch, processes_here: int) -> dict:

@@ -23,6 +23,7 @@ from alrpc.events import Job, Ready
 from alrpc.experiments.baselines import ASYNCHRONOUS, loop
 from alrpc.experiments.baselines.asynchronous import Asynchronous
 from alrpc.experiments.baselines.data_parallel import DataParallel
+from alrpc.experiments.baselines.engine import Role
 from alrpc.experiments.baselines.model import build_sequential_model
 from alrpc.experiments.baselines.pipelined import Pipelined
 from alrpc.experiments.baselines.tuning import fastest, thread_choices
@@ -116,11 +117,8 @@ def run_baseline(method: str, config: Config, directory: Path, started: float, r
         config = config.model_copy(update={"train": config.train.model_copy(update=more)})
     recipe = make_recipe(config, size.micro_batches)
     model = build_sequential_model(config, sample, target, word_vectors)
-    if everywhere:
-        engine = DataParallel(model, rank, world, device, target, recipe)
-    else:
-        pipeline = Asynchronous if method in ASYNCHRONOUS else Pipelined
-        engine = pipeline(method, model, rank, world, device, target, recipe, config.pipeline.split)
+    kind = DataParallel if everywhere else Asynchronous if method in ASYNCHRONOUS else Pipelined
+    engine = kind(Role(method, rank, world, device, target, recipe, config.pipeline.split), model)
     batches = tests = None
     if dataset is not None:
         batches, tests = (engine.read(dataset, config.data.batch_size, config.data.workers, only) for only in (None, "test"))
