@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from alrpc.cli.options import (
+    Number,
     heavy_imports,
     json_option,
     out_option,
@@ -127,14 +128,14 @@ def ceiling(
 @click.option("--stages", type=click.IntRange(min=2), default=8, show_default=True, help="The number of processes that sleep.")
 @click.option(
     "--stage-ms",
-    type=click.FloatRange(min=0.1),
+    type=Number(min=0.1),
     default=20.0,
     show_default=True,
     help="Milliseconds that a stage sleeps in each step.",
 )
 @click.option(
     "--message-mb",
-    type=click.FloatRange(min=0.001),
+    type=Number(min=0.001),
     default=1.0,
     show_default=True,
     help="The size of a packet in units of 2²⁰ bytes.",
@@ -149,13 +150,13 @@ def ceiling(
 @click.option("--window", type=click.IntRange(min=1), help="Packets under way on a link: pipeline.window.  [default: 2]")
 @click.option(
     "--delay-ms",
-    type=click.FloatRange(min=0),
+    type=Number(min=0),
     default=0.0,
     help="Milliseconds that a link takes each way; then every process has a host of its own, a network namespace (Linux, root).",
 )
 @click.option(
     "--rate-mbit",
-    type=click.FloatRange(min=0),
+    type=Number(min=0),
     default=0.0,
     help="Mbit/s of a link, likewise.  [default: no limit]",
 )
@@ -242,13 +243,13 @@ def scaling(source: str, overrides: tuple[str, ...], steps: int, rounds: int, ou
 @click.option(
     "--rate",
     "rates",
-    type=click.FloatRange(0.1, 100_000),
+    type=Number(0.1, 100_000),
     multiple=True,
     default=(50.0, 100.0, 200.0),
     show_default=True,
     help="Requests a second. The option can be given again.",
 )
-@click.option("--seconds", type=click.FloatRange(0.1), default=10.0, show_default=True, help="How long each rate lasts.")
+@click.option("--seconds", type=Number(0.1), default=10.0, show_default=True, help="How long each rate lasts.")
 @click.option(
     "--clients",
     type=click.IntRange(1, 1000),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import click
 
 from alrpc.cli.options import (
+    Number,
     heavy_imports,
     json_option,
     parse_methods,
@@ -48,7 +49,9 @@ if TYPE_CHECKING:
 @click.option(
     "--repeat", type=click.IntRange(min=1), default=3, show_default=True, help="The number of rounds; each has another seed."
 )
-@click.option("--goal", type=float, metavar="SCORE", help="The score to which each method is timed.  [default: what all reach]")
+@click.option(
+    "--goal", type=Number(), metavar="SCORE", help="The score to which each method is timed.  [default: what all reach]"
+)
 @json_option
 @run_options("runs/compare-<model>-<data>-<time>")
 def compare(

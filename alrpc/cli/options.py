@@ -111,6 +111,16 @@ def _parse_exit(context: click.Context, option: click.Parameter, text: str | Non
     return int(text)
 
 
+class Number(click.FloatRange):
+    """A finite number within bounds."""
+
+    def convert(self, value: str | float, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):  # nan is within any bounds
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
+
+
 class _Share(click.ParamType):
     """A number above 0 and up to 1."""
 

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING
 
 import click
 
-from alrpc.cli.options import heavy_imports, json_option, plain_endings, read_config, source_options, stages_option, with_stages
+from alrpc.cli.options import (
+    Number,
+    heavy_imports,
+    json_option,
+    plain_endings,
+    read_config,
+    source_options,
+    stages_option,
+    with_stages,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,9 +32,7 @@ MIB = 1 << 20
 @click.command(short_help="Find the best split of the components over the stages.")
 @source_options
 @stages_option
-@click.option(
-    "--memory-limit", type=click.FloatRange(min=0, min_open=True), metavar="MIB", help="The memory that no stage may exceed."
-)
+@click.option("--memory-limit", type=Number(min=0, min_open=True), metavar="MIB", help="The memory that no stage may exceed.")
 @json_option
 def plan(source: str | None, overrides: tuple[str, ...], stages: int | None, memory_limit: float | None, as_json: bool) -> None:
     """Measure the time and memory of each component, and find the split over the stages whose slowest stage is fastest.

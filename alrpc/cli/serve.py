@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from alrpc.cli.options import (
+    Number,
     carried_options,
     check_one_wish,
     checkpoint_option,
@@ -27,7 +28,7 @@ from alrpc.cli.options import (
 @click.option("--max-batch", type=click.IntRange(min=1), help="How many to compute at once at most.  [default: as in training]")
 @click.option(
     "--wait-ms",
-    type=click.FloatRange(min=0, max=10_000),
+    type=Number(min=0, max=10_000),
     default=2.0,
     show_default=True,
     help="Milliseconds that a request waits for others, to be computed with them.",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from alrpc.cli.options import heavy_imports, json_option, plain_endings
+from alrpc.cli.options import Number, heavy_imports, json_option, plain_endings
 from alrpc.errors import UsageError
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 STAGES, STAGE_MS, MESSAGE_MB = 8, 20.0, 1.0
 MIB = 1 << 20
+LEAST_MBIT = 1e-3
 FORMATS = (".png", ".svg", ".pdf")
 
 
@@ -56,7 +57,7 @@ class Slow(click.ParamType):
 def number(name: str, low: float, high: float, default: float | None, help: str):
     """An option with a number within bounds."""
     shown = default is not None
-    return click.option(name, type=click.FloatRange(low, high), default=default, show_default=shown, metavar="X", help=help)
+    return click.option(name, type=Number(low, high), default=default, show_default=shown, metavar="X", help=help)
 
 
 @click.command(short_help="Simulate pipelines over given links, up to thousands of stages.")
@@ -204,6 +205,8 @@ def make_setting(
     from alrpc.planning.simulation import Setting
 
     count = len(costs.seconds)
+    if 0 < rate_mbit < LEAST_MBIT:
+        raise UsageError(f"--rate-mbit: got {rate_mbit:g}; give at least {LEAST_MBIT:g}, or 0 for no limit")
     jitter = costs.jitter if jitter is None else jitter
     if packets is not None and packets < 4 * count:
         raise UsageError(f"--packets: got {packets}, too few to fill a pipeline of {count} stages; give at least {4 * count}")

@@ -85,7 +85,7 @@ class Setting:
 
     def vary(self, generator: numpy.random.Generator, shape: tuple[int, ...]) -> Array | float:
         """Factors with a mean of 1 and the jitter as their standard deviation."""
-        if not self.jitter:
+        if self.jitter < 1e-9:  # which a float hardly shows
             return 1.0
         return generator.gamma(self.jitter**-2, self.jitter**2, shape)
 
@@ -280,23 +280,35 @@ def simulate_local(setting: Setting) -> Figures:
 
 def simulate_gpipe(setting: Setting) -> Figures:
     """GPipe: a stage holds the activations of a whole batch."""
-    schedule = gpipe_schedule(setting.stages, setting.micro_batches)
-    return _simulate_flushed(setting, schedule, setting.micro_batches)
+    return _simulate_flushed(setting, lambda length: gpipe_schedule(setting.stages, length), setting.packets)
 
 
 def simulate_1f1b(setting: Setting) -> Figures:
     """1F1B with a flush; the first stage holds the activations of a packet for each stage, if the batch has as many."""
-    return _simulate_flushed(setting, one_f_one_b_schedule(setting.stages), min(setting.stages, setting.micro_batches))
+    return _simulate_flushed(setting, lambda length: one_f_one_b_schedule(setting.stages), setting.stages)
 
 
-def _simulate_flushed(setting: Setting, schedule: Schedule, activation_sets: int) -> Figures:
-    length = setting.micro_batches
-    batches = -(-setting.packets // length)
-    begun, ended = run_schedule(setting, schedule, length, batches if setting.jitter else 1)  # without jitter all are alike
+def _simulate_flushed(setting: Setting, schedule: Callable[[int], Schedule], most_held: int) -> Figures:
+    """The figures of batches that a flush ends; the last one may be shorter, and counts for all but the steady state.
+
+    Args:
+        schedule: that of a batch of so many packets.
+        most_held: the most activations that a device holds if a batch has as many packets.
+    """
+    length = min(setting.micro_batches, setting.packets)
+    batches, rest = divmod(setting.packets, length)
+    begun, ended = run_schedule(
+        setting, schedule(length), length, batches if setting.jitter else 1
+    )  # without jitter all are alike
     begun, took = numpy.resize(begun, (batches, length)), numpy.resize(ended[:, -1], (batches, 1))
     ends = numpy.cumsum(took, axis=0)
-    moments = Moments((ends - took + begun).ravel(), numpy.repeat(ends, length))
-    return _figures(moments, batches * length / float(ends[-1, 0]), setting.slowest, activation_sets, settled=0)
+    steady = float(ends[-1, 0])
+    entered, learned = (ends - took + begun).ravel(), numpy.repeat(ends, length)
+    if rest:
+        begun, ended = run_schedule(setting, schedule(rest), rest)
+        entered = numpy.append(entered, steady + begun[0])
+        learned = numpy.append(learned, numpy.repeat(steady + ended[0, -1], rest))
+    return _figures(Moments(entered, learned), batches * length / steady, setting.slowest, min(most_held, length), settled=0)
 
 
 def simulate_pipedream(setting: Setting) -> Figures:

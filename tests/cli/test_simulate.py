@@ -71,6 +71,10 @@ def test_links_may_be_without_limit_as_those_of_bench_hops():
     assert "links of any bandwidth and 0 ms one way" in run("--stages", 3, "--rate-mbit", 0, "--delay-ms", 0).stdout
 
 
+def test_a_jitter_of_hardly_anything_is_none():
+    assert figures("--stages", 3, "--jitter", "1e-200", "--packets", 20)["methods"]["al"]["efficiency"] == pytest.approx(1)
+
+
 def test_one_slow_stage_and_stages_given_one_by_one():
     assert figures("--stages", 3, "--slow", "2=1.5")["stage_seconds"] == pytest.approx([0.02, 0.03, 0.02])
     assert figures("--stage-ms", "5,7")["stage_seconds"] == pytest.approx([0.005, 0.007])
@@ -91,6 +95,7 @@ def test_a_picture_is_drawn(tmp_path, monkeypatch):
     [
         (["--slow", "9=2"], "--slow: got stage 9, but there are 8; use 1 to 8"),
         (["--stage-ms", "1,2", "--stages", "3"], "--stage-ms: got 2 times for 3 stages; give one, or one for each"),
+        (["--rate-mbit", "1e-305"], "--rate-mbit: got 1e-305; give at least 0.001, or 0 for no limit"),
         (["--packets", "8"], "--packets: got 8, too few to fill a pipeline of 8 stages; give at least 32"),
         (["--stage-ms", "1", "--component-ms", "1"], "--stage-ms, --component-ms, --from: got more than one"),
         (["--picture", "a.txt"], "--picture: got a.txt; give a file in a directory that exists, ending with .png"),

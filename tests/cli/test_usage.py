@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 
+import click
 import pytest
 from click.testing import CliRunner
 from conftest import LIMIT, MODULES
@@ -102,6 +103,22 @@ def test_the_catalog_has_what_the_readers_of_data_have():
 def test_clicks_own_refusals_have_the_same_exit_code():
     for arguments in (["launch", "--stage", "2"], ["launch", "--stages", "0"], ["bogus"], ["train", "--step"]):
         assert CliRunner().invoke(main, arguments).exit_code == 2
+
+
+def all_options(command):
+    for each in getattr(command, "commands", {}).values():
+        yield from all_options(each)
+    yield from command.params
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_no_option_that_takes_a_number_takes_what_is_none(value):
+    """Nan is within any bounds that click knows of; a router with a delay of nan would never end."""
+    options = [option for option in all_options(main) if isinstance(option.type, click.types.FloatParamType)]
+    assert "--delay-ms" in [name for option in options for name in option.opts]
+    for option in options:
+        with pytest.raises(click.BadParameter, match=f"{value}.* is not "):
+            option.type.convert(value, option, None)
 
 
 def test_what_is_no_mistake_in_the_words_has_another_exit_code():

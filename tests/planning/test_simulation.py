@@ -252,6 +252,19 @@ def schedule_by_events(setting, orders):
     return numpy.array([begins[packet] for packet in sorted(begins)]), numpy.array([ends[packet] for packet in sorted(ends)])
 
 
+def batches_in_order(name, stages, lengths):
+    """What each stage runs, one operation after another, for batches of these lengths."""
+    orders = [[] for _ in range(stages)]
+    for length, end in zip(lengths, itertools.accumulate(lengths), strict=True):
+        packets = range(end - length, end)
+        forward, backward = ([(way, packet) for packet in packets] for way in ("forward", "backward"))
+        for stage, order in enumerate(orders):
+            warm = length if name == "gpipe" else min(stages - 1 - stage, length)
+            steady = itertools.chain.from_iterable(zip(forward[warm:], backward, strict=False))
+            order += [*forward[:warm], *steady, *backward[length - warm :]]
+    return orders
+
+
 def uneven(seed):
     """A small setting drawn at random, in which windows, links and stages limit in turn."""
     draw = random.Random(seed)
@@ -289,19 +302,21 @@ def test_schedules_simulated_in_slots_and_event_by_event_have_the_same_moments(n
     """Two batches, the second of which no stage waits for but by its order: it begins when the first stage has ended the first."""
     setting = replace(uneven(seed), jitter=0.0)
     stages, length = setting.stages, setting.micro_batches
-
-    def order(stage, batch):
-        packets = range(batch * length, (batch + 1) * length)
-        forward, backward = ([(way, packet) for packet in packets] for way in ("forward", "backward"))
-        warm = length if name == "gpipe" else min(stages - 1 - stage, length)
-        steady = itertools.chain.from_iterable(zip(forward[warm:], backward, strict=False))
-        return [*forward[:warm], *steady, *backward[length - warm :]]
-
     schedule = gpipe_schedule(stages, length) if name == "gpipe" else one_f_one_b_schedule(stages)
     begun, ended = run_schedule(setting, schedule, length)
     found = [numpy.concatenate([each[0], each[0] + ended[0, -1]]) for each in (begun, ended)]
-    expected = schedule_by_events(setting, [order(stage, 0) + order(stage, 1) for stage in range(stages)])
+    expected = schedule_by_events(setting, batches_in_order(name, stages, [length, length]))
     numpy.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("name", ["gpipe", "1f1b"])
+def test_all_packets_take_as_long_as_their_batches_the_last_of_which_may_be_shorter(name, seed):
+    setting = replace(uneven(seed), jitter=0.0)
+    full, rest = divmod(setting.packets, setting.micro_batches)
+    lengths = [*[setting.micro_batches] * full, *([rest] if rest else [])]
+    _, ended = schedule_by_events(setting, batches_in_order(name, setting.stages, lengths))
+    assert METHODS[name](setting).seconds == pytest.approx(ended[-1], rel=1e-9)
 
 
 @pytest.mark.parametrize("window", [1, 2, 4, 5, 6, 16])
