@@ -169,6 +169,11 @@ def last_run(option: str, *marks: str) -> Path:
     return max(times, key=times.__getitem__)
 
 
+def run_name(run: Path) -> str:
+    """The name of a run, that of its directory, as text for files and pages: bytes that are not UTF-8 are escaped."""
+    return run.resolve().name.encode(errors="backslashreplace").decode()
+
+
 def log_path(run: Path, process: str) -> Path:
     """The path of a process' log; the process is `coordinator`, `stage-1` or `process-1`, for example."""
     return run / "logs" / f"{process}.log"

@@ -64,7 +64,7 @@ def inspect_run(
     check_choice("projection", projection, ("pca", "tsne"))
     config, network, dataset, step = open_run(run, model, objective, data, overrides)
     result = measure(network, dataset, choose_samples(len(dataset.test), samples), config, projection)
-    return {"run": run.resolve().name, "step": step, **result}
+    return {"run": rundir.run_name(run), "step": step, **result}
 
 
 def open_run(

@@ -95,7 +95,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        return self.directory.resolve().name
+        return rundir.run_name(self.directory)
 
     @cached_property
     def curve(self) -> list[tuple[float, int, list[float]]]:

@@ -13,10 +13,11 @@ from alrpc.checkpoint.changes import check_overrides, check_own_code, config_pat
 from alrpc.config import Config, load_config
 from alrpc.data import read_data, read_test
 from alrpc.data.dataset import Dataset
-from alrpc.data.loader import Request, load_micro_batches
+from alrpc.data.loader import evaluation_requests, load_micro_batches
 from alrpc.inference.predictor import Predictor
 from alrpc.objectives.base import eval_mode
 from alrpc.objectives.metrics import check_metrics
+from alrpc.rundir import run_name
 from alrpc.system import own_arithmetic
 from alrpc.training.meters import ExitScores
 from alrpc.training.step import autocast
@@ -67,8 +68,7 @@ def evaluate(predictor: Predictor, config: Config, exit: int | None = None) -> d
     metrics = [name for name in config.train.metrics if name not in own]
     check_metrics(metrics, predictor.target, len(dataset.test))
     scores = ExitScores(predictor.objective, [component.exit_parts() for component in components], metrics)
-    indices = torch.arange(len(dataset.test)).split(config.data.batch_size)
-    wanted = (Request("test", 0, part) for part in indices)
+    wanted = evaluation_requests(dataset, "test", config.data.batch_size, 0)
     with own_arithmetic(device, config.threads), eval_mode(predictor), autocast(device, config.precision), torch.no_grad():
         for _, _, tensors, labels in load_micro_batches(dataset, wanted, config.train.seed, config.data.workers):
             tensors, outputs = {name: tensor.to(device) for name, tensor in tensors.items()}, []
@@ -96,7 +96,7 @@ def evaluate(predictor: Predictor, config: Config, exit: int | None = None) -> d
 def about(predictor: Predictor, config: Config, samples: int) -> dict:
     """What an evaluation was of."""
     return {
-        "run": predictor.directory.resolve().name,
+        "run": run_name(predictor.directory),
         "step": predictor.manifest["step"],
         "data": config.data.name,
         "metric": predictor.target.metric,

@@ -21,6 +21,7 @@ from typing import Any
 from alrpc.config import Config, flat_fields
 from alrpc.errors import UserError, error_line
 from alrpc.events import Evaluation, Event, Losses, StageTimes
+from alrpc.rundir import run_name
 from alrpc.telemetry.bottleneck import share
 from alrpc.telemetry.progress import Progress
 from alrpc.timing import WAITING, WORKING
@@ -160,7 +161,7 @@ def _trackio(directory: Path, config: Config) -> Iterator[Log]:
 def _init(package: Any, directory: Path, config: Config, project: str, **options: Any) -> Iterator[Any]:
     """A run of a package that has the API of Weights & Biases."""
     with OPENING, contextlib.redirect_stdout(sys.stderr):  # on which it prints where it logs to
-        run = package.init(project=project, name=directory.resolve().name, config=_settings(config), **options)
+        run = package.init(project=project, name=run_name(directory), config=_settings(config), **options)
     try:
         yield run
     finally:
@@ -182,7 +183,7 @@ def _mlflow(directory: Path, config: Config) -> Iterator[Log]:
     project = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
     known = client.get_experiment_by_name(project)
     experiment = known.experiment_id if known is not None else client.create_experiment(project)
-    run = client.create_run(experiment, run_name=directory.resolve().name).info.run_id
+    run = client.create_run(experiment, run_name=run_name(directory)).info.run_id
     params = [Param(name, str(value)[:500]) for name, value in _settings(config).items()]
     for first in range(0, len(params), AT_ONCE):
         client.log_batch(run, params=params[first : first + AT_ONCE])

@@ -1,6 +1,8 @@
 """`alrpc export`: every form of every network answers as the run does, without alrpc; nothing half-written is left."""
 
+import errno
 import json
+import os
 import re
 import runpy
 import subprocess
@@ -242,8 +244,8 @@ def test_nothing_is_overwritten_or_left_half_written(run, tmp_path, monkeypatch)
         (("--exit", "3"), 2, "--exit: got 3, but the network has exits 1 to 2"),
         (("--exit", "some"), 2, "'some' is neither the number of an exit nor all"),
         (("--step", "7"), 2, "--step: "),
-        (("--out", tmp_path), 2, f"--out: {tmp_path} exists; give one that is not there"),
-        (("--out", tmp_path, "--force"), 2, f"--out: {tmp_path} exists; give one that is not there"),
+        (("--out", run / "checkpoints"), 2, f"--out: {run / 'checkpoints'} exists; give one that is not there"),
+        (("--out", run / "checkpoints", "--force"), 2, f"--out: {run / 'checkpoints'} exists; give one that is not there"),
         (("--out", run / "config.yaml" / "out"), 2, "--out: cannot write to"),
     ):
         done = ask(run, "--to", "safetensors", *arguments)
@@ -260,6 +262,55 @@ def test_nothing_is_overwritten_or_left_half_written(run, tmp_path, monkeypatch)
     monkeypatch.setattr(check, "LIMIT", -1.0)
     assert ask(run, "--to", "safetensors", "--out", out, "--exit", "1", "--force").exit_code == 1
     assert {path: path.read_bytes() for path in out.iterdir()} == before and list(out.parent.iterdir()) == [out]
+
+
+def test_neither_the_current_directory_nor_the_run_is_replaced_nor_what_holds_them(run, tmp_path, monkeypatch):
+    here = tmp_path / "out" / "here"
+    here.mkdir(parents=True)
+    monkeypatch.chdir(here)
+    for folder in (here, here.parent, run, tmp_path):  # each looks like an export
+        for name in ("config.json", "README.md"):
+            (folder / name).touch()
+    for out, told in (
+        (".", "is the current directory"),
+        ("..", "has the current directory within"),
+        (here, "is the current directory"),
+        (run, "is the run"),
+        (tmp_path, "has the run within"),
+    ):
+        done = ask(run, "--to", "safetensors", "--force", "--out", out)
+        assert done.exit_code == 2, done.output
+        assert done.stderr == f"alrpc: --out: {out} {told}, and cannot be replaced; give another\n"
+
+
+def test_an_export_that_cannot_be_replaced_stays(run, tmp_path, monkeypatch):
+    out, rename = tmp_path / "out", Path.rename
+    written(run, "--to", "safetensors", "--out", out)
+    before = {path: path.read_bytes() for path in out.iterdir()}
+
+    def refusing(path: Path, target: Path) -> Path:
+        if path.name.endswith(".partial"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refusing)
+    done = ask(run, "--to", "safetensors", "--out", out, "--exit", "1", "--force")
+    told = f"alrpc: --out: {out} cannot be written: Permission denied; what was there stays\n"
+    assert (done.exit_code, done.stderr) == (1, told)
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+    assert sorted(tmp_path.iterdir()) == [out, run]
+
+
+@pytest.mark.parametrize("form", ["safetensors", "torch", "pt2"])
+def test_a_run_whose_name_is_not_utf8_is_exported_elsewhere(run, tmp_path, form):
+    strange = run.rename(tmp_path / os.fsdecode(b"r\xfcn"))
+    predictor = alrpc.load_run(strange)
+    done = export.export(predictor, form, out=tmp_path / "out")
+    assert done.difference <= LIMIT and done.described["run"] == "r\\udcfcn"
+    assert "\n# r\\udcfcn\n" in (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    with pytest.raises(alrpc.UserError, match=r"^--out: got b'.*/r\\xfcn/export/.*', which is not UTF-8; give it in UTF-8$"):
+        export.export(predictor, form)
+    assert not (strange / "export").exists()
 
 
 def test_a_missing_extra_and_a_network_without_a_graph_are_told_in_one_line(run, tmp_path, monkeypatch):

@@ -325,7 +325,7 @@ def of_comparison(comparison: Comparison, name: str) -> Article:
         ("cores", str(machine["cores"]), machine["processor"]),
         ("alrpc", result["alrpc"], f"torch {result['torch']}"),
     ]
-    return Article(name, title, f"{comparison.directory.resolve().name} · on {machine['host']}", tiles, [], sections, "")
+    return Article(name, title, f"{rundir.run_name(comparison.directory)} · on {machine['host']}", tiles, [], sections, "")
 
 
 # ---- numbers as text

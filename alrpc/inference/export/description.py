@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from alrpc import __version__
+from alrpc import __version__, rundir
 from alrpc.inference.export.check import Shapes
 from alrpc.inference.export.graph import Exits
 from alrpc.inference.predictor import Predictor
@@ -22,7 +22,7 @@ def describe(predictor: Predictor, exits: Exits, inputs: Shapes, exit: int | Non
         "alrpc": __version__,
         "torch": torch.__version__,
         "format": form,
-        "run": predictor.directory.resolve().name,
+        "run": rundir.run_name(predictor.directory),
         "step": predictor.manifest["step"],
         "run_parameters_sha256": predictor.digest(),
         "model": predictor.config.model.name,

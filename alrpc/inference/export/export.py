@@ -30,6 +30,7 @@ from alrpc.inference.export.graph import Exits, shapes_of, trace
 from alrpc.inference.export.onnx import answers_of_onnx, check_onnx, write_onnx
 from alrpc.inference.export.plain import PARAMETERS, answers_of_plain, write_plain
 from alrpc.inference.predictor import Predictor
+from alrpc.posix.utf8 import check_utf8
 from alrpc.reading.documents import read_json
 from alrpc.reading.regular import Absent
 
@@ -75,7 +76,7 @@ def export(
     shapes = [(name, wanted[name][0], (None, *wanted[name][1])) for name in sample]
     longest = preprocessing.max_tokens if isinstance(preprocessing, TextPreprocessing) else 1
     directory = out or predictor.directory / rundir.EXPORT / form
-    with _whole_directory(directory, force) as partial:
+    with _whole_directory(directory, force, predictor.directory) as partial:
         exits, program = Exits(predictor, list(sample), number), None
         if form != "safetensors":
             free = [[place for place, size in enumerate(shape) if size is None] for _, _, shape in shapes]
@@ -149,32 +150,51 @@ def _answers(form: Form, directory: Path, exits: Exits, batches: Sequence[Sequen
 
 
 @contextmanager
-def _whole_directory(directory: Path, force: bool) -> Iterator[Path]:
+def _whole_directory(directory: Path, force: bool, run: Path) -> Iterator[Path]:
     """Yield a new directory beside `directory`, which it becomes if nothing is raised; it is removed otherwise.
 
     Raises:
-        UsageError: when there is something already that is no export, or may not be replaced, or nothing can be written.
+        UsageError: when there is something already that is no export, or may not be replaced, nothing can be written, or the path is not UTF-8.
+        UserError: when what is there cannot be replaced; it stays.
     """
-    is_there = os.path.lexists(directory)
+    is_there, place = os.path.lexists(directory), directory.resolve()
+    check_utf8(str(place), "--out")  # the writers of safetensors and torch take no other path
+    for what, path in (("the run", run.resolve()), ("the current directory", Path.cwd())):
+        if place in (path, *path.parents):
+            told = f"is {what}" if place == path else f"has {what} within"
+            raise UsageError(f"--out: {directory} {told}, and cannot be replaced; give another")
     if is_there and not (force and _is_export(directory)):
         hint = "add --force to replace it, or give another" if _is_export(directory) else "give one that is not there"
         raise UsageError(f"--out: {directory} exists; {hint}")
-    partial, old = (directory.with_name(f".{directory.name}.{os.getpid()}.{kind}") for kind in ("partial", "old"))
+    partial, old = (place.with_name(f".{place.name}.{os.getpid()}.{kind}") for kind in ("partial", "old"))
     try:
         made = rundir.make_directories(partial)
     except OSError as error:
         raise UsageError(f"--out: cannot write to {directory}: {error.strerror}; give a directory that can be made") from error
     try:
         yield partial
-        if is_there:
-            directory.rename(old)
-        partial.rename(directory)
+        try:
+            _replace(place, partial, old)
+        except OSError as error:
+            raise UserError(f"--out: {directory} cannot be written: {error.strerror}; what was there stays") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         with suppress(OSError):  # it is not empty
             for each in made[1:]:
                 each.rmdir()
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _replace(place: Path, partial: Path, old: Path) -> None:
+    """Rename `partial` to `place`, and what is there to `old`; if that fails or is interrupted, what was there is there again."""
+    try:
+        if place.exists():
+            place.rename(old)
+        partial.rename(place)
+    except BaseException:
+        if old.exists() and not place.exists():
+            old.rename(place)
+        raise
 
 
 def _is_export(directory: Path) -> bool:

@@ -41,7 +41,7 @@ class Served:
 
     predictor: Predictor
     name: str
-    """The name of the run's directory: that of the model."""
+    """The name of the run: that of the model."""
     waiting: Waiting
     metrics: Metrics
 
@@ -181,7 +181,7 @@ async def page(request: Request) -> Response:
     carried = served.predictor.carried
     shape = [list(shape) for _, shape in carried.preprocessing.tensors.values()]
     text = PAGES.get_template("page.html").render(
-        name=served.name.encode(errors="replace").decode(),
+        name=served.name,
         kind=carried.preprocessing.kind,
         tensors=dict(zip(carried.preprocessing.tensors, shape, strict=True)),
         exits=len(served.predictor.components),

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from alrpc.errors import UsageError
+from alrpc.rundir import run_name
 
 if TYPE_CHECKING:
     from alrpc.inference.predictor import Exit, Predictor
@@ -88,7 +89,7 @@ def serve(
 
     waiting: Waiting = queue.Queue()
     metrics = Metrics(waiting.qsize)
-    app = build_app(Served(predictor, predictor.directory.resolve().name, waiting, metrics))
+    app = build_app(Served(predictor, run_name(predictor.directory), waiting, metrics))
     settings = uvicorn.Config(
         app,
         log_config=None,
