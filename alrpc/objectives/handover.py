@@ -18,7 +18,8 @@ LARGEST = 127  # of an int8, on both sides of 0
 def pack(tensors: dict[str, Tensor], handover: str) -> dict[str, Tensor]:
     """The tensors that leave a component, (N, ...) each, as they travel; those that are no floats stay as they are.
 
-    int8 rounds each row to multiples of its largest magnitude / 127. A row is a sample's vector, a token's, or an image's channel.
+    int8 rounds each row to multiples of its largest magnitude / 127. A row is a sample's vector, a token's, or an image's channel;
+    a single number for each sample, (N,), has no row, and stays as it is.
 
     Args:
         handover: fp32, bf16 or int8.
@@ -29,7 +30,7 @@ def pack(tensors: dict[str, Tensor], handover: str) -> dict[str, Tensor]:
         return {name: tensor.bfloat16() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     packed = {}
     for name, tensor in tensors.items():
-        if not tensor.is_floating_point():
+        if not tensor.is_floating_point() or tensor.dim() < 2:
             packed[name] = tensor
             continue
         values = tensor.float()

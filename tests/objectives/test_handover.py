@@ -28,6 +28,15 @@ def test_int8_is_within_half_a_step_of_each_row(shape, of_row):
         assert ((back["x"] - x).abs() <= packed["x-scale"] * 0.501).all()
 
 
+def test_what_a_sample_hands_over_is_a_matter_of_its_own():
+    """In the same packet as others or alone, as its early exit leaves it; a number a sample would share its scale with the others'."""
+    together = {"x": torch.randn(3, 8), "weight": torch.tensor([0.001, 1.0, 1000.0])}
+    whole = unpack(pack(together, "int8"), "int8")
+    for row in range(3):
+        alone = unpack(pack({name: tensor[row : row + 1] for name, tensor in together.items()}, "int8"), "int8")
+        assert all(torch.equal(alone[name], tensor[row : row + 1]) for name, tensor in whole.items())
+
+
 def test_a_row_of_zeros_and_one_that_is_not_finite_stay_so():
     back = unpack(pack({"x": torch.tensor([[0.0, 0.0], [1.0, torch.inf], [torch.nan, 1.0]])}, "int8"), "int8")["x"]
     assert back[0].tolist() == [0.0, 0.0] and not back[1:].isfinite().all(dim=1).any()
