@@ -96,10 +96,25 @@ def test_every_network_is_a_graph_and_a_plain_module_of_any_number_of_samples_an
     assert not any(".encoder." in name for name in exits.state_dict())  # which only training uses
 
 
-def test_onnx_takes_any_number_of_samples_and_of_words(tmp_path):
+@pytest.mark.parametrize("handover", ["bf16", "int8"])
+@pytest.mark.parametrize("name", ["mlp", "vgg", "lstm"])
+def test_what_components_hand_over_is_as_coarse_in_a_graph_as_in_the_run(name, handover, tmp_path):
+    network, shapes = make(name, f"model.handover={handover}")
+    exits, program = graph_of(network, shapes, None)
+    assert shapes_of(program) == [shape for _, _, shape in shapes]
+    batches = micro_batches(network, shapes, LONGEST)
+    right = expected(network, exits.names, None, batches)
+    assert largest_difference([program.module()(*batch) for batch in batches], right) <= LIMIT
+    write_plain(tmp_path, program, exits.names, exits.gives, "A title")
+    plain = runpy.run_path(tmp_path / "model.py")["Network"].from_pretrained(tmp_path).requires_grad_(False)
+    assert largest_difference([plain(*batch) for batch in batches], right) <= LIMIT
+
+
+@pytest.mark.parametrize("handover", ["fp32", "bf16", "int8"])
+def test_onnx_takes_any_number_of_samples_and_of_words(tmp_path, handover):
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
-    network, shapes = make("lstm", "model.layers=1")
+    network, shapes = make("lstm", "model.layers=1", f"model.handover={handover}")
     exits, program = graph_of(network, shapes, None)
     write_onnx(tmp_path, program, exits.names, exits.gives, {"config.json": "{}"})
     batches = micro_batches(network, shapes, LONGEST)

@@ -16,6 +16,7 @@ from torch.export import Dim, ExportedProgram
 from alrpc.errors import UserError, error_line
 from alrpc.network import Network
 from alrpc.objectives.base import Classes
+from alrpc.objectives.handover import pack
 
 LSTM, COMPOSED = torch.ops.aten.lstm.input, torch._C.DispatchKey.CompositeImplicitAutograd
 
@@ -55,6 +56,7 @@ class Exits(nn.Module):
                 own.append(output if is_last else output.clone())  # the next block may modify its input in place
             if self.are_all or is_last:
                 decoded.append(self.objective.decode(parts, own))
+            tensors = pack(tensors, component.handover)
         given = [decoded]
         if "probabilities" in self.gives:
             given.append([self.objective.probabilities(output) for output in decoded])
