@@ -1,7 +1,7 @@
 """A link of the data plane, which carries packets from one rank to the next, up to a window of them at each end.
 
-Credits limit the number of packets in flight: the sender acquires one for each packet, and it is released when the receiver
-has taken the packet.
+Credits limit the number of packets in flight: the sender acquires one for each packet, and it is released when the packet's sends have
+ended. They end once the receiver has posted their receives, which it does at most a window ahead of the packets that it has taken.
 
 Headers always travel over gloo, so that a stage learns the shapes of a packet without waiting for its GPU. On a CPU they
 include all but large tensors. Other tensors travel over NCCL between GPUs, and over gloo otherwise.
@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import distributed
@@ -37,6 +37,11 @@ class Link:
     """The device on which tensors must be for sending and receiving."""
     group: distributed.ProcessGroup | None = None
     """The NCCL group that carries the tensors; None for gloo."""
+
+    @property
+    def tag(self) -> int:
+        """The tag of tensors that have messages of their own."""
+        return NEXT if self.group is None else 0
 
 
 def move(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -73,7 +78,8 @@ class Sender:
     Sends are posted as soon as there is a credit, and a thread waits for them in order, so that a slow link costs latency alone.
     Another thread posts them, since posting a message to gloo takes a hundred microseconds that the stage can spend on its backward
     pass. A stage on a GPU posts all its packets itself and at once, including markers, so that no packet queues behind the
-    backward pass on the GPU's stream, and none overtakes another.
+    backward pass on the GPU's stream, and none overtakes another. A copy to the host raises as it is what went wrong on that GPU, which
+    is no loss of the neighbour.
     """
 
     def __init__(self, link: Link, window: int, timing: Timing | None = None, device: torch.device = CPU):
@@ -96,6 +102,7 @@ class Sender:
             PeerLost: when the connection is lost.
         """
         self._acquire_credit(packet.is_marker)
+        packet = packet.with_tensors({name: move(tensor, self._link.wire) for name, tensor in packet.tensors.items()})
         if not self._at_once:
             self._leaving.put(packet)
             return
@@ -105,7 +112,7 @@ class Sender:
             raise PeerLost(f"sending to rank {self._link.rank}: {error}") from error
 
     def drain(self) -> None:
-        """Wait until the receiver has taken all packets."""
+        """Wait until the sends of all packets have ended."""
         for marker, count in self._limits.items():
             for _ in range(count):
                 self._acquire_credit(marker)
@@ -123,14 +130,13 @@ class Sender:
 
     def _post(self, packet: Packet) -> None:
         """Post the sends of a packet; its tensors must stay alive until they have ended."""
-        rank, wire, group = self._link.rank, self._link.wire, self._link.group
-        header, tensors = encode(replace(packet, tensors={name: move(t, wire) for name, t in packet.tensors.items()}))
+        rank, group = self._link.rank, self._link.group
+        header, tensors = encode(packet)
         limit = self._header_sizes.limit()
         self._header_sizes.note(len(header))
         messages = [header] if len(header) <= limit else [header[:limit], header[limit:]]
         works = [(distributed.isend(message, rank, tag=tag), message) for tag, message in enumerate(messages)]
-        next_tag = NEXT if group is None else 0
-        works += [(distributed.isend(tensor, rank, group, next_tag), tensor) for tensor in tensors]
+        works += [(distributed.isend(tensor, rank, group, self._link.tag), tensor) for tensor in tensors]
         self._posted.put((packet.is_marker, works))
 
     def _await_next(self) -> None:
@@ -209,7 +215,7 @@ class Receiver:
             self._ahead.put(None)
             self._room.get()
         tensors, remaining = header.place(self._pinned, wire)
-        works = [distributed.irecv(tensor, rank, group, NEXT if group is None else 0) for tensor in remaining]
+        works = [distributed.irecv(tensor, rank, group, self._link.tag) for tensor in remaining]
         self._arriving.put((header, tensors, works, time.perf_counter()))
         return header.kind is Kind.END
 

@@ -231,3 +231,11 @@ def test_markers_leave_the_window_to_the_micro_batches(pair):
 def test_a_lost_neighbour_is_told_from_a_failure_of_ones_own(pair):
     _, (_, received) = pair(send_one_and_die, receive_until_lost)
     assert received.get(timeout=LIMIT).startswith("receiving from rank 0")
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_what_goes_wrong_in_ones_own_memory_is_no_lost_neighbour(device):
+    """As where a kernel of a GPU has failed, which the copy of its results to the host is the first to tell."""
+    sender = Sender(Link(1, CPU), WINDOW, device=torch.device(device))
+    with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"):
+        sender.send(Packet(Kind.TRAIN, 1, 0, {"x": torch.empty(2, device="meta")}))
