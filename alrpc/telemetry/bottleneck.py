@@ -63,7 +63,8 @@ def find_bottleneck(seconds: dict[int, dict[str, float]], components: dict[int, 
 def find_slow_link(seconds: dict[int, dict[str, float]], steps: int, round_trips: dict[int, float], window: int) -> str:
     """A sentence about a link whose round trip the window does not cover, and the window that would; "" if there is none.
 
-    A link passes at most `window` micro-batches in each round trip, since a sender learns only then that there is room again.
+    A link passes at most `window` micro-batches in each round trip, since a sender learns only then that there is room again. It is
+    the one to the first stage that is so far away: those behind it are as far from the coordinator.
 
     Args:
         seconds: as for `find_bottleneck`.
@@ -75,7 +76,7 @@ def find_slow_link(seconds: dict[int, dict[str, float]], steps: int, round_trips
         return ""
     period = max(map(training, seconds.values())) / steps
     work = max(sum(each[state] for state in WORKING) for each in seconds.values()) / steps
-    stage = max(sorted(round_trips), key=round_trips.__getitem__)
+    stage = max(sorted(round_trips), key=lambda number: round_trips[number] - round_trips.get(number - 1, 0.0))
     trip = round_trips[stage]
     if work > HELD * period or trip / window < HELD * period:
         return ""

@@ -183,6 +183,8 @@ def test_a_link_whose_round_trip_the_window_does_not_cover_is_told_with_the_wind
     assert "the link to stage 2; its round trip takes 100 ms" in told and told.endswith(
         "set pipeline.window=6"
     )  # 100 / 20, and one
+    behind = {**waits, 3: waits[2]}  # another stage on the host of stage 2
+    assert "the link to stage 2; its round trip takes 100 ms" in find_slow_link(behind, 100, {**trips, 3: 0.1002}, 2)
     assert find_slow_link(waits, 100, trips, 8) == ""  # then something else holds it up
     assert find_slow_link({1: seconds(forward=5.0), 2: waits[2]}, 100, trips, 2) == ""  # stage 1 does
     assert find_slow_link(waits, 5, trips, 2) == find_slow_link(waits, 100, {}, 2) == ""  # too early
