@@ -35,6 +35,7 @@ SIZES = {  # of a stage that holds the eight-layer Transformer: one that fills a
 }
 CLASSIFIER = ("objective.name=classifier", "objective.head=mlp", "objective.layers=3")
 LIMIT = 240  # seconds of a command
+GRACE = 30  # seconds that it has to end in order
 
 
 @dataclass
@@ -70,13 +71,25 @@ def run(part: Part, asked: argparse.Namespace, *command: str, **environment: str
         try:
             text, _ = process.communicate(timeout=2 * LIMIT if command[0] == "pytest" else LIMIT)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+            end(process)
             raise RuntimeError(f"was not done in time: {part.commands[-1]}") from None
+        except BaseException:  # Ctrl-C does not reach it, since it has a session of its own
+            end(process)
+            raise
     with (asked.out / "log.txt").open("a") as log:
         log.write(f"$ {part.commands[-1]}\n{text}\n")
     if process.returncode:
         raise RuntimeError(f"exit code {process.returncode}: {' | '.join(text.strip().splitlines()[-3:])}")
     return text
+
+
+def end(process: subprocess.Popen) -> None:
+    """End a command as Ctrl-C does, so that it ends what it has started, and after a while by force."""
+    os.killpg(process.pid, signal.SIGINT)
+    try:
+        process.communicate(timeout=GRACE)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def fields(*given: str) -> Iterator[str]:
@@ -270,6 +283,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=20, help="of each training on CIFAR-10 [default: 20]")
     parser.add_argument("--parts", default=",".join(PARTS), help=f"some of {', '.join(PARTS)} [default: all]")
     asked = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     chosen = asked.parts.split(",")
     if unknown := set(chosen) - PARTS.keys():
         parser.error(f"--parts: got {', '.join(sorted(unknown))}; use some of {', '.join(PARTS)}")
