@@ -205,6 +205,10 @@ def _numbers(table: Table, names: Sequence[str]) -> Tensor:
         if array.shape[1] not in (1, 3):
             raise UserError(f"{table.source}: {names[0]!r} is uint8 {array.shape}; pixels are (N, H, W), or of 1 or 3 channels")
         return torch.from_numpy(numpy.ascontiguousarray(array))
+    if array.dtype == numpy.uint64 and array.max() > numpy.iinfo(numpy.int64).max:
+        raise UserError(
+            f"{table.source}: column {names[0]!r} has {array.max()}, which is no int64; give smaller numbers, or floats"
+        )
     kind = numpy.float32 if array.dtype.kind == "f" else numpy.int64
     return torch.from_numpy(array.astype(kind))
 
@@ -219,14 +223,13 @@ def _learn(inputs: Tensor) -> ImagePreprocessing | ArrayPreprocessing:
 
 def class_names(table: Table, name: str) -> list[str] | None:
     """The names of the classes that a column has, in the order of their indices; None for values."""
-    column = table.columns[name]
-    if column.names is not None:
-        return list(column.names)
-    rows = _checked(table, name)
-    if rows.dtype.kind == "f":
+    column, rows = table.columns[name], _checked(table, name)
+    if column.names is None and rows.dtype.kind == "f":
         return None
     if rows.ndim > 1:
         raise UserError(f"{table.source}: column {name!r} is {rows.dtype} {rows.shape}; a label is one class a row, or floats")
+    if column.names is not None:
+        return list(column.names)
     names = text.sort_labels(set(map(str, numpy.unique(rows).tolist())))
     if len(names) < 2:
         raise UserError(f"{table.source}: column {name!r}: every label is {names[0]!r}; there must be two or more")

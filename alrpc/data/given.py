@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, Union
 
 import numpy
 from torch.utils.data import IterableDataset, Subset, TensorDataset
 
-from alrpc.config import PYTHON, Data, Train, parse_section
+from alrpc.config import PYTHON, Data, parse_section
 from alrpc.data import for_run
 from alrpc.data.columns import Column, Table, class_names, labels_of, make_dataset
 from alrpc.data.dataset import Dataset
@@ -16,6 +16,7 @@ from alrpc.data.samples import MapStyle, Samples, as_number, read_labels
 from alrpc.data.tables import column_of, table_of
 from alrpc.errors import UsageError, UserError
 from alrpc.objectives.base import Classes, Target, Values, check_target
+from alrpc.reading.documents import shown
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -67,12 +68,17 @@ def as_dataset(
     data: Data = parse_section("data", {"name": PYTHON, "validation": share, **fields})
     if target is not None:
         check_target(target)
+    _check_classes(classes, target)
     if isinstance(train, Mapping):
         train, test = _chosen(train, test, data)
     if classes is None and target is None:
         classes = _classes(train)
     given = {"train": train, "test": test, "validation": None if isinstance(validation, int | float) else validation}
-    made = {name: _read(source, f"{name} split", data, target, classes) for name, source in given.items() if source is not None}
+    made = {
+        name: _read(source, f"{name} split", data, target, classes)
+        for name, source in given.items()
+        if source is not None or name == "train"
+    }
     kinds = {type(each) for each in made.values()}
     if len(kinds) > 1:
         raise UsageError("train, test, validation: got arrays or columns, and map-style data sets; give all of one kind")
@@ -80,7 +86,20 @@ def as_dataset(
         dataset = make_dataset(made["train"], made.get("test"), data, made.get("validation"))
     else:
         dataset = _of_samples(made, data)
-    return for_run(dataset, data, Train(seed=seed))
+    if target not in (None, dataset.target):
+        raise UsageError(f"target: got {target}, but the labels are those of {dataset.target}; give that, or leave it out")
+    return for_run(dataset, data, parse_section("train", {"seed": seed}))
+
+
+def _check_classes(classes: Any, target: Target | None) -> None:
+    if classes is None:
+        return
+    if isinstance(classes, str) or not isinstance(classes, Collection) or not all(isinstance(each, str) for each in classes):
+        raise UsageError(f"classes: got {shown(classes)}; give a list of their names, in the order of their indices")
+    if target is not None and target != Classes(len(classes)):
+        raise UsageError(
+            f"target: got {target} beside {len(classes)} names in classes; leave one of them out, or give both alike"
+        )
 
 
 def _chosen(splits: Mapping[str, Source], test: Source | None, data: Data) -> tuple[Source, Source | None]:
@@ -128,18 +147,25 @@ def _column(given: Any, where: str) -> Column:
     if isinstance(given, Sequence) and given and isinstance(given[0], str):
         return Column("texts", lambda: list(given))
     try:
-        return column_of(as_number(given))
+        rows = as_number(given)
     except (ValueError, TypeError) as error:
         raise UserError(f"{where}: are ragged, or no numbers; make all rows of one shape") from error
+    if not rows.ndim:
+        raise UserError(f"{where}: got {type(given).__name__}; give an array, a tensor or a list, with a row for each sample")
+    return column_of(rows)
 
 
 def _aimed(column: Column, target: Target | None, classes: Sequence[str] | None) -> Column:
     """The column of the label, as one of classes with these names, or of values."""
-    if isinstance(target, Values):
-        return column._replace(read=lambda: numpy.asarray(column.read(), dtype=numpy.float32), names=None)
+    if isinstance(target, Values) and column.kind == "numbers":
+        return column._replace(read=lambda: _values(column.read()), names=None)
     if classes is None and isinstance(target, Classes) and column.names is None:
         classes = [str(index) for index in range(target.count)]
     return column if classes is None else column._replace(names=list(classes))
+
+
+def _values(rows: numpy.ndarray) -> numpy.ndarray:
+    return rows.astype(numpy.float32) if rows.dtype.kind in "fiub" else rows  # which is then refused
 
 
 def _of_samples(made: Mapping[str, _Listed], data: Data) -> Dataset:

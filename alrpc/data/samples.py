@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from torch.utils.data import Subset
 from alrpc.data.dataset import Split
 from alrpc.errors import UserError
 from alrpc.objectives.base import Tensors
+from alrpc.reading.documents import shown
 from alrpc.system import derive_seed
 
 
@@ -59,7 +60,7 @@ class Samples(Split):
                 seed(derive_seed(self.draw[0], "sample", self.draw[1], index))
                 sample, where = self.inputs[index], f"{self.source}: sample {index}"
                 inputs, label = parted(sample, where, self.label_column, self.columns)
-                if not numpy.array_equal(as_number(label), self.given[index]):
+                if not numpy.array_equal(label_array(label, where), self.given[index]):
                     raise UserError(
                         f"{where}: has the label {label!r}, but was said to have {self.given[index]}; give both alike"
                     )
@@ -108,32 +109,63 @@ def as_number(label: Any) -> numpy.ndarray:
     return label.numpy(force=True) if isinstance(label, Tensor) else numpy.asarray(label)
 
 
+def label_array(label: Any, where: str) -> numpy.ndarray:
+    """The label of a sample as an array; raises UserError for lists of different lengths, or what is no number."""
+    try:
+        return as_number(label)
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{where}: its label is ragged, or no number: {shown(label)}; give a number, or rows of one shape"
+        ) from error
+
+
 def read_labels(dataset: MapStyle, source: str, label_column: str) -> numpy.ndarray:
     """The labels of a map-style data set, (N, ...): its `targets`, as torchvision's data sets have them, if its first sample has the
-    first of them; else every sample is read once."""
+    first of them; else every sample is read once.
+
+    Raises:
+        UserError: for a sample without a label, labels of different shapes, or a Subset with an index that is out of range.
+    """
+    _check_indices(dataset, source)
     known = _targets(dataset)
     for index in range(len(dataset)):
-        label = as_number(parted(dataset[index], f"{source}: sample {index}", label_column)[1])
+        where = f"{source}: sample {index}"
+        label = label_array(parted(dataset[index], where, label_column)[1], where)
         if index == 0:
-            if known is not None and len(known) == len(dataset) and numpy.array_equal(known[0], label):
+            if known is not None and numpy.array_equal(known[0], label):
                 return known
             labels = []
         labels.append(label)
         if label.shape != labels[0].shape:
-            raise UserError(
-                f"{source}: sample {index}: its label is {label.shape}, that of the first {labels[0].shape}; give one shape"
-            )
+            raise UserError(f"{where}: its label is {label.shape}, that of the first {labels[0].shape}; give one shape")
     if not len(dataset):
         raise UserError(f"{source}: has no samples; give at least one")
     return numpy.stack(labels)
 
 
+def _check_indices(dataset: MapStyle, source: str) -> None:
+    while isinstance(dataset, Subset):
+        indices, count = numpy.asarray(dataset.indices), len(dataset.dataset)
+        wrong = indices if indices.dtype.kind not in "iu" else indices[(indices < -count) | (indices >= count)]
+        if wrong.size:
+            raise UserError(
+                f"{source}: its Subset has the index {wrong.flat[0]}, but the data set has {count} samples; give 0 to {count - 1}"
+            )
+        dataset = dataset.dataset
+
+
 def _targets(dataset: MapStyle) -> numpy.ndarray | None:
+    """What a data set says that its labels are, (N, ...); None if it says nothing, or no array of its length."""
     if isinstance(dataset, Subset):
         known = _targets(dataset.dataset)
         return None if known is None else known[list(dataset.indices)]
     known = getattr(dataset, "targets", None)
-    return None if known is None or getattr(dataset, "target_transform", None) is not None else as_number(known)
+    if known is None or getattr(dataset, "target_transform", None) is not None:
+        return None
+    with suppress(TypeError, ValueError):  # of ragged lists
+        array = as_number(known)
+        return array if array.ndim and len(array) == len(dataset) else None
+    return None
 
 
 def _check_alike(first: Tensors, other: Tensors, where: str) -> None:

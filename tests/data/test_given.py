@@ -152,6 +152,72 @@ def test_what_no_data_set_is_made_of(arguments, message):
     assert message in str(error.value)
 
 
+class Aimed(Listed):
+    def __init__(self, targets):
+        super().__init__()
+        self.targets = targets
+
+
+@pytest.mark.parametrize("targets", [{0: 1}, dict.fromkeys(range(40), 1), [[1], [2, 3]] * 20, 5, "abc", [1]])
+def test_targets_that_are_no_labels_of_all_samples_are_not_taken(targets):
+    made = alrpc.as_dataset(Aimed(targets), Subset(Aimed(targets), range(9)))
+    assert torch.equal(made.train.labels, torch.tensor(LABELS)) and len(made.test) == 9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fields", "message"),
+    [
+        (
+            [(INPUTS, LABELS)],
+            {"target": alrpc.Classes(5), "classes": ["a", "b", "c"]},
+            "target: got Classes(count=5) beside 3 names",
+        ),
+        ([(INPUTS, LABELS)], {"target": alrpc.Values(1), "classes": ["a", "b", "c"]}, "target: got Values(width=1) beside 3"),
+        (
+            [(INPUTS, INPUTS[:, :2])],
+            {"target": alrpc.Values(3)},
+            "target: got Values(width=3), but the labels are those of Values",
+        ),
+        (
+            [(INPUTS, ["a", "b"] * 20)],
+            {"target": alrpc.Values(1)},
+            "target: got Values(width=1), but the labels are those of Classes",
+        ),
+        ([Noisy()], {"target": alrpc.Values(2)}, "target: got Values(width=2), but the labels are those of Values(width=1)"),
+        (
+            [(INPUTS, np.zeros((40, 2), int))],
+            {"target": alrpc.Classes(2)},
+            "column 'label' is int64 (40, 2); a label is one class",
+        ),
+        ([(INPUTS, LABELS)], {"classes": 3}, "classes: got 3; give a list of their names"),
+        ([(INPUTS, LABELS)], {"classes": "abc"}, "classes: got 'abc'; give a list of their names"),
+        ([(INPUTS, LABELS)], {"classes": [1, 2, 3]}, "classes: got [1, 2, 3]; give a list of their names"),
+        ([(INPUTS, LABELS)], {"seed": "a"}, "train.seed: got 'a'"),
+        ([None], {}, "train split: got NoneType; give a pair of inputs and labels"),
+        ([{"train": None}], {}, "train split: got NoneType; give a pair of inputs and labels"),
+        ([(None, LABELS)], {}, "train split: inputs: got NoneType; give an array, a tensor or a list"),
+        ([(3.0, LABELS)], {}, "train split: inputs: got float; give an array"),
+        ([({"a": INPUTS}, LABELS)], {}, "train split: inputs: got dict; give an array"),
+        ([(INPUTS, None)], {}, "train split: labels: got NoneType; give an array"),
+        ([[(INPUTS[0], [[1], [2, 3]])] * 9], {}, "train split: sample 0: its label is ragged, or no number: [[1], [2, 3]]"),
+        (
+            [Subset(Listed(), [1, 99])],
+            {},
+            "train split: its Subset has the index 99, but the data set has 40 samples; give 0 to 39",
+        ),
+        (
+            [Subset(Subset(Noisy(), [1, 50]), [0])],
+            {},
+            "train split: its Subset has the index 50, but the data set has 40 samples",
+        ),
+        ([Subset(Noisy(), [0.5])], {}, "train split: its Subset has the index 0.5"),
+        ([(np.full((40, 2), 1 << 63, "u8"), LABELS)], {}, "train split: column 'x' has 9223372036854775808, which is no int64"),
+    ],
+)
+def test_what_was_wrong_is_named(arguments, fields, message):
+    assert message in refusal(*arguments, **fields)
+
+
 def test_an_endless_data_set_is_refused():
     class Endless(IterableDataset):
         def __iter__(self):
