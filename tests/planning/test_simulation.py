@@ -44,7 +44,10 @@ class Events:
         self.heap, self.numbers, self.now = [], itertools.count(), 0.0
 
     def after(self, seconds, callback):
-        heapq.heappush(self.heap, (self.now + seconds, next(self.numbers), callback))
+        self.at(self.now + seconds, callback)
+
+    def at(self, moment, callback):
+        heapq.heappush(self.heap, (moment, next(self.numbers), callback))
 
     def run(self):
         while self.heap:
@@ -72,7 +75,7 @@ class Wire:
             self.busy = False
             left()
             self.delivered = max(self.delivered, self.events.now + latency)  # none overtakes another
-            self.events.after(self.delivered - self.events.now, arrive)
+            self.events.at(self.delivered, arrive)
             self.go()
 
         self.events.after(seconds, done)
