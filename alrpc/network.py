@@ -215,6 +215,7 @@ def resolve(config: Config) -> tuple[Config, int]:
     config = Config.model_validate({**config.model_dump(), "model": model, "objective": objective})
     with torch.random.fork_rng(devices=[]):
         blocks = build_parts(config.model, config.train.seed).blocks
+    check_handover(common_fields(config.model).handover, getattr(config.objective, "delay", 0))
     frozen = common_fields(config.model).freeze
     if frozen > len(blocks):
         raise UsageError(f"model.freeze: got {frozen}, but the model has {len(blocks)} blocks; use 0 to {len(blocks)}")

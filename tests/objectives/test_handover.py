@@ -5,7 +5,7 @@ import torch
 
 import alrpc
 from alrpc.config import parse_config
-from alrpc.network import build_network
+from alrpc.network import build_network, resolve
 from alrpc.objectives.base import Microbatch, eval_mode
 from alrpc.objectives.handover import pack, unpack
 
@@ -63,7 +63,11 @@ def test_what_leaves_a_component_is_small_and_a_prediction_has_it_too(handover, 
         assert torch.equal(network(x, exit=2), network.objective.decode(parts, [output]))
 
 
-def test_an_objective_that_hears_of_its_activations_is_refused():
-    fields = {"model": {"name": "mlp", "handover": "int8"}, "objective": {"name": "synthetic"}}
-    with pytest.raises(alrpc.UserError, match=r"model\.handover: got int8, but the objective sends gradients or targets back"):
-        build_network(parse_config(fields), {"x": torch.rand(2, 64)}, alrpc.Classes(10))
+@pytest.mark.parametrize("objective", ["synthetic", "target_propagation"])
+def test_an_objective_that_hears_of_its_activations_is_refused_before_anything_begins(objective):
+    config = parse_config({"model": {"name": "mlp", "handover": "int8"}, "objective": {"name": objective}})
+    message = r"model\.handover: got int8, but the objective sends gradients or targets back"
+    with pytest.raises(alrpc.UserError, match=message):
+        resolve(config)
+    with pytest.raises(alrpc.UserError, match=message):
+        build_network(config, {"x": torch.rand(2, 64)}, alrpc.Classes(10))
