@@ -13,6 +13,7 @@ import click
 
 from alrpc.cli.options import (
     Number,
+    column_option,
     heavy_imports,
     json_option,
     out_option,
@@ -257,12 +258,21 @@ def scaling(source: str, overrides: tuple[str, ...], steps: int, rounds: int, ou
     show_default=True,
     help="The most requests that are under way at once.",
 )
+@column_option("text")
 @json_option
-def serve(url: str, sources: tuple[str, ...], rates: tuple[float, ...], seconds: float, clients: int, as_json: bool) -> None:
+def serve(
+    url: str,
+    sources: tuple[str, ...],
+    rates: tuple[float, ...],
+    seconds: float,
+    clients: int,
+    columns: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """Measure a server of `alrpc serve` at several rates of requests.
 
-    Each request is one example of the sources, which are those of `alrpc predict`: images, folders, text files with a text a line, .npy
-    arrays. Requests are due at fixed times, whether or not the server keeps up, and their times count from then.
+    Each request is one example of the sources, which are those of `alrpc predict`: images, folders, text files with a text a line, CSV, JSON
+    lines, .npy arrays. Requests are due at fixed times, whether or not the server keeps up, and their times count from then.
 
     \b
     Examples:
@@ -274,7 +284,7 @@ def serve(url: str, sources: tuple[str, ...], rates: tuple[float, ...], seconds:
 
     with plain_endings():
         check_sources(sources)
-        bodies = bodies_of(url, sources)
+        bodies = bodies_of(url, sources, columns)
         results = []
         for rate in rates:
             results.append(measure(url, bodies, rate, seconds, clients))

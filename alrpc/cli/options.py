@@ -187,6 +187,22 @@ def source_options(command: Callable) -> Callable:
     return config(set_option()(command))
 
 
+def column_option(texts: str) -> Decorator:
+    """The option --column.
+
+    Args:
+        texts: the default for texts, for the help.
+    """
+    return click.option(
+        "--column",
+        "columns",
+        metavar="NAME",
+        multiple=True,
+        help="The column of a CSV file, or the key of a JSON line, that holds the text or the image's path; several for numbers.  "
+        f"[default: {texts}, image; all of them for numbers]",
+    )
+
+
 def with_stages(overrides: Sequence[str], stages: int | None) -> list[str]:
     """The overrides given by --set, and the one for --stages."""
     return [*overrides, *([f"pipeline.stages={stages}"] if stages is not None else [])]

@@ -18,6 +18,7 @@ from alrpc.cli.options import (
     carried_options,
     check_one_wish,
     checkpoint_option,
+    column_option,
     device_option,
     exit_options,
     heavy_imports,
@@ -29,7 +30,6 @@ from alrpc.posix.streams import is_lost
 
 if TYPE_CHECKING:
     from alrpc.inference.predict import Named
-    from alrpc.inference.predictor import Predictor
 
 
 @click.command(short_help="Predict what is in files, or comes from standard input, by a run.")
@@ -41,14 +41,7 @@ if TYPE_CHECKING:
     "`alrpc calibrate` has measured them.  [default: the last]"
 )
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV instead of JSON lines.")
-@click.option(
-    "--column",
-    "columns",
-    metavar="NAME",
-    multiple=True,
-    help="The column of a CSV file, or the key of a JSON line, that holds the text or the image's path; several for numbers.  "
-    "[default: data.text_column of the run, image; all of them for numbers]",
-)
+@column_option("data.text_column of the run")
 @click.option(
     "--format",
     "form",
@@ -110,7 +103,7 @@ def predict(
     the exit; with --top-k also the likeliest classes; for a regression the values. Answers are printed for each micro-batch, so
     --batch-size 1 answers every line at once. The first example that cannot be read ends the command with exit code 1.
     """
-    from alrpc.inference.sources import check_sources, read_examples
+    from alrpc.inference.sources import check_sources, choose_columns, read_examples
 
     with plain_endings():
         check_sources(sources)
@@ -136,7 +129,7 @@ def predict(
 
         answered = predict_examples(
             predictor,
-            read_examples(sources, kind, _columns(predictor, columns), form),
+            read_examples(sources, kind, choose_columns(columns, kind, predictor.config.data.text_column), form),
             exit=chosen_exit,
             top_k=top_k,
             batch_size=batch_size,
@@ -154,15 +147,6 @@ def predict(
                     break
         if left_out:
             click.echo(f"alrpc: left out {left_out} of the examples, which cannot be read", err=True)
-
-
-def _columns(predictor: Predictor, given: tuple[str, ...]) -> tuple[str, ...]:
-    """The columns to read; none for all."""
-    from alrpc.inference.sources import check_columns
-
-    kind = predictor.carried.preprocessing.kind
-    check_columns(given, kind)
-    return given or {"texts": (predictor.config.data.text_column,), "images": ("image",)}.get(kind, ())
 
 
 def _check(exit: int | str | None, stages: int, out: Path | None) -> None:

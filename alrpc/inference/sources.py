@@ -46,10 +46,15 @@ def check_sources(sources: Sequence[str]) -> None:
             raise UsageError(f"SOURCE: no file or folder {source}; give one that exists, or - for standard input")
 
 
-def check_columns(columns: Sequence[str], kind: str) -> None:
-    """Refuse, with a UsageError, several columns for a run whose example is a single text or path."""
-    if kind != "arrays" and len(columns) > 1:
-        raise UsageError(f"--column: got {', '.join(columns)}; a run on {kind} takes one column, give only that")
+def choose_columns(given: Sequence[str], kind: str, text_column: str) -> Sequence[str]:
+    """The columns to read, none for all of them: those that are given, or else `text_column`, or `image`.
+
+    Raises:
+        UsageError: for several columns and a run whose example is a single text or path.
+    """
+    if kind != "arrays" and len(given) > 1:
+        raise UsageError(f"--column: got {', '.join(given)}; a run on {kind} takes one column, give only that")
+    return given or {"texts": (text_column,), "images": ("image",)}.get(kind, ())
 
 
 def read_examples(sources: Sequence[str], kind: str, columns: Sequence[str], form: str | None = None) -> Iterator[Example]:

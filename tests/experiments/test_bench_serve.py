@@ -73,6 +73,23 @@ def test_what_no_client_was_free_to_send_counts_from_when_it_was_due(address, tm
     assert result["requests"] == 5 and result["max_ms"] >= 1000 * (5 * DELAY - 0.08)
 
 
+def test_a_column_is_chosen_and_what_is_bad_is_named_by_its_place(address, tmp_path):
+    file = tmp_path / "b.csv"
+    file.write_text("n,review\n1,fine\n")
+
+    def sent(*more: str) -> Result:
+        return CliRunner().invoke(
+            main, ["bench", "serve", address, str(file), "--rate", "1", "--seconds", "1", "--json", *more]
+        )
+
+    (result,) = json.loads(sent("--column", "review").stdout)
+    assert (result["errors"], result["exits"]) == (0, {"1": 1})
+    assert sent().stderr == f"alrpc: {file}:1: no column 'text'; set --column to some of: n, review\n"
+    file.write_text("n,review\n1,fine\n2\n")
+    told = sent("--column", "review")
+    assert told.exit_code == 1 and told.stderr.startswith(f"alrpc: {file}:3: 1 fields; it must have 2"), told.stderr
+
+
 @pytest.mark.parametrize(
     ("url", "code", "message"), [("ftp://a", 2, "URL: got 'ftp://a'"), ("127.0.0.1:1", 1, "127.0.0.1:1: no")]
 )

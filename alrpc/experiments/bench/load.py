@@ -16,11 +16,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from alrpc.errors import UsageError, UserError
-from alrpc.inference.sources import read_examples
+from alrpc.inference.sources import choose_columns, read_examples
 
 TIMEOUT = 30  # seconds after which a request counts as an error
 IDLE = 1.0  # seconds after which a connection is made anew, before the server closes it
 JSON = "application/json"
+TEXT_COLUMN = "text"  # unless another one is given
 
 Body = tuple[bytes, str]
 """A request's body and its content type."""
@@ -46,11 +47,14 @@ def connect(url: str) -> HTTPConnection:
         raise UsageError(f"URL: got {url!r}; give a server's, such as http://127.0.0.1:8000") from error
 
 
-def bodies_of(url: str, sources: Sequence[str]) -> list[Body]:
+def bodies_of(url: str, sources: Sequence[str], columns: Sequence[str]) -> list[Body]:
     """A body for each example of the sources, of the kind that the server takes.
 
+    Args:
+        columns: those that hold an example; see `alrpc.inference.sources.choose_columns`.
+
     Raises:
-        UserError: when there is no server of alrpc, or no example.
+        UserError: when there is no server of alrpc, or no example; or naming the place of the first one that cannot be read.
     """
     connection = connect(url)
     try:
@@ -60,7 +64,14 @@ def bodies_of(url: str, sources: Sequence[str]) -> list[Body]:
         raise UserError(f"{url}: no server of `alrpc serve` answers there ({error or type(error).__name__})") from error
     finally:
         connection.close()
-    bodies = [_body_of(example.read()) for example in read_examples(sources, kind, ())]
+    bodies = []
+    for place, read in read_examples(sources, kind, choose_columns(columns, kind, TEXT_COLUMN)):
+        try:
+            bodies.append(_body_of(read()))
+        except UserError as error:
+            raise UserError(f"{place}: {error}") from error
+        except OSError as error:
+            raise UserError(f"{place}: {error.filename} cannot be read: {error.strerror}") from error
     if not bodies:
         raise UserError(f"{', '.join(sources)}: has no example")
     return bodies
