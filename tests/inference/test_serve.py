@@ -29,7 +29,7 @@ pytest.importorskip("starlette")
 pytest.importorskip("prometheus_client")
 
 from alrpc.inference.serve import app as serving  # noqa: E402
-from alrpc.inference.serve.server import address_of, bind, serve  # noqa: E402
+from alrpc.inference.serve.server import address_of, bind, hosts_of, serve  # noqa: E402
 
 CHROMIUM = shutil.which("chromium")
 TEXTS = ["lovely film", "awful film, dark and bitter", "a bright, warm cast"]
@@ -256,6 +256,17 @@ def test_a_wrong_request_is_told(vectors, path, body, kind, status, message):
     torch.nn.init.constant_(vectors.predictor.components[0].block.weight, 9)
     found, answer = vectors.ask(path, body, kind)
     assert found == status and answer["error"].startswith(message), answer
+
+
+def test_a_server_of_this_machine_is_called_by_its_names_alone(vectors):
+    for host in ("localhost", "LOCALHOST:8000", "127.0.0.1:1", "[::1]:8000", "[::1]"):
+        assert vectors.ask("/predict", {"input": [0, 0, 0]}, Host=host)[0] == 200, host
+    for host in ("evil.example", "evil.example:8000", "localhost.evil.example", "127.0.0.1@evil.example", "", "["):
+        for path, body in (("/", None), ("/health", None), ("/predict", {"input": [0, 0, 0]})):
+            told = {"error": f"Host: got {host!r}; call this server localhost, or 127.0.0.1"}
+            assert vectors.ask(path, body, Host=host) == (400, told)
+    with bind("0.0.0.0", 0) as open_to_all:
+        assert hosts_of(open_to_all) is None
 
 
 def test_binary_tensors_and_bodies_without_a_length_are_bounded_too(vectors):

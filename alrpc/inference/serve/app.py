@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from jinja2 import Environment, PackageLoader
 from pydantic import ValidationError
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
@@ -46,8 +48,13 @@ class Served:
     metrics: Metrics
 
 
-def build_app(served: Served) -> ASGIApp:
-    """The server's application."""
+def build_app(served: Served, hosts: Container[str] | None = None) -> ASGIApp:
+    """The server's application.
+
+    Args:
+        hosts: the names by which it may be called; None for any. Of a server that only this machine reaches, another name is one that a
+            page on the web has pointed here, to read its answers (DNS rebinding).
+    """
     routes = [
         Route("/", page),
         Route("/predict", predict, methods=["POST"]),
@@ -64,7 +71,23 @@ def build_app(served: Served) -> ASGIApp:
     app = Starlette(routes=routes, exception_handlers=handlers)
     app.router.redirect_slashes = False  # to an address that the client names
     app.state.served = served
-    return _counted(app, served.metrics)
+    counted = _counted(app, served.metrics)
+    return counted if hosts is None else _called(counted, hosts)
+
+
+def _called(app: ASGIApp, hosts: Container[str]) -> ASGIApp:
+    """Refuse requests whose header Host has another name."""
+
+    async def called(scope: Scope, receive: Receive, send: Send) -> None:
+        host = Headers(scope=scope).get("host", "")
+        try:
+            known = urlsplit(f"//{host}").hostname in hosts
+        except ValueError:  # of brackets that do not close
+            known = False
+        refused = as_json({"error": f"Host: got {host!r}; call this server localhost, or 127.0.0.1"}, 400)
+        await (app if known else refused)(scope, receive, send)
+
+    return called
 
 
 def _counted(app: ASGIApp, metrics: Metrics) -> ASGIApp:

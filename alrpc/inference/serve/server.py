@@ -60,6 +60,11 @@ def is_loopback(listener: socket.socket) -> bool:
     return ipaddress.ip_address(listener.getsockname()[0].partition("%")[0]).is_loopback
 
 
+def hosts_of(listener: socket.socket) -> set[str] | None:
+    """The names by which a server at a socket may be called: those of this machine if only it reaches the socket; None for any."""
+    return {"localhost", "127.0.0.1", "::1", listener.getsockname()[0]} if is_loopback(listener) else None
+
+
 def address_of(listener: socket.socket) -> str:
     """The URL of a socket."""
     host, port = listener.getsockname()[:2]
@@ -89,7 +94,7 @@ def serve(
 
     waiting: Waiting = queue.Queue()
     metrics = Metrics(waiting.qsize)
-    app = build_app(Served(predictor, run_name(predictor.directory), waiting, metrics))
+    app = build_app(Served(predictor, run_name(predictor.directory), waiting, metrics), hosts_of(listener))
     settings = uvicorn.Config(
         app,
         log_config=None,
