@@ -30,11 +30,12 @@ if TYPE_CHECKING:  # for type checkers; a test holds these names equal to those 
     from alrpc.network import Network as Network
     from alrpc.network import associate as associate
     from alrpc.network import decouple as decouple
-    from alrpc.objectives.base import Classes as Classes
     from alrpc.objectives.base import Component as Component
     from alrpc.objectives.base import Objective as Objective
-    from alrpc.objectives.base import Values as Values
     from alrpc.objectives.cut import cut as cut
+    from alrpc.objectives.targets import Classes as Classes
+    from alrpc.objectives.targets import Labels as Labels
+    from alrpc.objectives.targets import Values as Values
     from alrpc.runtime.restarts import launch_pipeline as launch_pipeline
     from alrpc.runtime.train import train as train
 
@@ -42,11 +43,12 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Answer": "alrpc.inference.predictor",
-    "Classes": "alrpc.objectives.base",
+    "Classes": "alrpc.objectives.targets",
     "Component": "alrpc.objectives.base",
     "Config": "alrpc.config",
     "Dataset": "alrpc.data.dataset",
     "Interrupted": "alrpc.errors",
+    "Labels": "alrpc.objectives.targets",
     "Network": "alrpc.network",
     "Objective": "alrpc.objectives.base",
     "Predictor": "alrpc.inference.predictor",
@@ -54,7 +56,7 @@ _HOME = {
     "Split": "alrpc.data.dataset",
     "Stopped": "alrpc.errors",
     "UserError": "alrpc.errors",
-    "Values": "alrpc.objectives.base",
+    "Values": "alrpc.objectives.targets",
     "as_dataset": "alrpc.data.given",
     "associate": "alrpc.network",
     "cut": "alrpc.objectives.cut",

@@ -22,9 +22,10 @@ from alrpc.models.build import build_parts, resolve_model
 from alrpc.models.parts import Parts
 from alrpc.models.weights import load_weights
 from alrpc.objectives.associated import AssociatedLearning
-from alrpc.objectives.base import Component, Objective, Target, Tensors, as_tensors, eval_mode
+from alrpc.objectives.base import Component, Objective, Tensors, as_tensors, eval_mode
 from alrpc.objectives.build import build_components, check_class_weights, make_objective, warn_of_idle_blocks
 from alrpc.objectives.handover import check_handover
+from alrpc.objectives.targets import Target
 from alrpc.system import peak_memory
 
 
@@ -47,7 +48,7 @@ class Network(nn.Module):
         self.target = self.objective.target = target
 
     def forward(self, inputs: Tensor | Tensors, exit: int | None = None) -> Tensor:
-        """The output of an exit, in the space of the labels: (N, classes) scores or (N, width) values.
+        """The output of an exit, in the space of the labels: (N, classes) scores, also of labels, or (N, width) values.
 
         Args:
             inputs: (N, ...) as the sample given to `associate`, or named tensors.
@@ -68,7 +69,7 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def predict(self, inputs: Tensor | Tensors, exit: int | None = None) -> Tensor:
-        """The class index, (N,), or the values, (N, width), that an exit predicts; in evaluation mode, on the inputs' device."""
+        """The class index, (N,), whether each label is, (N, count), or the values, (N, width), that an exit predicts; in evaluation mode, on the inputs' device."""
         tensors = as_tensors(inputs)
         device = next(iter(self.parameters())).device
         with eval_mode(self):
@@ -109,16 +110,16 @@ def associate(
     Args:
         blocks: f_1 … f_L, each an `nn.Module`.
         sample_input: a micro-batch of at least one sample, (N, ...), or named tensors.
-        target: `Classes(count)` or `Values(width)`.
+        target: `Classes(count)`, `Labels(count)` or `Values(width)`.
         target_width: width of t_l for every l ≥ 1.
         bridge_widths: hidden widths of each bridge; the last layer, to `target_width`, is added.
         activation: after each layer of a bridge or an encoder: sigmoid, tanh, relu, gelu or none.
-        decoder_activation: after each decoder, but never after h_1 of a regression.
+        decoder_activation: after each decoder, but never after h_1 of labels or of a regression.
         pooling: how a bridge makes one vector of a block's output: `flatten`; `mean` over tokens or pixels (only those
             where a tensor named "mask" is true, for sequences); `grid`, a 4 × 4 average pool, then flatten; or `auto`:
             vectors as they are, `mean` for sequences (N, T, C), `grid` for images (N, C, H, W).
         associated_loss: mse or smooth_l1.
-        autoencoder_loss: mse, or cross_entropy for the first component of a classification (mse for the others).
+        autoencoder_loss: mse, or cross_entropy for the first component of a classification (mse for the others); labels always have it there.
         bridges, encoders, decoders: one's own b, g or h for each component; None in a place builds the default there.
         pools: one's own first module of each default bridge, which makes a vector of what its `takes` names; None in a
             place does what `pooling` says there.
@@ -160,7 +161,7 @@ def decouple(
     Args:
         blocks: f_1 … f_L, each an `nn.Module`.
         sample_input: a micro-batch of at least one sample, (N, ...), or named tensors.
-        target: `Classes(count)` or `Values(width)`; some objectives learn from classes alone.
+        target: `Classes(count)`, `Labels(count)` or `Values(width)`; some objectives learn from classes alone.
         objective: the name of an objective (`alrpc list`); or one's own `alrpc.Objective`, a class or function that is called with
             the target and the options.
         heads: one's own head for each component, for the objectives that classify by one; None in a place builds the default.

@@ -27,7 +27,8 @@ from alrpc.data.loader import Request, epoch_size, load_micro_batches
 from alrpc.errors import UserError
 from alrpc.models.pooling import choose_pool
 from alrpc.network import Network
-from alrpc.objectives.base import Classes, Component, Target, Tensors, call, eval_mode, gives
+from alrpc.objectives.base import Component, Tensors, call, eval_mode, gives
+from alrpc.objectives.targets import Classes, Target
 from alrpc.system import local_device, use_deterministic_kernels
 from alrpc.training.meters import ExitScores
 from alrpc.training.step import autocast

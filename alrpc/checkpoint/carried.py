@@ -31,7 +31,6 @@ from alrpc.data.preprocessing import (
     parse_tokenizer,
 )
 from alrpc.errors import UsageError, UserError
-from alrpc.objectives.base import Classes
 from alrpc.reading.documents import describe
 from alrpc.reading.regular import MIB, read_bytes, read_text
 
@@ -44,7 +43,7 @@ class Carried:
     """What a run knows of its inputs and its classes."""
 
     classes: list[str] | None
-    """The name of each class, in the order of their indices; None for values."""
+    """The name of each class, or of each label, in the order of their indices; None for values."""
     preprocessing: Preprocessing
 
     @property
@@ -110,7 +109,7 @@ def read_carried(
     described, target = manifest.get("carried"), target_of(manifest)
     given = {rundir.LABELS: labels, rundir.TOKENIZER: tokenizer}
     if described is None:
-        needed = {"--labels": rundir.LABELS} if isinstance(target, Classes) else {}
+        needed = {"--labels": rundir.LABELS} if target.named else {}
         needed |= {"--tokenizer": rundir.TOKENIZER} if config.data.name in TEXT else {}
         if lacking := {option: name for option, name in needed.items() if given[name] is None}:
             raise UsageError(
@@ -131,12 +130,12 @@ def read_carried(
     else:
         preprocessing = preprocessing_of(config.data, of_run) or ArrayPreprocessing.of(empty_sample(manifest))
     check_fits(preprocessing, empty_sample(manifest))
-    if not isinstance(target, Classes):
+    if not target.named:
         return Carried(None, preprocessing)
     path = labels or run / rundir.LABELS
     names = _parse_names(path, read_text(path, LARGEST) if labels is not None else texts.get(rundir.LABELS, ""))
-    if len(names) != target.count or len(set(names)) != target.count:
-        raise UserError(f"{path}: has {len(set(names))} different names; the run has {target.count} classes")
+    if len(names) != target.width or len(set(names)) != target.width:
+        raise UserError(f"{path}: has {len(set(names))} different names; the run has {target.width} {target.kind}")
     return Carried(names, preprocessing)
 
 

@@ -14,15 +14,15 @@ from typing_extensions import TypedDict
 
 from alrpc.checkpoint.files import Files, checkpoint_directory, component_file
 from alrpc.errors import UserError
-from alrpc.objectives.base import Classes, Target, Values
+from alrpc.objectives.targets import Classes, Labels, Target, Values
 from alrpc.reading.documents import Count, Name, Score, Whole, read_json, shown
 from alrpc.reading.regular import MIB
 
 FORMAT = 2
 MANIFEST = "manifest.json"
 AGES = {"newer": "a newer alrpc", "older": "the alrpc that it is from"}
-TARGETS = {"classes": Classes, "values": Values}
-LARGEST = 1 << 26  # most numbers in a tensor of the sample; and most classes or values
+TARGETS = {kind.kind: kind for kind in (Classes, Labels, Values)}
+LARGEST = 1 << 26  # most numbers in a tensor of the sample; and most classes, labels or values
 OTHERS = ConfigDict(extra="allow")
 
 
@@ -70,7 +70,7 @@ class Manifest(Head):
     """Number of micro-batches in an epoch."""
     sample: Annotated[dict[TensorName, tuple[Annotated[str, AfterValidator(_check_dtype)], Shape]], Field(min_length=1)]
     """Type and shape of each tensor of a sample."""
-    target: Annotated[dict[Literal["classes", "values"], dict[str, Size]], Field(min_length=1, max_length=1)]
+    target: Annotated[dict[Literal["classes", "labels", "values"], dict[str, Size]], Field(min_length=1, max_length=1)]
     """The kind of target and its fields."""
     validation: NotRequired[list[Annotated[list[Score], Field(min_length=1, max_length=10_000)]]]
     """With a validation split: the score of each exit on it, after every epoch so far."""
@@ -103,7 +103,7 @@ def describe_run(
     """The manifest's description of a run: what is needed to build its network and to predict by it, the number of micro-batches
     in an epoch, and of samples to validate on."""
     shapes = {name: [str(tensor.dtype).removeprefix("torch."), list(tensor.shape)] for name, tensor in sample.items()}
-    kind = {type(target).__name__.lower(): {each.name: getattr(target, each.name) for each in fields(target) if each.compare}}
+    kind = {target.kind: {each.name: getattr(target, each.name) for each in fields(target) if each.compare}}
     return {
         "components": components,
         "sample": shapes,

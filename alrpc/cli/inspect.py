@@ -49,7 +49,7 @@ def inspect(
     component the command prints:
 
     \b
-    accuracy       that of its exit (for a regression mse, and nothing else)
+    accuracy       that of its exit (for several labels label_accuracy, for a regression mse, and nothing else)
     intra          the mean distance of a sample's activations to the mean of its class
     inter          the mean distance between the means of two classes
     inter / intra  how well the activations tell the classes apart: the larger the better
@@ -88,7 +88,7 @@ def inspect(
             console.print(f"[low, high]: {about_interval(result['samples'])}", soft_wrap=True, highlight=False, markup=False)
         console.print()
         if "confusion" not in result:
-            console.print("the target is a regression's: a confusion matrix and distances need classes")
+            console.print("a confusion matrix and distances need a class for each sample, which the run's target does not have")
         elif len(result["classes"]) <= FEW:
             wide.print(_confusion_table(result))
             console.print()

@@ -100,7 +100,8 @@ def predict(
         echo "A wonderful film" | alrpc predict runs/imdb -
 
     Each answer is a JSON line, in the order of the input: what it is about (FILE, FILE:LINE or FILE[ROW]), label, probability, and
-    the exit; with --top-k also the likeliest classes; for a regression the values. Answers are printed for each micro-batch, so
+    the exit; with --top-k also the likeliest classes; of several labels those above 0.5, in CSV the probability of each; for a
+    regression the values. Answers are printed for each micro-batch, so
     --batch-size 1 answers every line at once. The first example that cannot be read ends the command with exit code 1.
     """
     from alrpc.inference.sources import check_sources, choose_columns, read_examples
@@ -139,8 +140,7 @@ def predict(
         print_group = _csv_lines if as_csv else _json_lines
         with _output(out) as write:
             if as_csv:
-                width = predictor.target.width
-                write(_csv_header(predictor.carried.classes is not None, min(top_k, width), width))
+                write(_csv_header(predictor, top_k))
             for group in answered:
                 write(print_group(group, top_k))
                 if is_lost():
@@ -175,11 +175,15 @@ def _json_lines(group: Sequence[Named], top_k: int) -> str:
     return "".join(json.dumps(answer_tree(name, answer, top_k), ensure_ascii=False) + "\n" for name, answer in group)
 
 
-def _csv_header(of_classes: bool, top: int, width: int) -> str:
-    if not of_classes:
-        return _csv_of([["input", *(f"value_{number}" for number in range(1, width + 1)), "exit"]])
-    more = [name for number in range(2, top + 1) for name in (f"label_{number}", f"probability_{number}")]
-    return _csv_of([["input", "label", "probability", "exit", *more]])
+def _csv_header(predictor: Predictor, top_k: int) -> str:
+    from alrpc.objectives.targets import Classes
+
+    target, names = predictor.target, predictor.carried.classes
+    if isinstance(target, Classes):
+        top = range(2, min(top_k, target.count) + 1)
+        more = [name for number in top for name in (f"label_{number}", f"probability_{number}")]
+        return _csv_of([["input", "label", "probability", "exit", *more]])
+    return _csv_of([["input", *(names or (f"value_{number}" for number in range(1, target.width + 1))), "exit"]])
 
 
 def _csv_lines(group: Sequence[Named], top_k: int) -> str:
@@ -189,7 +193,7 @@ def _csv_lines(group: Sequence[Named], top_k: int) -> str:
         [name, answer.label, rounded(answer.probability), answer.exit]
         + [value for label, share in answer.top[1:] for value in (label, rounded(share))]
         if answer.top
-        else [name, *map(rounded, answer.values), answer.exit]
+        else [name, *map(rounded, [share for _, share in answer.labels or ()] or answer.values), answer.exit]
         for name, answer in group
     )
 

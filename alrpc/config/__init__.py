@@ -38,7 +38,7 @@ DEFAULT = "digits-mlp"
 LARGEST = (1 << 31) - 1  # of a configuration's numbers: what sizes and times beyond it ask for is never there
 NAMES = {"model.name": "mlp", "objective.name": "associated"}
 """The names that decide which other fields a section has, and their defaults."""
-METRICS = ("macro_f1", "balanced_accuracy", "auroc", "log_loss", "top3", "top5", "mae", "r2")
+METRICS = ("macro_f1", "micro_f1", "balanced_accuracy", "average_precision", "auroc", "log_loss", "top3", "top5", "mae", "r2")
 PYTHON = "python"  # names the model and the data of a run whose network and data set a caller of `alrpc.train` has made
 
 
@@ -100,8 +100,8 @@ class Train(Section):
     nonfinite: Literal["stop", "skip"] = "stop"
     """What to do when a loss or gradient is infinite or not a number: stop the run, or skip that component's update and count it."""
     metrics: list[Annotated[str, *name_or_own(*METRICS)]] = []  # noqa: RUF012
-    """Metrics of every exit beside accuracy or mse, by scikit-learn. A function of your own is called with the labels, (N,), or
-    (N, width), and the outputs, (N, classes) probabilities, or (N, width), as numpy arrays, and gives a number."""
+    """Metrics of every exit beside accuracy, label_accuracy or mse, by scikit-learn. A function of your own is called with the labels,
+    (N,), or (N, width), and the outputs, (N, width) probabilities, or values, as numpy arrays, and gives a number."""
     log_every: PositiveInt = 50
     """Steps over which one line of losses in metrics.jsonl averages."""
 

@@ -51,8 +51,9 @@ class Data(Section):
     """npz, parquet, hf: the columns, or arrays, of the input: one of texts, of images or of arrays, or several of numbers, which are
     put one after another; [] for all but the label's."""
     label_column: str = "label"
-    """text-file, npz, parquet, hf: the column, key or array of the label: a name or a whole number for a class; floats, one or several,
-    are values, which a regression learns."""
+    """text-file, npz, parquet, hf: the column, key or array of the label: a name or a whole number for a class; several of 0 and 1, as
+    whole numbers or booleans, for labels of which a sample may have any number; floats, one or several, are values, which a regression
+    learns."""
     vocabulary: int = Field(30_000, ge=3)
     """Text: size of the vocabulary: the most frequent words of the training texts, plus padding and the unknown word."""
     max_tokens: PositiveInt = 128

@@ -25,13 +25,14 @@ class Associated(Section):
     activation: Activation = "tanh"
     """Activation after each layer of a bridge or target encoder."""
     decoder_activation: Activation = "none"
-    """Activation after each target decoder; the first decoder of a regression never has one."""
+    """Activation after each target decoder; the first decoder of labels or of a regression never has one."""
     pooling: Pooling = "auto"
     """How a bridge reduces a block's output to a vector; auto keeps vectors, averages over tokens, and pools images to 4 x 4."""
     associated_loss: Literal["mse", "smooth_l1"] = "mse"
     """Loss between the bridge's output and the target representation."""
     autoencoder_loss: Literal["mse", "cross_entropy"] = "mse"
-    """Loss between the decoded and the original target; cross_entropy applies only to the first component of a classification."""
+    """Loss between the decoded and the original target; cross_entropy applies only to the first component of a classification.
+    With several labels a sample that component always has the binary one."""
 
 
 class Head(Section):

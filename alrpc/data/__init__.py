@@ -16,6 +16,7 @@ from alrpc.errors import UserError, exit_call
 if TYPE_CHECKING:
     from alrpc.data.dataset import Dataset, Split
     from alrpc.data.preprocessing import Preprocessing
+    from alrpc.objectives.targets import Target
 
 
 def load_data(name: str, *, seed: int = 0, **fields: Any) -> Dataset:
@@ -75,11 +76,12 @@ def _read(data: Data) -> Dataset:
     return dataset
 
 
-def read_test(data: Data, classes: Sequence[str] | None, preprocessing: Preprocessing) -> Split:
+def read_test(data: Data, target: Target, classes: Sequence[str] | None, preprocessing: Preprocessing) -> Split:
     """Load the test split alone, prepared for a network that was trained before; raises like `load_data`.
 
     Args:
-        classes: the names of the classes that it was trained on, in the order of their indices; None for values.
+        target: what it was trained to tell.
+        classes: the names of the classes, or labels, that it was trained on, in the order of their indices; None for values.
         preprocessing: that of the training. With the tokenizer that it has, a `text-file` with a `test_file` needs no `file`.
     """
     from alrpc.data import columns, tables, text, vision
@@ -93,9 +95,9 @@ def read_test(data: Data, classes: Sequence[str] | None, preprocessing: Preproce
         return text.load_test(data, classes, preprocessing)
     if is_table(data):
         train, test = tables.read_tables(data)
-        return columns.make_split(test or columns.hold_back(train, data)[1], data, classes, preprocessing)
+        return columns.make_split(test or columns.hold_back(train, data)[1], data, target, classes, preprocessing)
     dataset = _read(data)
-    if dataset.preprocessed_by != preprocessing or dataset.class_names != classes:
+    if dataset.preprocessed_by != preprocessing or dataset.target != target or dataset.class_names != classes:
         raise UserError(f"data.name: got {data.name}, whose inputs or classes are not those of the run")
     return dataset.test
 

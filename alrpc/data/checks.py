@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from alrpc.errors import UserError
-from alrpc.objectives.base import Classes, Target, Values
+from alrpc.objectives.targets import Classes, Labels, Target, Values
 
 AT_ONCE = 1 << 22  # numbers that are looked at together, so that the check of a large tensor takes little memory
 
@@ -23,8 +23,7 @@ def check_labels(labels: object, target: Target, split: str, indices: Tensor | N
     """
     if not isinstance(labels, Tensor):
         raise UserError(f"{split} split: labels are of type {type(labels).__name__}; give a tensor (torch.as_tensor)")
-    find = _first_wrong_class if isinstance(target, Classes) else _first_wrong_value
-    wrong = find(labels, target, split)
+    wrong = _FINDS[type(target)](labels, target, split)
     if wrong is not None:
         row, reason = wrong
         raise UserError(f"{split} split: label {row if indices is None else int(indices[row])} {reason}")
@@ -43,6 +42,18 @@ def _first_wrong_class(labels: Tensor, target: Classes, split: str) -> tuple[int
     return row, f"is {int(classes[row])}; the classes of {target} are 0 to {target.count - 1}"
 
 
+def _first_wrong_label(labels: Tensor, target: Labels, split: str) -> tuple[int, str] | None:
+    """The row of the first label that is neither 0 nor 1, and why; raises UserError if none of them can be right."""
+    if labels.ndim != 2 or labels.shape[1] != target.count or labels.is_complex():
+        given = f"{labels.dtype} {tuple(labels.shape)}"
+        raise UserError(f"{split} split: labels are {given}; for {target} they are 0 and 1, (N, {target.count})")
+    wrong = (labels != 0) & (labels != 1)
+    if not wrong.any():
+        return None
+    row, number = wrong.nonzero()[0].tolist()
+    return row, f"has {labels[row, number].item()} at {number}; each of the labels of {target} is 0 or 1"
+
+
 def _first_wrong_value(labels: Tensor, target: Values, split: str) -> tuple[int, str] | None:
     """The row of the first label that is not finite, and why; raises UserError if none of them can be a value."""
     is_flat = labels.ndim == 1 and target.width == 1
@@ -51,6 +62,9 @@ def _first_wrong_value(labels: Tensor, target: Values, split: str) -> tuple[int,
         raise UserError(f"{split} split: labels are {given}; for {target} they are numbers (N, {target.width})")
     row = first_not_finite(labels, torch.float32)
     return None if row is None else (row, "has nan or inf; values must be finite in torch.float32")
+
+
+_FINDS = {Classes: _first_wrong_class, Labels: _first_wrong_label, Values: _first_wrong_value}
 
 
 def check_finite(inputs: Tensor, split: str, indices: Tensor | None = None, name: str = "input") -> None:

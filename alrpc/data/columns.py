@@ -23,7 +23,7 @@ from alrpc.data import text, vision
 from alrpc.data.dataset import Dataset, Split, draw_share
 from alrpc.data.preprocessing import ArrayPreprocessing, ImagePreprocessing, Preprocessing, TextPreprocessing, pixels_of
 from alrpc.errors import UserError
-from alrpc.objectives.base import Classes, Values
+from alrpc.objectives.targets import Classes, Labels, Target, Values
 
 
 class Column(NamedTuple):
@@ -81,35 +81,40 @@ def make_dataset(train: Table, test: Table | None, data: Data, validation: Table
     if test is None:
         train, test = hold_back(train, data)
     kind = train.columns[chosen[0]].kind
+    target, names = target_of(train, data.label_column)
     if kind == "texts":
-        dataset = _of_texts(train, test, chosen[0], data)
+        dataset = _of_texts(train, test, chosen[0], data, target, names)
     else:
-        names = class_names(train, data.label_column)
         prepared = vision.preprocessing(data) if kind == "images" else _learn(_numbers(train, chosen))
         images = isinstance(prepared, ImagePreprocessing)
         if not images and data.augmentation != "none":
             raise UserError(f"data.augmentation: got {data.augmentation}, but {train.source} has no images; use none")
-        trained, tested = (make_split(table, data, names, prepared, "trained on") for table in (train, test))
-        target = Classes(len(names)) if names is not None else Values(trained.labels[0].numel())
+        trained, tested = (make_split(table, data, target, names, prepared, "trained on") for table in (train, test))
         trained = vision.augmented(trained, data) if images else trained
         dataset = Dataset(trained, tested, target, classes=names, preprocessing=prepared if images else None)
     if validation is None:
         return dataset
-    split = make_split(validation, data, dataset.class_names, dataset.preprocessed_by, "trained on")
+    split = make_split(validation, data, dataset.target, dataset.class_names, dataset.preprocessed_by, "trained on")
     return replace(dataset, validation=split)
 
 
 def make_split(
-    table: Table, data: Data, classes: Sequence[str] | None, prepared: Preprocessing, whose: str = "of the run"
+    table: Table,
+    data: Data,
+    target: Target,
+    names: Sequence[str] | None,
+    prepared: Preprocessing,
+    whose: str = "of the run",
 ) -> Split:
-    """The split of a table, for a network that is trained on these classes, or on values, with this preprocessing.
+    """The split of a table, for a network that is trained to tell this target, with this preprocessing.
 
     Args:
+        names: of the classes, or of the labels; None for values.
         whose: what the classes are, for the message about another one.
     """
     chosen = _choose(table, data)
     kind = table.columns[chosen[0]].kind
-    labels = labels_of(table, data.label_column, classes, whose)
+    labels = labels_of(table, data.label_column, target, names, whose)
     if isinstance(prepared, TextPreprocessing) and kind == "texts":
         return text.encoded(_checked(table, chosen[0]).tolist(), labels, prepared)
     if isinstance(prepared, ImagePreprocessing) and kind == "images":
@@ -157,7 +162,7 @@ def _choose(table: Table, data: Data) -> list[str]:
 
 def hold_back(table: Table, data: Data) -> tuple[Table, Table]:
     """What to train on and what to test on: a share of each class, which is always the same."""
-    labels, by_class = _checked(table, data.label_column), class_names(table, data.label_column) is not None
+    labels, by_class = _checked(table, data.label_column), isinstance(target_of(table, data.label_column)[0], Classes)
     classes = (
         torch.from_numpy(numpy.unique(labels, return_inverse=True)[1].reshape(-1)) if by_class else torch.zeros(len(labels))
     )
@@ -221,38 +226,63 @@ def _learn(inputs: Tensor) -> ImagePreprocessing | ArrayPreprocessing:
     return ImagePreprocessing(channels, height, width, (0.0,) * channels, (1.0,) * channels)
 
 
-def class_names(table: Table, name: str) -> list[str] | None:
-    """The names of the classes that a column has, in the order of their indices; None for values."""
+def target_of(table: Table, name: str) -> tuple[Target, list[str] | None]:
+    """What a column of labels is of, and the names of its classes, or labels, in the order of their indices; None for values.
+
+    Rows of several numbers are labels, 0 or 1 each, if they are whole or if there are names; other floats are values.
+    """
     column, rows = table.columns[name], _checked(table, name)
-    if column.names is None and rows.dtype.kind == "f":
-        return None
-    if rows.ndim > 1:
-        raise UserError(f"{table.source}: column {name!r} is {rows.dtype} {rows.shape}; a label is one class a row, or floats")
+    if rows.ndim == 2 and (column.names is not None or rows.dtype.kind != "f"):
+        if not rows.any():
+            raise UserError(f"{table.source}: column {name!r}: no row has any of its labels; at least one must occur")
+        names = list(column.names or map(str, range(rows.shape[1])))
+        _check_several(table, name, rows, target := Labels(len(names)))
+        return target, names
     if column.names is not None:
-        return list(column.names)
+        return Classes(len(column.names)), list(column.names)
+    if rows.dtype.kind == "f":
+        return Values(rows[0].size), None
+    if rows.ndim > 1:
+        raise UserError(
+            f"{table.source}: column {name!r} is {rows.dtype} {rows.shape}; give one class a row, or floats, or labels (N, C)"
+        )
     names = text.sort_labels(set(map(str, numpy.unique(rows).tolist())))
     if len(names) < 2:
         raise UserError(f"{table.source}: column {name!r}: every label is {names[0]!r}; there must be two or more")
-    return names
+    return Classes(len(names)), names
 
 
-def labels_of(table: Table, name: str, classes: Sequence[str] | None, whose: str) -> Tensor:
-    """Labels, (N,) int64 indices of these classes, or values, (N,) or (N, width) float32."""
+def labels_of(table: Table, name: str, target: Target, names: Sequence[str] | None, whose: str) -> Tensor:
+    """Labels of the target: (N,) int64 indices of these classes; 0 and 1, (N, count) uint8; or values, (N,) or (N, width) float32."""
     column, rows = table.columns[name], _checked(table, name)
-    if classes is None:
+    if isinstance(target, Labels):
+        _check_several(table, name, rows, target)
+        return torch.from_numpy(rows.astype(numpy.uint8))
+    if names is None:
         if column.kind == "texts":
             raise UserError(f"{table.source}: column {name!r} has texts; a regression learns numbers")
         return torch.from_numpy(rows.astype(numpy.float32))
-    known = {each: index for index, each in enumerate(classes)}
+    known = {each: index for index, each in enumerate(names)}
     distinct, inverse = numpy.unique(rows, return_inverse=True)
     told = [_called(value, column.names) for value in distinct.tolist()]
     for number, label in enumerate(told):
         if label not in known:
             row = int((inverse.reshape(-1) == number).argmax())
             raise UserError(
-                f"{table.source}: row {row}: label {label!r} is none of the classes {whose}; use one of: {text.listed(classes)}"
+                f"{table.source}: row {row}: label {label!r} is none of the classes {whose}; use one of: {text.listed(names)}"
             )
     return torch.tensor([known[label] for label in told])[torch.from_numpy(inverse.reshape(rows.shape))]
+
+
+def _check_several(table: Table, name: str, rows: numpy.ndarray, target: Labels) -> None:
+    """Refuse, with a UserError, rows of a column that are not the target's labels, 0 or 1 each."""
+    where = f"{table.source}: column {name!r}"
+    if rows.ndim != 2 or rows.shape[1] != target.count or rows.dtype.kind == "O":
+        raise UserError(f"{where} is {rows.dtype} {rows.shape}; for {target} it is 0 and 1, (N, {target.count})")
+    wrong = numpy.argwhere((rows != 0) & (rows != 1))
+    if len(wrong):
+        row, number = wrong[0]
+        raise UserError(f"{where}: row {row} has {rows[row, number]} at {number}; each of several labels is 0 or 1")
 
 
 def _called(label: Any, names: Sequence[str] | None) -> str:
@@ -262,20 +292,23 @@ def _called(label: Any, names: Sequence[str] | None) -> str:
     return names[label] if 0 <= label < len(names) else f"index {label}"
 
 
-def _of_texts(train: Table, test: Table, column: str, data: Data) -> Dataset:
+def _of_texts(train: Table, test: Table, column: str, data: Data, target: Target, names: Sequence[str] | None) -> Dataset:
     """The data set of texts, prepared with a vocabulary of those to train on, and kept in the user's cache."""
     if find_spec("tokenizers") is None:
         raise UserError("data.name: texts need the extra: pip install 'alrpc[text]' (tokenizers is missing)")
-    names = class_names(train, data.label_column)
     if names is None:
         raise UserError(f"{train.source}: column {data.label_column!r} has floats; texts learn classes, names or whole numbers")
+    told = [labels_of(table, data.label_column, target, names, "trained on").tolist() for table in (train, test)]
+    several = isinstance(target, Labels)  # of which each set that occurs is a class of its own here, such as 0110
     labelled = tuple(
-        text.Labelled(
-            _checked(table, column).tolist(),
-            [str(label) for label in labels_of(table, data.label_column, names, "trained on").tolist()],
-        )
-        for table in (train, test)
+        text.Labelled(_checked(table, column).tolist(), ["".join(map(str, row)) if several else str(row) for row in rows])
+        for table, rows in zip((train, test), told, strict=True)
     )
     identity = hashlib.sha256(repr([names, *labelled]).encode(errors="surrogatepass")).hexdigest()
-    called = {str(number): name for number, name in enumerate(names)}
-    return text.prepare(["columns", identity], lambda: labelled, called, data)
+    called = {} if several else {str(number): name for number, name in enumerate(names)}
+    dataset = text.prepare(["columns", identity], lambda: labelled, called, data)
+    if not several:
+        return dataset
+    sets = torch.tensor([list(map(int, name)) for name in dataset.class_names], dtype=torch.uint8)
+    trained, tested = (replace(split, labels=sets[split.labels]) for split in (dataset.train, dataset.test))
+    return replace(dataset, train=trained, test=tested, target=target, classes=names)

@@ -16,7 +16,8 @@ from alrpc.config import Train
 from alrpc.data.checks import check_finite, check_labels
 from alrpc.data.preprocessing import ArrayPreprocessing, Preprocessing
 from alrpc.errors import UsageError, UserError
-from alrpc.objectives.base import Classes, Target, Tensors, check_target
+from alrpc.objectives.base import Tensors
+from alrpc.objectives.targets import Classes, Target, check_target
 from alrpc.reading.documents import shown
 from alrpc.system import derive_seed
 
@@ -25,8 +26,8 @@ from alrpc.system import derive_seed
 class Split:
     """Samples and their labels. A subclass for another kind of data overrides `batch`, and other methods where it differs.
 
-    inputs: (N, ...), or any sequence that `batch` converts to tensors. labels: (N,) class indices, integers, or (N, width)
-    values, also (N,) if the width is 1.
+    inputs: (N, ...), or any sequence that `batch` converts to tensors. labels: (N,) class indices, integers; or (N, count)
+    labels, 0 and 1; or (N, width) values, also (N,) if the width is 1.
     """
 
     inputs: Any
@@ -92,7 +93,7 @@ class WordVectors:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A training split, a test split, the kind of labels (`Classes` or `Values`), and perhaps a validation split.
+    """A training split, a test split, what is learned (`Classes`, `Labels` or `Values`), and perhaps a validation split.
 
     Labels, and inputs that are tensors, are checked when the data set is made; what a `batch` of one's own gives is checked when
     it is read.
@@ -106,7 +107,7 @@ class Dataset:
     target: Target
     word_vectors: WordVectors | None = None
     classes: Sequence[str] | None = None
-    """Names of the classes, in the order of their indices; None to name them by these, and for values."""
+    """Names of the classes, or of the labels, in the order of their indices; None to name them by these, and for values."""
     preprocessing: Preprocessing | None = None
     """How a raw example becomes an input; None for arrays of the shape that the sample's inputs have."""
     validation: Split | None = None
@@ -143,10 +144,8 @@ class Dataset:
 
     @property
     def class_names(self) -> list[str] | None:
-        """The name of each class; None for values."""
-        if not isinstance(self.target, Classes):
-            return None
-        return list(self.classes or map(str, range(self.target.count)))
+        """The name of each class, or of each label; None for values."""
+        return list(self.classes or map(str, range(self.target.width))) if self.target.named else None
 
     @property
     def preprocessed_by(self) -> Preprocessing:
@@ -155,11 +154,11 @@ class Dataset:
 
 
 def _check_classes(classes: object, target: Target) -> None:
-    """Refuse, with a UserError, names of classes that are not one different text for each class of the target."""
+    """Refuse, with a UserError, names that are not one different text for each class, or label, of the target."""
     if classes is None:
         return
     names = list(classes) if isinstance(classes, Sequence) and not isinstance(classes, str) else []
-    count = target.count if isinstance(target, Classes) else 0
+    count = target.width if target.named else 0
     if len(names) != count or len(set(names)) != count or not all(isinstance(name, str) for name in names):
         raise UserError(f"classes: got {shown(classes)} for {target}; give {f'{count} different names' if count else 'none'}")
 

@@ -6,7 +6,7 @@ import torch
 
 from alrpc.data.dataset import Dataset, Split
 from alrpc.data.preprocessing import ImagePreprocessing
-from alrpc.objectives.base import Classes
+from alrpc.objectives.targets import Classes
 
 PREPROCESSING = ImagePreprocessing(channels=1, height=8, width=8, mean=(0.0,), deviation=(1.0,))
 

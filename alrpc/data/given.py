@@ -10,12 +10,12 @@ from torch.utils.data import IterableDataset, Subset, TensorDataset
 
 from alrpc.config import PYTHON, Data, parse_section
 from alrpc.data import for_run
-from alrpc.data.columns import Column, Table, class_names, labels_of, make_dataset
+from alrpc.data.columns import Column, Table, labels_of, make_dataset, target_of
 from alrpc.data.dataset import Dataset
 from alrpc.data.samples import MapStyle, Samples, as_number, read_labels
 from alrpc.data.tables import column_of, table_of
 from alrpc.errors import UsageError, UserError
-from alrpc.objectives.base import Classes, Target, Values, check_target
+from alrpc.objectives.targets import Classes, Target, Values, check_target
 from alrpc.reading.documents import shown
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def as_dataset(
 
     Args:
         train: one of
-            a pair of inputs, (N, ...), and labels, (N,) or (N, width), as numpy arrays, tensors or lists; inputs may be texts;
+            a pair of inputs, (N, ...), and labels, (N,), (N, count) or (N, width), as numpy arrays, tensors or lists; inputs may be texts;
             a map-style data set, such as `torch.utils.data.Dataset`, whose samples are pairs of input and label, or mappings that have
             both by name; it is read when a sample is wanted, in the processes that `data.workers` are;
             a `datasets.Dataset`, of texts, images or numbers, by `columns` and `label_column`; with a transform of its own
@@ -54,9 +54,10 @@ def as_dataset(
             a mapping of names to such splits, such as `datasets.DatasetDict`: `train_split` and `test_split` choose.
         test: the same to test on; None for that of a mapping, or else for `test_share` of each class in `train`, always the same.
         validation: the same to validate on; or the share of the training split that is held out for it.
-        target: `alrpc.Classes(count)`, of which labels are the indices, or `alrpc.Values(width)`; None for values if labels are
-            floats, else for the classes that the data set names, or that the labels to train on are.
-        classes: the names of the classes, in the order of their indices.
+        target: `alrpc.Classes(count)`, of which labels are the indices, `alrpc.Labels(count)`, or `alrpc.Values(width)`; None for values
+            if labels are floats; for labels if a sample has several, whole numbers or booleans; else for the classes that the data set
+            names, or that the labels to train on are.
+        classes: the names of the classes, or of the labels, in the order of their indices.
         seed: what decides, as train.seed does in a run, which samples a share for validation has.
         fields: fields of the configuration's section `data`: columns, label_column, test_share, image_size, augmentation, vocabulary, …;
             see `alrpc.config.Data`.
@@ -96,7 +97,7 @@ def _check_classes(classes: Any, target: Target | None) -> None:
         return
     if isinstance(classes, str) or not isinstance(classes, Collection) or not all(isinstance(each, str) for each in classes):
         raise UsageError(f"classes: got {shown(classes)}; give a list of their names, in the order of their indices")
-    if target is not None and target != Classes(len(classes)):
+    if target is not None and not (target.named and target.width == len(classes)):
         raise UsageError(
             f"target: got {target} beside {len(classes)} names in classes; leave one of them out, or give both alike"
         )
@@ -156,11 +157,11 @@ def _column(given: Any, where: str) -> Column:
 
 
 def _aimed(column: Column, target: Target | None, classes: Sequence[str] | None) -> Column:
-    """The column of the label, as one of classes with these names, or of values."""
+    """The column of the label, as one of classes or labels with these names, or of values."""
     if isinstance(target, Values) and column.kind == "numbers":
         return column._replace(read=lambda: _values(column.read()), names=None)
-    if classes is None and isinstance(target, Classes) and column.names is None:
-        classes = [str(index) for index in range(target.count)]
+    if classes is None and target is not None and target.named and column.names is None:
+        classes = [str(index) for index in range(target.width)]
     return column if classes is None else column._replace(names=list(classes))
 
 
@@ -170,12 +171,11 @@ def _values(rows: numpy.ndarray) -> numpy.ndarray:
 
 def _of_samples(made: Mapping[str, _Listed], data: Data) -> Dataset:
     """The data set of map-style splits."""
-    names = class_names(made["train"].table, data.label_column)
+    target, names = target_of(made["train"].table, data.label_column)
     splits = {}
     for name, (source, table, given) in made.items():
-        labels = labels_of(table, data.label_column, names, "trained on")
+        labels = labels_of(table, data.label_column, target, names, "trained on")
         splits[name] = Samples(source, labels, given, table.source, data.label_column, tuple(data.columns))
     if "test" not in splits:
-        splits["train"], splits["test"] = splits["train"].hold_out(data.test_share, 0, names is not None)
-    target = Classes(len(names)) if names is not None else Values(splits["train"].labels[0].numel())
+        splits["train"], splits["test"] = splits["train"].hold_out(data.test_share, 0, isinstance(target, Classes))
     return Dataset(splits["train"], splits["test"], target, classes=names, validation=splits.get("validation"))

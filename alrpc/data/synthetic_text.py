@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from alrpc.data.dataset import Dataset, Split
-from alrpc.objectives.base import Classes, Tensors
+from alrpc.objectives.base import Tensors
+from alrpc.objectives.targets import Classes
 
 SEQUENCES, TESTED, TOKENS, VOCABULARY = 1024, 64, 64, 10_000
 

@@ -22,7 +22,8 @@ from alrpc.data.text_file import Record, read_records
 from alrpc.data.tokenizer import UNKNOWN, cleaner, encode, learn_vocabulary, pad
 from alrpc.data.word_vectors import read_word_vectors
 from alrpc.errors import UserError
-from alrpc.objectives.base import Classes, Tensors
+from alrpc.objectives.base import Tensors
+from alrpc.objectives.targets import Classes
 from alrpc.system import derive_seed
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ from alrpc.data.dataset import Dataset, Split
 from alrpc.data.decoded import Decoded
 from alrpc.data.preprocessing import ImagePreprocessing, normalise, read_image
 from alrpc.errors import UserError
-from alrpc.objectives.base import Classes, Tensors
+from alrpc.objectives.base import Tensors
+from alrpc.objectives.targets import Classes
 from alrpc.reading.regular import MIB, read_text
 from alrpc.system import derive_seed
 

@@ -111,5 +111,5 @@ def tested(predictor: Predictor, config: Config) -> Dataset:
         dataset = read_data(config.data, config.train)
         check_trained_on(dataset, predictor.target, config, predictor.manifest)
         return dataset
-    test = read_test(config.data, predictor.carried.classes, predictor.carried.preprocessing)
+    test = read_test(config.data, predictor.target, predictor.carried.classes, predictor.carried.preprocessing)
     return Dataset(test, test, predictor.target)

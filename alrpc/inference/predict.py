@@ -81,18 +81,27 @@ def predict(
 
 def is_finite(answer: Answer) -> bool:
     """Whether all numbers of an answer are."""
-    return all(map(math.isfinite, [share for _, share in answer.top] + list(answer.values)))
+    named = answer.top + (answer.labels or ())
+    return all(map(math.isfinite, [share for _, share in named] + list(answer.values)))
 
 
 def answer_tree(name: str, answer: Answer, top_k: int) -> dict[str, Any]:
     """An answer as a tree for JSON: `input`, what it is about; `label`, `probability` and, if several are asked for, `top`, the
-    likeliest classes; or the `values` of a regression; and `exit`."""
+    likeliest classes; or `labels`, those of several that are predicted, each with its probability; or the `values` of a regression; and
+    `exit`."""
+    if answer.labels is not None:
+        tree = {"input": name, "labels": _listed(answer.predicted), "exit": answer.exit}
+        return {**tree, "top": _listed(answer.likeliest(top_k))} if top_k > 1 else tree
     if not answer.top:
         return {"input": name, "values": [rounded(value) for value in answer.values], "exit": answer.exit}
     tree = {"input": name, "label": answer.label, "probability": rounded(answer.top[0][1]), "exit": answer.exit}
     if top_k > 1:
-        tree["top"] = [{"label": label, "probability": rounded(share)} for label, share in answer.top]
+        tree["top"] = _listed(answer.top)
     return tree
+
+
+def _listed(named: Iterable[tuple[str, float]]) -> list[dict[str, Any]]:
+    return [{"label": label, "probability": rounded(share)} for label, share in named]
 
 
 def rounded(value: float) -> float:

@@ -18,7 +18,7 @@ from alrpc.errors import UsageError, UserError
 from alrpc.inference.calibration import chosen, read_calibration
 from alrpc.inference.early_exit import EarlyExit, early_exit, predict_early
 from alrpc.network import Network
-from alrpc.objectives.base import Classes
+from alrpc.objectives.targets import Classes, Labels
 from alrpc.system import move, own_arithmetic
 from alrpc.training.step import autocast
 
@@ -34,19 +34,30 @@ class Answer:
     exit: int
     """The number of the exit, from 1."""
     top: tuple[tuple[str, float], ...] = ()
-    """The likeliest classes by name, each with its probability, the likeliest first; empty for a regression."""
+    """The likeliest classes by name, each with its probability, the likeliest first; empty where there are no classes."""
     values: tuple[float, ...] = ()
-    """The predicted values of a regression; empty for classes."""
+    """The predicted values of a regression; else empty."""
+    labels: tuple[tuple[str, float], ...] | None = None
+    """Where a sample may have several labels, each label by name with its probability, in their order; else None."""
 
     @property
     def label(self) -> str | None:
-        """The name of the likeliest class; None for a regression."""
+        """The name of the likeliest class; None where there are no classes."""
         return self.top[0][0] if self.top else None
 
     @property
     def probability(self) -> float | None:
-        """The probability of the likeliest class; None for a regression."""
+        """The probability of the likeliest class; None where there are no classes."""
         return self.top[0][1] if self.top else None
+
+    @property
+    def predicted(self) -> tuple[tuple[str, float], ...]:
+        """Of several labels those whose probability is above 0.5, each with it, the likeliest first."""
+        return tuple(each for each in self.likeliest() if each[1] > 0.5)
+
+    def likeliest(self, count: int | None = None) -> tuple[tuple[str, float], ...]:
+        """So many of the labels, all for None, the likeliest first."""
+        return tuple(sorted(self.labels or (), key=lambda each: -each[1])[:count])
 
 
 class Predictor(Network):
@@ -154,13 +165,16 @@ class Predictor(Network):
 
     def answers_of(self, output: Tensor, exit: int, top_k: int) -> list[Answer]:
         """The answers by the decoded outputs of an exit, (N, classes) or (N, width)."""
-        probabilities = self.objective.probabilities(output) if isinstance(self.target, Classes) else None
+        probabilities = self.objective.probabilities(output) if self.target.named else None
         return self._named(output, probabilities, [exit] * len(output), top_k)
 
     def _named(self, output: Tensor, probabilities: Tensor | None, exits: list[int], top_k: int) -> list[Answer]:
         if probabilities is None:
             return [Answer(exit, values=tuple(row)) for exit, row in zip(exits, output.float().tolist(), strict=True)]
         names = self.carried.classes
+        if isinstance(self.target, Labels):
+            shares = probabilities.tolist()
+            return [Answer(exit, labels=tuple(zip(names, row, strict=True))) for exit, row in zip(exits, shares, strict=True)]
         order = output.argsort(dim=1, descending=True, stable=True)[:, :top_k].cpu()
         shares = probabilities.cpu().gather(1, order)
         return [
@@ -184,7 +198,7 @@ class Predictor(Network):
         return exit or count
 
     def check_classes(self) -> None:
-        """Refuse, with a UsageError, early exits of a regression."""
+        """Refuse, with a UsageError, early exits where there are no classes."""
         if not isinstance(self.target, Classes):
             raise UsageError(f"--exit: early exits need the probabilities of classes, but the run's target is {self.target}")
 

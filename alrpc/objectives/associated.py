@@ -27,8 +27,9 @@ from torch.nn import functional
 from alrpc import config
 from alrpc.errors import UserError
 from alrpc.models.pooling import Pooled, choose_pool
-from alrpc.objectives.base import Classes, Component, Objective, Place, Target, Tensors, call, gives
+from alrpc.objectives.base import Component, Objective, Place, Tensors, call, gives
 from alrpc.objectives.build import run_sample
+from alrpc.objectives.targets import Classes, Labels, Target
 
 ACTIVATIONS = {"sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "relu": nn.ReLU, "gelu": nn.GELU, "none": nn.Identity}
 LOSSES = {"mse": functional.mse_loss, "smooth_l1": functional.smooth_l1_loss}
@@ -59,8 +60,10 @@ class AssociatedLearning(Objective):
         self.decoder_activation = ACTIVATIONS[chosen.decoder_activation]
         self.pooling = chosen.pooling
         self.associated_loss = LOSSES[chosen.associated_loss]
-        self.by_cross_entropy = chosen.autoencoder_loss == "cross_entropy" and isinstance(target, Classes)
-        """Whether the first component's decoder learns by cross entropy. Later ones never do, since only t_0 is one-hot."""
+        asked = chosen.autoencoder_loss == "cross_entropy" and isinstance(target, Classes)
+        self.by_cross_entropy = asked or isinstance(target, Labels)
+        """Whether the first component's decoder learns by cross entropy, as it always does for labels, of which outputs are scores.
+        Later ones never do, since only t_0 is of 0 and 1."""
 
     @property
     def weighs_classes(self) -> bool:
@@ -123,7 +126,7 @@ class AssociatedLearning(Objective):
         decoded = component.decoder(encoded)
         associated = self.associated_loss(bridged, encoded.detach())
         if self.by_cross_entropy and component.number == 1:
-            autoencoder = self.target.cross_entropy(decoded, code.argmax(dim=-1))
+            autoencoder = self.target.loss(decoded, self.target.decide(code))
         else:
             autoencoder = functional.mse_loss(decoded, code)
         return {CODE: encoded}, (associated, autoencoder)

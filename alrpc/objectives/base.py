@@ -9,137 +9,20 @@ beside ────► the objective's modules ──► beside ──► next c
 
 from __future__ import annotations
 
-import math
-import operator
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from alrpc.errors import UsageError, UserError
 from alrpc.models.modes import eval_mode as eval_mode
 from alrpc.objectives.handover import pack, unpack
-from alrpc.reading.documents import shown
+from alrpc.objectives.targets import Target, check_target
 
 Tensors = dict[str, Tensor]
 LABEL = "label"  # the name of the label among the tensors beside the activations
 ALIGNMENT = 64  # bytes, alignment of torch's allocations on a CPU
-
-
-@dataclass(frozen=True)
-class Classes:
-    """A classification target: a class index of 0 … count - 1, represented as a one-hot vector."""
-
-    count: int
-    weights: tuple[float, ...] | None = field(default=None, compare=False, repr=False)
-    """What each class counts in cross entropies, in the order of their indices; None for 1. A prediction does not know of them."""
-
-    metric = "accuracy"
-
-    def __post_init__(self):
-        _check_size(self, "count")
-        if self.weights is not None:
-            _check_weights(self.weights, self.count)
-            object.__setattr__(self, "weights", tuple(map(float, self.weights)))
-
-    @property
-    def width(self) -> int:
-        return self.count
-
-    @property
-    def chance(self) -> float:
-        """The accuracy of a guess, when all classes are equally frequent."""
-        return 1 / self.count
-
-    def blank(self, samples: int) -> Tensor:
-        """Placeholder labels: (samples,), int64."""
-        return torch.zeros(samples, dtype=torch.int64)
-
-    def represent(self, labels: Tensor) -> Tensor:
-        """Represent integer labels, (N,), as one-hot vectors, (N, count), float32."""
-        return functional.one_hot(labels.long(), self.count).float()
-
-    def cross_entropy(self, scores: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
-        """The cross entropy of scores, (N, count), averaged over the samples, each of which counts as its class weighs."""
-        if self.weights is None:
-            return functional.cross_entropy(scores, labels, label_smoothing=label_smoothing)
-        weights = scores.new_tensor(self.weights)  # torch's own mean would divide by the weights of the micro-batch
-        loss = functional.cross_entropy(scores, labels, weights, reduction="sum", label_smoothing=label_smoothing)
-        return loss / len(labels)
-
-    def decide(self, output: Tensor) -> Tensor:
-        """The predicted class indices, (N,), of outputs, (N, count)."""
-        return output.argmax(dim=-1)
-
-    def score(self, output: Tensor, labels: Tensor) -> float:
-        """The number of correct outputs among N; the accuracy is the sum over a data set, divided by its size."""
-        return (self.decide(output) == labels).sum().item()
-
-
-@dataclass(frozen=True)
-class Values:
-    """A regression target: a vector of `width` floats, represented by itself."""
-
-    width: int
-
-    metric = "mse"
-    chance = None
-
-    def __post_init__(self):
-        _check_size(self, "width")
-
-    def blank(self, samples: int) -> Tensor:
-        """Placeholder labels: (samples, width), float32."""
-        return torch.zeros(samples, self.width)
-
-    def represent(self, labels: Tensor) -> Tensor:
-        """Represent labels, (N, width), or (N,) if the width is 1, as (N, width), float32."""
-        return labels.float().reshape(len(labels), self.width)
-
-    def decide(self, output: Tensor) -> Tensor:
-        return output
-
-    def score(self, output: Tensor, labels: Tensor) -> float:
-        """The squared error, summed over N outputs and averaged over the width; divided by N it is the mean squared error."""
-        return (output - self.represent(labels)).square().mean(dim=-1).double().sum().item()
-
-
-Target = Classes | Values
-
-
-def check_target(target: object) -> None:
-    """Refuse, with a UserError, what is no target."""
-    if not isinstance(target, Classes | Values):
-        raise UserError(f"target: got {target!r}; give alrpc.Classes(count) or alrpc.Values(width)")
-
-
-def refuse_values(target: Target, name: str) -> None:
-    """Refuse, with a UsageError, a regression for an objective that learns from classes."""
-    if not isinstance(target, Classes):
-        raise UsageError(f"objective.name: {name} learns from classes, but the target is {target}; use associated")
-
-
-def _check_weights(weights: object, count: int) -> None:
-    """Refuse, with a UserError, weights of classes that are not one finite, positive number for each of `count` classes."""
-    numbers = list(weights) if isinstance(weights, Sequence) and not isinstance(weights, str) else []
-    right = all(isinstance(each, int | float) and 0 < each < math.inf for each in numbers)
-    if len(numbers) != count or not right:
-        raise UserError(f"weights: got {shown(weights)} for {count} classes; give a number above 0 for each of them")
-
-
-def _check_size(target: Target, field: str) -> None:
-    """Make a target's number of classes or values an int; raises UserError unless it is a whole number of at least 1."""
-    value = getattr(target, field)
-    try:
-        number = operator.index(value)
-    except TypeError:
-        number = 0
-    if number < 1:
-        raise UserError(f"{type(target).__name__}: {field} is {value!r}; give a whole number of at least 1")
-    object.__setattr__(target, field, number)
 
 
 @dataclass(frozen=True)
@@ -214,9 +97,10 @@ class Objective(ABC):
     def begin(self, labels: Tensor) -> Tensors:
         """The tensors that enter the first component beside the activations, for the labels of N samples.
 
-        Unless an objective says otherwise: class indices, (N,), int64, or values, (N, width), float32, under the name `label`.
+        Unless an objective says otherwise: as the target prepares them, class indices, (N,), int64, or labels or values, (N, width),
+        float32, under the name `label`.
         """
-        return {LABEL: labels.long() if isinstance(self.target, Classes) else self.target.represent(labels)}
+        return {LABEL: self.target.prepare(labels)}
 
     def enter(self, component: Component, tensors: Tensors, beside: Tensors | None) -> Tensors:
         """The tensors that the component's block runs on, made of those that enter the component, (N, ...) each; the same unless
@@ -260,9 +144,9 @@ class Objective(ABC):
         return outputs[-1]
 
     def probabilities(self, output: Tensor) -> Tensor:
-        """The probabilities of the classes, (N, classes), by the decoded output of an exit; its softmax, unless an objective whose
-        outputs are no logits says otherwise. They rank the classes as the output does."""
-        return output.float().softmax(dim=1)
+        """The probabilities of the classes, or of the labels, (N, width), by the decoded output of an exit; those that the target has
+        for it, unless an objective whose outputs are no logits says otherwise. They rank the classes as the output does."""
+        return self.target.probabilities(output)
 
     def training_only(self, component: Component, is_last: bool) -> list[nn.Module]:
         """The component's modules that the prediction of the network's last exit does not use: all but the last exit's, unless an

@@ -15,19 +15,8 @@ from alrpc import config
 from alrpc.config.own_code import call_own, import_function
 from alrpc.errors import Advice, UsageError, UserError
 from alrpc.objectives import OBJECTIVES
-from alrpc.objectives.base import (
-    Classes,
-    Component,
-    Objective,
-    Place,
-    Target,
-    Tensors,
-    as_tensors,
-    call,
-    eval_mode,
-    gives,
-    storage,
-)
+from alrpc.objectives.base import Component, Objective, Place, Tensors, as_tensors, call, eval_mode, gives, storage
+from alrpc.objectives.targets import Classes, Target
 
 
 def make_objective(chosen: str | Callable[..., Objective], target: Target, fields: Mapping[str, Any]) -> Objective:

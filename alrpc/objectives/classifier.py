@@ -1,4 +1,4 @@
-"""Local classifiers: every block has a head that classifies its output, and learns by cross entropy.
+"""Local classifiers: every block has a head that classifies its output, and learns by cross entropy: of a class, or of labels.
 
     s_{l-1} ──► f ──► s_l ──────────► next component
                        │
@@ -20,8 +20,9 @@ from torch.nn import functional
 from alrpc import config
 from alrpc.config.own_code import call_own, import_function
 from alrpc.errors import UsageError
-from alrpc.objectives.base import LABEL, Component, Objective, Place, Target, Tensors, call, gives, refuse_values, takes
+from alrpc.objectives.base import LABEL, Component, Objective, Place, Tensors, call, gives, takes
 from alrpc.objectives.heads import head_of
+from alrpc.objectives.targets import Classes, Labels, Target, check_learns
 from alrpc.objectives.terms import (
     check_branches,
     make_embedding,
@@ -38,14 +39,14 @@ class Classifier(Objective):
     """The objective of local classifiers; its options are the fields of `alrpc.config.objectives.Classifier`.
 
     Raises:
-        UsageError: for an unknown option, a value that is not allowed, or a target that is no classification.
+        UsageError: for an unknown option, a value that is not allowed, or a target of values.
     """
 
     own_parts = ("head", "pool")
 
     def __init__(self, target: Target, **options: Any):
         super().__init__(target)
-        refuse_values(target, "classifier")
+        check_learns("classifier", target, Classes, Labels)
         self.options = config.parse_section("objective", {"name": "classifier", **options})
         self.combines_exits = self.options.ensemble
         self._own = import_function(self.options.loss, "objective.loss") if ":" in self.options.loss else None
@@ -115,7 +116,7 @@ class Classifier(Objective):
     def decode(self, parts: Sequence[nn.ModuleDict], outputs: Sequence[Tensor]) -> Tensor:
         if not self.combines_exits:
             return outputs[-1]
-        return sum(functional.log_softmax(output.float(), dim=1) for output in outputs) / len(outputs)
+        return sum(self.target.averageable(output) for output in outputs) / len(outputs)
 
     def training_only(self, component: Component, is_last: bool) -> list[nn.Module]:
         used = ("block", "head") if is_last or self.combines_exits else ("block",)

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from alrpc import config
-from alrpc.objectives.base import LABEL, Component, Objective, Place, Target, Tensors, call, gives, refuse_values
+from alrpc.objectives.base import LABEL, Component, Objective, Place, Tensors, call, gives
 from alrpc.objectives.heads import head_of, make_projector
+from alrpc.objectives.targets import Classes, Target, check_learns
 
 
 class Contrastive(Objective):
@@ -38,7 +39,7 @@ class Contrastive(Objective):
 
     def __init__(self, target: Target, **options: Any):
         super().__init__(target)
-        refuse_values(target, "contrastive")
+        check_learns("contrastive", target, Classes)
         self.options = config.parse_section("objective", {"name": "contrastive", **options})
 
     def build(self, place: Place) -> tuple[dict[str, nn.Module], Tensors]:

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from alrpc import config
-from alrpc.objectives.base import LABEL, Component, Objective, Place, Target, Tensors, call, gives, refuse_values
+from alrpc.objectives.base import LABEL, Component, Objective, Place, Tensors, call, gives
 from alrpc.objectives.heads import BatchNorm, make_projector
+from alrpc.objectives.targets import Classes, Target, check_learns
 from alrpc.objectives.terms import similarity_loss
 
 EPSILON = 1e-7  # added to a variance below a root
@@ -40,7 +41,7 @@ class Deinfo(Objective):
 
     def __init__(self, target: Target, **options: Any):
         super().__init__(target)
-        refuse_values(target, "deinfo")
+        check_learns("deinfo", target, Classes)
         self.options = config.parse_section("objective", {"name": "deinfo", **options})
 
     def build(self, place: Place) -> tuple[dict[str, nn.Module], Tensors]:

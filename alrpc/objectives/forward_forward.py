@@ -27,8 +27,9 @@ from torch.nn import functional
 
 from alrpc import config
 from alrpc.errors import UsageError
-from alrpc.objectives.base import LABEL, Component, Objective, Place, Target, Tensors, call, gives, refuse_values, takes
+from alrpc.objectives.base import LABEL, Component, Objective, Place, Tensors, call, gives, takes
 from alrpc.objectives.heads import head_of
+from alrpc.objectives.targets import Classes, Target, check_learns
 
 KINDS = 3  # positives, negatives, neutrals
 MOMENTUM = 0.9  # of the running means of the units' activity
@@ -45,7 +46,7 @@ class ForwardForward(Objective):
 
     def __init__(self, target: Target, **options: Any):
         super().__init__(target)
-        refuse_values(target, "forward_forward")
+        check_learns("forward_forward", target, Classes)
         if target.width < 2:
             raise UsageError(f"objective.name: forward_forward learns from wrong labels, but the target is {target}")
         self.options = config.parse_section("objective", {"name": "forward_forward", **options})

@@ -8,12 +8,11 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from alrpc.config.objectives import Head
 from alrpc.errors import UserError
 from alrpc.models.pooling import MeanOverPositions, Pooled, choose_pool
-from alrpc.objectives.base import Classes, Place, Target, gives
+from alrpc.objectives.base import Place, gives
 from alrpc.objectives.build import run_sample
 
 WIDTH = 64  # least number of channels of a convolutional head, unless it is given
@@ -50,12 +49,6 @@ def head_of(place: Place, chosen: Head, classes: int) -> nn.Module:
             f"the head of component {place.number} gives {tuple(scores.shape)}; it must give {wanted}, a score for each class"
         )
     return head
-
-
-def exit_loss(target: Target, output: Tensor, label: Tensor) -> Tensor:
-    """The loss of an exit, (N, width), whose head gives what it predicts: cross entropy for classes, else the mean squared error."""
-    output = output.float()
-    return target.cross_entropy(output, label) if isinstance(target, Classes) else functional.mse_loss(output, label)
 
 
 def make_head(place: Place, chosen: Head, classes: int) -> nn.Module:

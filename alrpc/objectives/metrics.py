@@ -11,13 +11,14 @@ from torch import Tensor
 
 from alrpc.config.own_code import call_own, did_you_mean, import_function
 from alrpc.errors import UsageError
-from alrpc.objectives.base import Classes, Target
+from alrpc.objectives.targets import Classes, Labels, Target, Values
 from alrpc.reading.regular import MIB
 
 FIELD = "train.metrics"
 MOST = 256 * MIB  # of an exit's outputs on a split, all of which a metric takes at once
 Metric = Callable[[np.ndarray, np.ndarray], float]
-"""(labels, outputs) -> value: (N,) int64 and probabilities (N, classes) float32; or values, (N, width) float32, both."""
+"""(labels, outputs) -> value: (N,) int64 and probabilities (N, classes) float32; 0 and 1, (N, labels), and probabilities of the same
+shape, float32; or values, (N, width) float32, both."""
 
 
 def macro_f1(labels: np.ndarray, outputs: np.ndarray) -> float:
@@ -37,11 +38,36 @@ def balanced_accuracy(labels: np.ndarray, outputs: np.ndarray) -> float:
 def auroc(labels: np.ndarray, outputs: np.ndarray) -> float:
     """The area under the receiver operating characteristic; of more than two classes, of each against the others, averaged over
     those that occur (Fawcett, An introduction to ROC analysis, 2006, section 9)."""
+    classes = [1] if outputs.shape[1] == 2 else range(outputs.shape[1])
+    return auroc_of_labels(np.stack([labels == each for each in classes], axis=1), outputs[:, classes])
+
+
+def auroc_of_labels(labels: np.ndarray, outputs: np.ndarray) -> float:
+    """The area under the receiver operating characteristic, averaged over the labels that some samples have and some have not."""
     from sklearn.metrics import roc_auc_score
 
-    classes = [1] if outputs.shape[1] == 2 else range(outputs.shape[1])
-    areas = [roc_auc_score(labels == each, outputs[:, each]) for each in classes if 0 < (labels == each).sum() < len(labels)]
+    areas = [roc_auc_score(has, shares) for has, shares in zip(labels.T, outputs.T, strict=True) if 0 < has.sum() < len(has)]
     return float(np.mean(areas)) if areas else math.nan
+
+
+def average_precision(labels: np.ndarray, outputs: np.ndarray) -> float:
+    """The average precision, averaged over the labels that occur."""
+    from sklearn.metrics import average_precision_score
+
+    found = [average_precision_score(has, shares) for has, shares in zip(labels.T, outputs.T, strict=True) if has.any()]
+    return float(np.mean(found)) if found else math.nan
+
+
+def micro_f1_of_labels(labels: np.ndarray, outputs: np.ndarray) -> float:
+    """The F1 score of all labels of all samples at once; those whose probability is above 0.5 are predicted."""
+    from sklearn.metrics import f1_score
+
+    return f1_score(labels.ravel() > 0.5, outputs.ravel() > 0.5, zero_division=0)
+
+
+def macro_f1_of_labels(labels: np.ndarray, outputs: np.ndarray) -> float:
+    """The F1 score of each label, averaged over the labels."""
+    return float(np.mean([micro_f1_of_labels(*column) for column in zip(labels.T, outputs.T, strict=True)]))
 
 
 def log_loss(labels: np.ndarray, outputs: np.ndarray) -> float:
@@ -81,13 +107,20 @@ OF_CLASSES: dict[str, Metric] = {
     **{metric.__name__: metric for metric in (macro_f1, balanced_accuracy, auroc, log_loss)},
     **{name: top(k) for name, k in RANKS.items()},
 }
+OF_LABELS: dict[str, Metric] = {
+    "micro_f1": micro_f1_of_labels,
+    "macro_f1": macro_f1_of_labels,
+    "average_precision": average_precision,
+    "auroc": auroc_of_labels,
+}
 OF_VALUES: dict[str, Metric] = {"mae": mae, "r2": r2}
+KNOWN: dict[type[Target], dict[str, Metric]] = {Classes: OF_CLASSES, Labels: OF_LABELS, Values: OF_VALUES}
 
 
 def check_metrics(names: Sequence[str], target: Target, samples: int) -> None:
     """Refuse metrics that a target does not have or that cannot be imported, or outputs of so many samples that cannot all be kept,
     with a UsageError."""
-    known = OF_CLASSES if isinstance(target, Classes) else OF_VALUES
+    known = KNOWN[type(target)]
     for name in names:
         if ":" in name:
             import_function(name, FIELD)
@@ -110,8 +143,8 @@ def measure(name: str, target: Target, labels: Tensor, outputs: Tensor) -> float
     """The value of a metric for an exit's outputs; nan where it is not defined.
 
     Args:
-        labels: (N,) int64 class indices, or (N, width) float32.
-        outputs: (N, classes) probabilities, or (N, width), float32.
+        labels: (N,) int64 class indices, or labels or values, (N, width) float32.
+        outputs: (N, width) probabilities, or values, float32.
 
     Raises:
         UsageError: when a function of the user's own raises, or gives no number.
@@ -119,7 +152,7 @@ def measure(name: str, target: Target, labels: Tensor, outputs: Tensor) -> float
     if not outputs.isfinite().all():
         return math.nan
     if ":" not in name:
-        metric = (OF_CLASSES if isinstance(target, Classes) else OF_VALUES)[name]
+        metric = KNOWN[type(target)][name]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of classes that do not occur in a small split
             return float(metric(labels.numpy(), outputs.numpy()))

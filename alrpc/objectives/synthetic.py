@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from alrpc import config
-from alrpc.objectives.base import LABEL, Component, Microbatch, Place, Target, Tensors, call, gives
+from alrpc.objectives.base import LABEL, Component, Microbatch, Place, Tensors, call, gives
 from alrpc.objectives.feedback import NOTHING, WithFeedback, check_output, untaught, widened
-from alrpc.objectives.heads import BatchNorm, exit_loss, head_of
+from alrpc.objectives.heads import BatchNorm, head_of
+from alrpc.objectives.targets import Target
 
 
 class Synthesiser(nn.Module):
@@ -98,9 +99,10 @@ class SyntheticGradients(WithFeedback):
     ) -> tuple[Tensors, tuple[Tensor, ...]]:
         label = beside[LABEL]
         if not self.lag(component):
-            exit = exit_loss(self.target, self.exit(component, leaving), label)
+            exit = self.target.loss(self.exit(component, leaving).float(), label)
             return beside, (exit, exit.new_zeros(()))
-        exit = exit_loss(self.target, self.exit(component, {n: t.detach() for n, t in leaving.items()}), label)
+        detached = {name: tensor.detach() for name, tensor in leaving.items()}
+        exit = self.target.loss(self.exit(component, detached).float(), label)
         output = leaving[gives(component.block)[0]]
         (synthetic,) = self.absorb(component, kept, heard) if kept else (untaught(exit.new_zeros(()), component.synthesiser),)
         with torch.no_grad():

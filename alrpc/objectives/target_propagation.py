@@ -27,9 +27,10 @@ from torch.nn import functional
 
 from alrpc import config
 from alrpc.errors import UserError
-from alrpc.objectives.base import LABEL, Component, Microbatch, Place, Target, Tensors, call, gives
+from alrpc.objectives.base import LABEL, Component, Microbatch, Place, Tensors, call, gives
 from alrpc.objectives.feedback import NOTHING, WithFeedback, check_output, untaught, widened
-from alrpc.objectives.heads import exit_loss, head_of
+from alrpc.objectives.heads import head_of
+from alrpc.objectives.targets import Target
 
 ENTERED, LEFT = "entered.", "left"
 """Names of what a component keeps: entered.<name> for all that entered it, and s_l."""
@@ -110,7 +111,7 @@ class TargetPropagation(WithFeedback):
     ) -> tuple[Tensors, tuple[Tensor, ...]]:
         is_last = not self.lag(component)
         features = leaving if is_last else {name: tensor.detach() for name, tensor in leaving.items()}
-        exit = exit_loss(self.target, self.exit(component, features), beside[LABEL])
+        exit = self.target.loss(self.exit(component, features).float(), beside[LABEL])
         nothing = exit.new_zeros(())
         if is_last:
             return beside, (exit, nothing, nothing)

@@ -16,7 +16,7 @@ from alrpc.checkpoint.resume import ResumePoint
 from alrpc.config import Config, Health
 from alrpc.data.dataset import WordVectors
 from alrpc.events import Event, Status, ToldToEnd
-from alrpc.objectives.base import Target
+from alrpc.objectives.targets import Target
 from alrpc.pipeline.cause import tell_cause
 from alrpc.pipeline.failures import (
     HEARTBEAT_CHECK,

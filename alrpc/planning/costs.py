@@ -18,7 +18,8 @@ from alrpc.config import Config
 from alrpc.data.dataset import Dataset
 from alrpc.data.loader import epoch_size, load_micro_batches, requests
 from alrpc.network import build_network
-from alrpc.objectives.base import Microbatch, Target
+from alrpc.objectives.base import Microbatch
+from alrpc.objectives.targets import Target
 from alrpc.posix.forks import ensure_server
 from alrpc.posix.parent import Parent
 from alrpc.system import cores, keep_memory, synchronize

@@ -210,7 +210,7 @@ def of_validation(progress: Progress) -> dict:
 
 def last_line(summary: dict, directory: Path) -> str:
     """The last line that a training command prints."""
-    metric = "accuracy" if "test_accuracy" in summary else "mse"
+    metric = next(name.removeprefix("test_") for name in summary if name.startswith("test_") and name != "test_samples")
     metrics = "".join(f", {name} {exits[-1]:.4f}" for name, exits in summary.get("metrics", {}).items())
     of_epoch = f" of epoch {summary['tested_epoch']}" if "tested_epoch" in summary else ""
     epochs = f"{summary['epochs']} epochs in {summary['wall_seconds']:.1f} s"

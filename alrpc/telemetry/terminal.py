@@ -254,4 +254,4 @@ def _components(stage: StageProgress) -> str:
 
 
 def _score(value: float, metric: str) -> str:
-    return f"{value:.4f}" if metric == "accuracy" else f"{value:.5g}"
+    return f"{value:.4f}" if metric.endswith("accuracy") else f"{value:.5g}"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from alrpc.errors import NonFinite
 from alrpc.events import Evaluation, Losses
-from alrpc.objectives.base import Classes, Objective
+from alrpc.objectives.base import Objective
 from alrpc.objectives.metrics import measure
 
 READ_EVERY = 16  # steps between two transfers from a GPU
@@ -102,18 +102,15 @@ class ExitScores:
             if self.metrics:
                 self.keep(index, decoded)
         if self.metrics:
-            self.labels.append((labels.long() if self.is_of_classes else self.objective.target.represent(labels)).cpu())
+            self.labels.append(self.objective.target.prepare(labels).cpu())
         self.samples += len(labels)
-
-    @property
-    def is_of_classes(self) -> bool:
-        return isinstance(self.objective.target, Classes)
 
     def keep(self, index: int, decoded: Tensor) -> None:
         """Keep the outputs of exit `index` + 1 on a micro-batch, as the metrics take them."""
         if len(self.outputs) == index:
             self.outputs.append([])
-        self.outputs[index].append((self.objective.probabilities(decoded) if self.is_of_classes else decoded).float().cpu())
+        taken = self.objective.probabilities(decoded) if self.objective.target.named else decoded
+        self.outputs[index].append(taken.float().cpu())
 
     def measured(self) -> dict[str, list[float]] | None:
         """For each metric, its value at every exit; None if there are no metrics."""

@@ -98,7 +98,8 @@ def with_one(tensor: torch.Tensor, value: float) -> torch.Tensor:
 
 
 X, CLASSES, NUMBERS = torch.randn(6, 2), torch.tensor([0, 1, 2, 0, 1, 2]), torch.randn(6, 2)
-THREE, TWO = alrpc.Classes(3), alrpc.Values(2)
+BITS = torch.eye(3, dtype=torch.uint8)[CLASSES]
+THREE, TWO, MANY = alrpc.Classes(3), alrpc.Values(2), alrpc.Labels(3)
 
 
 @pytest.mark.parametrize(
@@ -119,12 +120,17 @@ THREE, TWO = alrpc.Classes(3), alrpc.Values(2)
         (with_one(X, float("nan")), CLASSES, THREE, "input 3 has nan or inf"),
         (with_one(X, float("inf")), CLASSES, THREE, "input 3 has nan or inf"),
         (X.numpy(), CLASSES, THREE, "inputs are of type ndarray; give a tensor"),
+        (X, CLASSES, MANY, r"labels are torch.int64 \(6,\); for Labels\(count=3\) they are 0 and 1, \(N, 3\)"),
+        (X, BITS[:, :2], MANY, r"labels are torch.uint8 \(6, 2\); for Labels\(count=3\) they are 0 and 1, \(N, 3\)"),
+        (X, with_one(BITS, 2), MANY, r"label 3 has 2 at 2; each of the labels of Labels\(count=3\) is 0 or 1"),
+        (X, with_one(BITS.float(), float("nan")), MANY, "label 3 has nan at 2"),
+        (X, with_one(BITS.float(), 0.5), MANY, "label 3 has 0.5 at 2"),
         (X, CLASSES, 3, r"target: got 3; give alrpc.Classes\(count\)"),
     ],
 )
 @pytest.mark.parametrize("name", ["train", "test"])
 def test_what_cannot_be_trained_on_is_named_with_its_split_and_index(inputs, labels, target, message, name):
-    good = alrpc.Split(X, NUMBERS if target == TWO else CLASSES)
+    good = alrpc.Split(X, {TWO: NUMBERS, MANY: BITS}.get(target, CLASSES))
     with pytest.raises(alrpc.UserError, match=message) as refused:
         alrpc.Dataset(**{"train": good, "test": good, name: alrpc.Split(inputs, labels)}, target=target)
     assert target == 3 or str(refused.value).startswith(f"{name} split: ")
@@ -141,6 +147,8 @@ def test_labels_of_every_type_that_fits_are_taken():
         alrpc.Dataset(alrpc.Split(X, labels), alrpc.Split(X, labels), THREE)
     for labels in (NUMBERS[:, 0], NUMBERS[:, :1], CLASSES, NUMBERS[:, 0].half()):
         alrpc.Dataset(alrpc.Split(X, labels), alrpc.Split(X, labels), alrpc.Values(1))
+    for labels in (BITS, BITS.bool(), BITS.float(), BITS.double(), BITS.long()):
+        alrpc.Dataset(alrpc.Split(X, labels), alrpc.Split(X, labels), alrpc.Labels(3))
 
 
 def test_the_last_number_of_a_tensor_larger_than_one_look_is_seen(monkeypatch):

@@ -18,6 +18,7 @@ from alrpc.data.loader import Request, read
 DOCS = Path(__file__).parents[2] / "docs" / "data.md"
 NUMBERS = np.random.default_rng(0)
 INPUTS, LABELS = NUMBERS.normal(size=(40, 5)), NUMBERS.integers(0, 3, 40)
+SEVERAL = np.stack([INPUTS[:, 0] > -9, INPUTS[:, 1] > 0, INPUTS[:, 2] > 0], axis=1).astype(int)
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +61,7 @@ def test_the_examples_of_the_page_run(tmp_path, monkeypatch):
     pytest.importorskip("datasets")
     monkeypatch.chdir(tmp_path)
     examples = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)
-    assert len(examples) == 3
+    assert len(examples) == 4
     exec("\n".join(examples), {})  # each goes on from the one before
 
 
@@ -79,6 +80,25 @@ def test_arrays_are_trained_on_as_tensors_are():
         alrpc.train(network, dataset, epochs=2, batch_size=8)
         digests.append(network.digest())
     assert digests[0] == digests[1] and made.target == alrpc.Classes(3)
+
+
+def test_rows_of_zeros_and_ones_are_several_labels():
+    for labels in (SEVERAL, SEVERAL.astype(bool), torch.tensor(SEVERAL)):
+        made = alrpc.as_dataset((INPUTS, labels), (INPUTS, labels), classes=["a", "b", "c"])
+        assert made.target == alrpc.Labels(3) and made.class_names == ["a", "b", "c"]
+        assert made.test.labels.tolist() == SEVERAL.tolist()
+    floats = SEVERAL.astype(np.float32)
+    assert alrpc.as_dataset((INPUTS, floats)).target == alrpc.Values(3)
+    assert alrpc.as_dataset((INPUTS, floats), target=alrpc.Labels(3)).train.labels.shape == (32, 3)
+    assert "row 0 has 0.5 at 0" in refusal((INPUTS, floats / 2), target=alrpc.Labels(3))
+    samples = [(INPUTS[row], SEVERAL[row]) for row in range(40)]
+    held = alrpc.as_dataset(samples, validation=0.25)
+    assert held.target == alrpc.Labels(3) and (len(held.train), len(held.validation), len(held.test)) == (24, 8, 8)
+    assert held.train.batch(torch.tensor([1, 0]))[1].tolist() == held.train.labels[[1, 0]].tolist()
+    assert "target: got Labels(count=3), but the labels are those of Classes(count=3)" in refusal(
+        (INPUTS, LABELS), target=alrpc.Labels(3)
+    )
+    assert "is int64 (40, 3); for Labels(count=4) it is 0 and 1, (N, 4)" in refusal((INPUTS, SEVERAL), target=alrpc.Labels(4))
 
 
 def test_what_labels_and_inputs_become():
@@ -135,7 +155,16 @@ def test_known_targets_spare_the_reading_of_all_samples():
         ([(INPUTS, LABELS[:3])], "train split: has different numbers of rows, or none: x 40, label 3"),
         ([([[1], [2, 3]], [0, 1])], "train split: inputs: are ragged, or no numbers; make all rows of one shape"),
         ([(np.array([[1], [2, 3]] * 9, object), [0, 1] * 9)], "train split: column 'x' is ragged"),
-        ([(INPUTS, np.zeros((40, 3), int))], "column 'label' is int64 (40, 3); a label is one class a row, or floats"),
+        (
+            [(INPUTS, np.zeros((40, 3, 1), int))],
+            "column 'label' is int64 (40, 3, 1); give one class a row, or floats, or labels",
+        ),
+        ([(INPUTS, np.zeros((40, 3), int))], "column 'label': no row has any of its labels; at least one must occur"),
+        ([(INPUTS, SEVERAL * 2)], "column 'label': row 0 has 2 at 0; each of several labels is 0 or 1"),
+        (
+            [(INPUTS, SEVERAL), (INPUTS, SEVERAL[:, :2])],
+            "test split: column 'label' is int64 (40, 2); for Labels(count=3) it is",
+        ),
         ([(INPUTS, ["a"] * 40)], "every label is 'a'; there must be two or more"),
         ([(INPUTS * np.nan, LABELS)], "train split: input 0 has nan or inf"),
         ([(INPUTS, LABELS), (INPUTS, LABELS + 1)], "test split: row"),

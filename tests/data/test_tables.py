@@ -5,6 +5,7 @@ import re
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 from conftest import read_summary
 from PIL import Image
@@ -36,7 +37,7 @@ def train(tmp_path, *fields):
     fields = ("train.epochs=1", "model.widths=[16]", "data.batch_size=16", f"data.root={tmp_path}", *fields)
     summary, run = run_sequentially(alrpc.load_config(None, fields), "run", tmp_path / "run", quiet=True)
     again = evaluate(alrpc.load_run(run), changed_data(run, (), None))
-    assert [each["accuracy"] for each in again["exits"]] == summary["exits"] == read_summary(run)["exits"]
+    assert [each[again["metric"]] for each in again["exits"]] == summary["exits"] == read_summary(run)["exits"]
     return run
 
 
@@ -62,6 +63,37 @@ def test_a_run_on_an_archive_is_evaluated_and_predicts(tmp_path):
     np.savez(tmp_path / "other.npz", x=X[:, :3], label=Y)
     refused = CliRunner().invoke(main, ["evaluate", str(run), "--set", f"data.test_file={tmp_path / 'other.npz'}"])
     assert "other.npz: x: got float32 (3,), but the network takes float32 (5,)" in refused.stderr
+
+
+def test_a_run_on_an_archive_of_several_labels_is_evaluated_predicts_and_is_exported(tmp_path):
+    np.savez(tmp_path / "a.npz", x=X, label=(X[:, :3] > 0).astype(np.uint8))
+    run = train(tmp_path, "data.name=npz", f"data.file={tmp_path / 'a.npz'}", "train.metrics=[micro_f1]", "train.lr=0.01")
+    assert json.loads((run / "labels.json").read_text()) == ["0", "1", "2"] and "label_accuracy" in str(read_summary(run))
+    (tmp_path / "names.txt").write_text("a\nb\nc\n")
+    np.save(tmp_path / "new.npy", X[:30])
+
+    def predicted(*options):
+        arguments = ["predict", str(run), str(tmp_path / "new.npy"), "--labels", str(tmp_path / "names.txt"), *options]
+        answered = CliRunner().invoke(main, arguments)
+        assert answered.exit_code == 0, answered.output
+        return answered.stdout.splitlines()
+
+    predictor = alrpc.load_run(run)
+    shares = predictor.objective.probabilities(predictor(torch.tensor(X[:30], dtype=torch.float32))).detach().numpy()
+    header, *rows = (line.split(",") for line in predicted("--csv"))
+    assert header == ["input", "a", "b", "c", "exit"]
+    assert np.allclose([[float(each) for each in row[1:4]] for row in rows], shares, atol=1e-5)
+    for line, of_sample in zip(predicted("--top-k", "2"), shares, strict=True):
+        answer = json.loads(line)
+        assert {each["label"] for each in answer["labels"]} == {
+            name for name, share in zip("abc", of_sample, strict=True) if share > 0.5
+        }
+        assert [each["label"] for each in answer["top"]] == ["abc"[place] for place in (-of_sample).argsort()[:2]]
+    for form in ("safetensors", "torch"):
+        exported = CliRunner().invoke(main, ["export", str(run), "--to", form, "--out", str(tmp_path / form)])
+        assert exported.exit_code == 0, exported.output
+    assert "which learned 3 labels" in (tmp_path / "torch" / "README.md").read_text()
+    assert "the run's target is Labels(count=3)" in CliRunner().invoke(main, ["calibrate", str(run)]).stderr
 
 
 def test_a_run_on_a_table_of_images_is_evaluated_and_predicts(tmp_path):
@@ -95,6 +127,19 @@ def test_a_run_on_a_folder_of_texts_is_evaluated_with_its_vocabulary(tmp_path):
     other = evaluate(alrpc.load_run(run), changed_data(run, ("data.test_split=train",), None))
     assert other["samples"] == 40 and alrpc.load_run(run).carried.classes == ["pos", "neg"]
     assert "has no split 'exam'; use one of: train, dev" in refusal(name=f"hf:{tmp_path / 'reviews'}", test_split="exam")
+
+
+def test_texts_have_several_labels(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    pytest.importorskip("tokenizers")
+    told = [[row % 2, 1, int(row % 5 == 0)] for row in range(40)]
+    texts = [" ".join(word for word, has in zip(("lovely", "film", "long"), row, strict=True) if has) for row in told]
+    datasets.Dataset.from_dict({"text": texts, "label": told}).to_parquet(tmp_path / "a.parquet")
+    for _ in range(2):  # as read, and from the cache
+        dataset = alrpc.load_data("parquet", file=tmp_path / "a.parquet", root=tmp_path, test_file=tmp_path / "a.parquet")
+        assert dataset.target == alrpc.Labels(3) and dataset.class_names == ["0", "1", "2"]
+        assert dataset.train.labels.tolist() == dataset.test.labels.tolist() == told
+        assert dataset.train.batch(torch.tensor([5, 8]))[1].tolist() == [told[5], told[8]]
 
 
 def test_mistakes_are_one_line(tmp_path):

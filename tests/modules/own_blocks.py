@@ -211,6 +211,17 @@ def regression():
     return alrpc.Dataset(alrpc.Split(inputs[:352], values[:352]), alrpc.Split(inputs[352:], values[352:]), alrpc.Values(1))
 
 
+def several_labels():
+    """The digits, of each of which it is told whether it is even, at least 5, and divisible by 3."""
+    digits = alrpc.load_data("digits")
+
+    def told(split):
+        number = split.labels
+        return alrpc.Split(split.inputs, torch.stack([number % 2 == 0, number >= 5, number % 3 == 0], dim=1).to(torch.uint8))
+
+    return alrpc.Dataset(told(digits.train), told(digits.test), alrpc.Labels(3), classes=["even", "large", "threefold"])
+
+
 def build_for_regression():
     return [nn.Sequential(nn.LazyLinear(32), nn.ReLU()), nn.Sequential(nn.LazyLinear(32), nn.ReLU())]
 

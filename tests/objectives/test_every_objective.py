@@ -13,7 +13,7 @@ from alrpc.config import Config, load_config
 from alrpc.config.objectives import SECTIONS, Unknown
 from alrpc.data import read_data
 from alrpc.errors import UserError
-from alrpc.events import Event, Finished
+from alrpc.events import Evaluation, Event, Finished
 from alrpc.network import build_network, combine_digests, resolve
 from alrpc.objectives import OBJECTIVES
 from alrpc.objectives.base import Microbatch
@@ -162,6 +162,22 @@ def test_every_exit_predicts_and_the_parameters_are_all_counted(name):
 def test_an_objective_of_classes_refuses_a_regression_by_name(name):
     with pytest.raises(UserError, match=rf"objective.name: {name} learns from classes"):
         alrpc.decouple([nn.Linear(4, 4)], torch.zeros(2, 4), alrpc.Values(2), name)
+    if name != "classifier":
+        with pytest.raises(UserError, match=rf"objective.name: {name} learns from classes, but the target is Labels"):
+            alrpc.decouple([nn.Linear(4, 4)], torch.zeros(2, 4), alrpc.Labels(2), name)
+
+
+OF_LABELS = ["associated", "classifier", "synthetic", "target_propagation"]
+
+
+@pytest.mark.parametrize("name", OF_LABELS)
+def test_several_labels_are_learned_with_the_same_bits_on_two_stages(name):
+    config = configure(name, "data.name=own_blocks:several_labels", "train.metrics=[micro_f1, average_precision]")
+    reference, events = train_in_stages(config, [4])
+    assert train_in_stages(config, [2, 2])[0] == reference
+    evaluated = [event for event in events if isinstance(event, Evaluation)]
+    assert evaluated[-1].metric == "label_accuracy" and evaluated[-1].chance is None
+    assert evaluated[-1].metrics.keys() == {"micro_f1", "average_precision"}
 
 
 @pytest.mark.parametrize("name", CASES)

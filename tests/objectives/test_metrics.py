@@ -3,13 +3,14 @@
 import math
 
 import pytest
+import sklearn.metrics
 import torch
 from torch import nn
 
 import alrpc
 from alrpc.config import METRICS
 from alrpc.events import Evaluation
-from alrpc.objectives.metrics import OF_CLASSES, OF_VALUES, check_metrics, measure
+from alrpc.objectives.metrics import OF_CLASSES, OF_LABELS, OF_VALUES, check_metrics, measure
 
 LABELS = torch.tensor([0, 0, 1, 2])
 SURE = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.6, 0.3], [0.2, 0.5, 0.3], [0.4, 0.1, 0.5]])  # the second sample is wrong
@@ -45,8 +46,21 @@ def test_what_is_not_defined_is_nan():
     assert math.isnan(measure("macro_f1", two, torch.zeros(1).long(), torch.tensor([[math.nan, 0.5]])))
 
 
+def test_each_metric_of_several_labels_is_that_of_scikit_learn():
+    labels, outputs = torch.randint(0, 2, (40, 3)).float(), torch.rand(40, 3)
+    of_all = labels.numpy().astype(int), (outputs > 0.5).numpy()
+    for average in ("micro", "macro"):
+        wanted = sklearn.metrics.f1_score(*of_all, average=average)
+        assert measure(f"{average}_f1", alrpc.Labels(3), labels, outputs) == pytest.approx(wanted)
+    labels[:, 2] = 0  # never occurs, so that it has neither
+    known = labels[:, :2].numpy(), outputs[:, :2].numpy()
+    wanted = sklearn.metrics.average_precision_score(*known)
+    assert measure("average_precision", alrpc.Labels(3), labels, outputs) == pytest.approx(wanted)
+    assert measure("auroc", alrpc.Labels(3), labels, outputs) == pytest.approx(sklearn.metrics.roc_auc_score(*known))
+
+
 def test_the_configuration_names_all_metrics():
-    assert set(METRICS) == {*OF_CLASSES, *OF_VALUES}
+    assert set(METRICS) == {*OF_CLASSES, *OF_LABELS, *OF_VALUES}
 
 
 @pytest.mark.parametrize(
@@ -54,6 +68,7 @@ def test_the_configuration_names_all_metrics():
     [
         (["mae"], alrpc.Classes(10), 9, r"train\.metrics: got mae, which Classes\(count=10\) does not have; use macro_f1, "),
         (["macro_f1"], alrpc.Values(1), 9, r"train\.metrics: got macro_f1, which Values\(width=1\) does not have; use mae, r2"),
+        (["top3"], alrpc.Labels(5), 9, r"got top3, which Labels\(count=5\) does not have; use micro_f1, macro_f1, "),
         (["top5"], alrpc.Classes(5), 9, r"train\.metrics: got top5, but there are 5 classes, so it would always be 1"),
         (["auroc"], alrpc.Classes(1000), 100_000, r"381 MiB for 100,000 samples of Classes\(count=1000\); at most 256 MiB"),
         (

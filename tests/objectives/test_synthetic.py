@@ -7,8 +7,9 @@ from torch import nn
 import alrpc
 from alrpc.config import Train
 from alrpc.errors import UserError
-from alrpc.objectives.base import LABEL, Classes, Microbatch, Values
+from alrpc.objectives.base import LABEL, Microbatch
 from alrpc.objectives.synthetic import Synthesiser
+from alrpc.objectives.targets import Classes, Values
 from alrpc.training.optimizer import Recipe
 from alrpc.training.step import forward, make_trainers, update
 

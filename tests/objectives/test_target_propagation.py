@@ -8,8 +8,9 @@ from torch.nn import functional
 import alrpc
 from alrpc.config import Train
 from alrpc.errors import UserError
-from alrpc.objectives.base import LABEL, Classes, Microbatch, Values
+from alrpc.objectives.base import LABEL, Microbatch
 from alrpc.objectives.target_propagation import Inverse
+from alrpc.objectives.targets import Classes, Values
 from alrpc.training.optimizer import Recipe
 from alrpc.training.step import forward, make_trainers, update
 

@@ -10,7 +10,8 @@ from alrpc.checkpoint.state import check_state, restore, snapshot
 from alrpc.config import Train
 from alrpc.errors import NonFinite
 from alrpc.events import Written
-from alrpc.objectives.base import LABEL, Classes, Microbatch
+from alrpc.objectives.base import LABEL, Microbatch
+from alrpc.objectives.targets import Classes
 from alrpc.training.optimizer import Recipe
 from alrpc.training.step import Trainer, forward, make_trainers, update
 

@@ -15,7 +15,7 @@ def heard(event: Evaluation) -> None:
 
 alrpc.trian(network, dataset)  # attr-defined: no attribute "trian"
 alrpc.load_data(1)  # arg-type: "int"; expected "str"
-alrpc.associate([nn.Linear(2, 2)], dataset.sample, 10)  # arg-type: expected "Classes | Values"
+alrpc.associate([nn.Linear(2, 2)], dataset.sample, 10)  # arg-type: expected "Classes | Labels | Values"
 alrpc.associate([nn.Linear(2, 2)], dataset.sample, alrpc.Classes("10"))  # arg-type: expected "int"
 alrpc.associate([nn.Linear(2, 2)], dataset.sample, dataset.target, poling="mean")  # call-arg: did you mean "pooling"?
 alrpc.train(network, dataset, epoch=1)  # call-arg: did you mean "epochs"?

@@ -11,7 +11,7 @@ import torch
 from alrpc.data.dataset import Dataset
 from alrpc.data.loader import SplitName, evaluation_requests, load_micro_batches, requests, take_epochs, take_split
 from alrpc.experiments.baselines.model import ModelPart, SequentialModel
-from alrpc.objectives.base import Target
+from alrpc.objectives.targets import Target
 from alrpc.pipeline.placement import split_components
 from alrpc.system import move
 from alrpc.timing import Timing

@@ -13,8 +13,9 @@ from alrpc.data.dataset import WordVectors
 from alrpc.models.build import build_parts
 from alrpc.models.pooling import Pooled, choose_pool
 from alrpc.network import begin_parts
-from alrpc.objectives.base import Target, Tensors, as_tensors, call, gives
+from alrpc.objectives.base import Tensors, as_tensors, call, gives
 from alrpc.objectives.build import run_sample, trace_blocks
+from alrpc.objectives.targets import Target
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The loss of back-propagation: cross entropy for classes, squared error for values, averaged over the samples."""
+"""The loss of back-propagation: cross entropy for classes and labels, squared error for values, averaged over the samples."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from alrpc.objectives.base import Classes, Target
+from alrpc.objectives.targets import Classes, Target
 
-IGNORED = -100  # class index of a padding sample; a value of a padding sample is nan
+IGNORED = -100  # class index of a padding sample; a label, or a value, of a padding sample is nan
 
 
 def loss(target: Target, output: Tensor, labels: Tensor, samples: int) -> Tensor:
@@ -19,7 +19,7 @@ def loss(target: Target, output: Tensor, labels: Tensor, samples: int) -> Tensor
         return functional.cross_entropy(output, labels, weights, reduction="sum", ignore_index=IGNORED) / samples
     wanted = target.represent(labels)
     counting = wanted.isfinite().all(dim=-1, keepdim=True)
-    return torch.where(counting, output - wanted.nan_to_num(), 0).square().mean(dim=-1).sum() / samples
+    return torch.where(counting, target.errors(output, wanted.nan_to_num()), 0).mean(dim=-1).sum() / samples
 
 
 def fill_up(tensor: Tensor, count: int) -> Tensor:
@@ -30,6 +30,6 @@ def fill_up(tensor: Tensor, count: int) -> Tensor:
 
 def fill_up_labels(target: Target, labels: Tensor, count: int) -> Tensor:
     """Pad labels to `count` samples with labels that do not count."""
-    labels = labels.long() if isinstance(target, Classes) else target.represent(labels)
-    extra = IGNORED if isinstance(target, Classes) else torch.nan
+    labels = target.prepare(labels)
+    extra = torch.nan if labels.is_floating_point() else IGNORED
     return torch.cat([labels, labels.new_full((count - len(labels), *labels.shape[1:]), extra)])

@@ -13,7 +13,7 @@ from alrpc.experiments.baselines.model import SequentialModel
 from alrpc.experiments.baselines.objective import fill_up, fill_up_labels, loss
 from alrpc.experiments.baselines.shapes import HEADER, Sizes, find_sizes, pack, static_arguments, unpack
 from alrpc.experiments.baselines.tuning import fastest, thread_choices
-from alrpc.objectives.base import Classes, Tensors
+from alrpc.objectives.base import Tensors
 from alrpc.timing import Timing
 from alrpc.training.step import accumulation_step, autocast, optimizer_step, seed_step
 
@@ -126,8 +126,7 @@ class Pipelined(Engine):
         (self.samples, count), sizes = unpack(message, 2)
         self.shape = (count // self.micro_batches, sizes)
         if batch is None:
-            is_class = isinstance(self.target, Classes)
-            labels = torch.empty(count, dtype=torch.int64) if is_class else torch.empty(count, self.target.width)
+            labels = self.target.blank(count)
         distributed.broadcast(labels, src=0)
         return [tensor.to(self.device) for tensor in inputs], labels.to(self.device)
 

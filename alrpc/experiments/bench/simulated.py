@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from alrpc.data.dataset import Dataset, Split
 from alrpc.experiments.bench.rounds import MeasuredStage
-from alrpc.objectives.base import Classes
+from alrpc.objectives.targets import Classes
 from alrpc.training.packet import Packet
 
 SAMPLES = 8  # samples in a packet

@@ -104,7 +104,7 @@ def _about(predictor: Predictor, described: Mapping[str, Any]) -> str:
     which = (
         f"All {described['exits']} exits" if described["exit"] == "all" else f"Exit {described['exit']} of {described['exits']}"
     )
-    kinds = f"{len(described['labels'])} classes" if described["labels"] else f"{predictor.target.width} values"
+    kinds = f"{predictor.target.width} {predictor.target.kind}"
     return (
         f"{which} of the network {described['model']}, cut into {described['exits']} components, which learned {kinds} from the data "
         f"set {described['data']} by the objective {described['objective']}, with alrpc {described['alrpc']}. It has "
@@ -123,8 +123,8 @@ def _use(described: Mapping[str, Any]) -> str:
     )
     return (
         f"{loaded}\n\n| | type | shape |\n|---|---|---|\n{shapes}\n\n"
-        "The preprocessing is not in the network; config.json describes it under `preprocessing`, and has the names of the classes "
-        "under `labels`."
+        "The preprocessing is not in the network; config.json describes it under `preprocessing`, and has the names of the classes, "
+        "or labels, under `labels`."
     )
 
 

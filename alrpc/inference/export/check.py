@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from alrpc.errors import UserError
 from alrpc.network import Network
-from alrpc.objectives.base import Classes
 
 LIMIT = 1e-5
 """The largest difference that rounding may make, as a share of the largest output, or of 1 if that is smaller."""
@@ -60,7 +59,7 @@ def expected(
         exits = range(1, len(network.components) + 1) if exit is None else [exit]
         outputs = [network({name: tensor.clone() for name, tensor in tensors.items()}, number) for number in exits]
         kinds = [outputs]
-        if isinstance(network.target, Classes):
+        if network.target.named:
             kinds.append([network.objective.probabilities(output) for output in outputs])
         answers.append([torch.stack(each, dim=1) if exit is None else each[0] for each in kinds])
     return answers

@@ -15,7 +15,6 @@ from torch.export import Dim, ExportedProgram
 
 from alrpc.errors import UserError, error_line
 from alrpc.network import Network
-from alrpc.objectives.base import Classes
 from alrpc.objectives.handover import pack
 
 LSTM, COMPOSED = torch.ops.aten.lstm.input, torch._C.DispatchKey.CompositeImplicitAutograd
@@ -24,8 +23,8 @@ LSTM, COMPOSED = torch.ops.aten.lstm.input, torch._C.DispatchKey.CompositeImplic
 class Exits(nn.Module):
     """One exit of a network, or all of them, with copies of those modules alone that predict, in evaluation mode.
 
-    It takes the network's tensors in order, (N, ...) each, and gives for classes their scores and their probabilities, (N, classes)
-    each, for a regression the values, (N, width); of all L exits these are stacked: (N, L, classes) or (N, L, width).
+    It takes the network's tensors in order, (N, ...) each, and gives for classes and labels their scores and their probabilities,
+    (N, classes) each, for a regression the values, (N, width); of all L exits these are stacked: (N, L, classes) or (N, L, width).
 
     Args:
         names: of the network's tensors.
@@ -40,7 +39,7 @@ class Exits(nn.Module):
             for name in [name for name, part in component.named_children() if any(part is each for each in unused)]:
                 delattr(component, name)
         self.objective, self.names, self.are_all = network.objective, tuple(names), exit is None
-        self.gives = ("scores", "probabilities") if isinstance(network.target, Classes) else ("values",)
+        self.gives = ("scores", "probabilities") if network.target.named else ("values",)
         self.requires_grad_(False).eval()
         for tensor in self.parameters():
             tensor.data = tensor.data.contiguous()  # whatever the layout of the training

@@ -6,7 +6,7 @@ import queue
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from alrpc.errors import UserError
@@ -84,6 +84,6 @@ def _answer(predictor: Predictor, batch: Sequence[Sample], exit: Exit, computed:
     computed(answers)
     for sample, answer in zip(batch, answers, strict=True):
         if is_finite(answer):
-            sample.answer.set_result(Answer(answer.exit, answer.top[: sample.top_k], answer.values))
+            sample.answer.set_result(replace(answer, top=answer.top[: sample.top_k]))
         else:
             sample.answer.set_exception(UserError(NOT_FINITE))

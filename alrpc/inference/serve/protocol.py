@@ -162,10 +162,10 @@ def _numbers(place: str, array: numpy.ndarray, tensor: Tensor) -> numpy.ndarray:
 def answered(asked: Asked, name: str, answers: Sequence[Answer]) -> dict[str, Any]:
     """The answer to a request: the outputs that it asks for, all of them if it names none."""
     count, wanted = len(answers), None if asked.outputs is None else {output.name for output in asked.outputs}
-    if answers[0].top:
+    if all(named := [answer.top or answer.labels for answer in answers]):
         rows = {
-            "label": (BYTES, [[label for label, _ in answer.top] for answer in answers]),
-            "probability": ("FP32", [[rounded(share) for _, share in answer.top] for answer in answers]),
+            "label": (BYTES, [[label for label, _ in each] for each in named]),
+            "probability": ("FP32", [[rounded(share) for _, share in each] for each in named]),
         }
     else:
         rows = {"values": ("FP32", [[rounded(value) for value in answer.values] for answer in answers])}
