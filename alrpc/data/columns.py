@@ -282,7 +282,9 @@ def _check_several(table: Table, name: str, rows: numpy.ndarray, target: Labels)
     wrong = numpy.argwhere((rows != 0) & (rows != 1))
     if len(wrong):
         row, number = wrong[0]
-        raise UserError(f"{where}: row {row} has {rows[row, number]} at {number}; each of several labels is 0 or 1")
+        raise UserError(
+            f"{where}: row {row} has {rows[row, number]} at {number}; each of several labels is 0 or 1, and a class one a row"
+        )
 
 
 def _called(label: Any, names: Sequence[str] | None) -> str:

@@ -214,9 +214,14 @@ def test_targets_that_are_no_labels_of_all_samples_are_not_taken(targets):
         ),
         ([Noisy()], {"target": alrpc.Values(2)}, "target: got Values(width=2), but the labels are those of Values(width=1)"),
         (
-            [(INPUTS, np.zeros((40, 2), int))],
+            [(INPUTS, np.full((40, 2), 5))],
             {"target": alrpc.Classes(2)},
-            "column 'label' is int64 (40, 2); a label is one class",
+            "column 'label': row 0 has 5 at 0; each of several labels is 0 or 1, and a class one a row",
+        ),
+        (
+            [(INPUTS, SEVERAL)],
+            {"target": alrpc.Classes(3)},
+            "target: got Classes(count=3), but the labels are those of Labels(count=3)",
         ),
         ([(INPUTS, LABELS)], {"classes": 3}, "classes: got 3; give a list of their names"),
         ([(INPUTS, LABELS)], {"classes": "abc"}, "classes: got 'abc'; give a list of their names"),
