@@ -30,6 +30,7 @@ from alrpc.posix.streams import is_lost
 
 if TYPE_CHECKING:
     from alrpc.inference.predict import Named
+    from alrpc.inference.predictor import Predictor
 
 
 @click.command(short_help="Predict what is in files, or comes from standard input, by a run.")
@@ -101,8 +102,8 @@ def predict(
 
     Each answer is a JSON line, in the order of the input: what it is about (FILE, FILE:LINE or FILE[ROW]), label, probability, and
     the exit; with --top-k also the likeliest classes; of several labels those above 0.5, in CSV the probability of each; for a
-    regression the values. Answers are printed for each micro-batch, so
-    --batch-size 1 answers every line at once. The first example that cannot be read ends the command with exit code 1.
+    regression the values. Answers are printed for each micro-batch, so --batch-size 1 answers every line at once. The first example that
+    cannot be read ends the command with exit code 1.
     """
     from alrpc.inference.sources import check_sources, choose_columns, read_examples
 
