@@ -1,9 +1,10 @@
 """`alrpc compare`: every method on a module of one's own, what it leaves, and what it refuses."""
 
 import json
+import signal
 
 import pytest
-from conftest import read_summary
+from conftest import ALRPC, LIMIT, read_summary
 from small_data import write_texts
 
 METHODS = ["al", "al-sequential", "bp", "layer-placed", "gpipe", "1f1b", "ddp"]
@@ -56,6 +57,17 @@ def test_pipedream_is_trained_evaluated_and_shown_like_the_others(commands):
         assert run["samples_per_second"] > 0 and 0 <= run["idle"] < 1 and len(run["curve"]) == 4
     summary = read_summary(commands.folder / "out" / runs["pipedream"]["directory"])
     assert summary["exits"] == [runs["pipedream"]["final"]] and summary["validation_accuracy"] == runs["pipedream"]["best"]
+
+
+@pytest.mark.parametrize("method", ["pipedream", "gpipe"])
+def test_a_process_that_is_killed_is_named_and_not_the_one_that_misses_it(commands, until, method):
+    options = ("--set", "train.epochs=100000", "--stages", "2", "--repeat", "1", "--out", "out")
+    process = commands.start(ALRPC, "compare", "--config", "digits-mlp", "--methods", method, *options)
+    until(lambda: any('"evaluation"' in path.read_text() for path in commands.folder.rglob("metrics.jsonl")))
+    commands.workers()[1].send_signal(signal.SIGKILL)
+    _, errors = process.communicate(timeout=LIMIT)
+    assert process.returncode == 1
+    assert f"round 1/1 {method}: process 2 " in errors.splitlines()[-1] and "was killed by SIGKILL" in errors.splitlines()[-1]
 
 
 def test_objectives_stand_side_by_side_with_options_of_their_own(commands):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 import traceback
 from dataclasses import replace
 from functools import partial
@@ -29,7 +30,7 @@ from alrpc.experiments.baselines.pipelined import Pipelined
 from alrpc.experiments.baselines.tuning import fastest, thread_choices
 from alrpc.network import begin_network, build_network, resolve
 from alrpc.objectives.base import Microbatch
-from alrpc.pipeline.failures import hard_exit, log_line, write_error_file
+from alrpc.pipeline.failures import NEIGHBOUR_EXIT_DELAY, PeerLost, hard_exit, log_line, write_error_file
 from alrpc.pipeline.groups import join_group
 from alrpc.planning.costs import train_once
 from alrpc.runtime.process import Process, log_to
@@ -57,12 +58,20 @@ def run_method(process: Process, method: str, directory: Path, recorded_steps: t
             run_baseline(method, config, directory, process.started, recorded_steps)
     except (Exception, SystemExit) as error:
         log_line(traceback.format_exc())
+        if is_of_peer(error):
+            time.sleep(NEIGHBOUR_EXIT_DELAY)  # the launcher names the process that failed, and ends this one
         message, code = error_line(error), FAILED if rank else exit_code(error)
         if code != REFUSED:
             log = rundir.log_path(directory, name)
             message = f"process {rank + 1} (rank {rank}, host {socket.gethostname()}) failed: {message}; log: {log}"
         write_error_file(message, code)
         hard_exit(code)
+
+
+def is_of_peer(error: BaseException) -> bool:
+    """Whether an error is that another process is lost, in this engine's links or in torch's own engines over gloo or NCCL."""
+    by_torch = isinstance(error, distributed.DistError) or (isinstance(error, RuntimeError) and "by peer" in str(error))
+    return by_torch or isinstance(error, PeerLost)
 
 
 def run_sequential(run: Run) -> None:
