@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import reprlib
 import warnings
 from collections.abc import Iterable, Iterator
@@ -118,7 +119,7 @@ def complaint(error: ErrorDetails) -> str:
     """Say what was given and what would be right, from one pydantic error."""
     if error["type"].startswith("missing"):
         return "not given, but needed"
-    reason = error["msg"].removeprefix("Value error, ")
+    reason = re.sub(r" or (an )?instance of \w+$", "", error["msg"].removeprefix("Value error, "))
     reason = reason[0].lower() + reason[1:]
     return f"got {shown(error['input'])}; {reason.replace('input should', 'it should')}"
 

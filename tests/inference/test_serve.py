@@ -235,6 +235,18 @@ def test_a_wrong_tensor_is_told(vectors, changed, message):
         ("/predict", b"[" * 9999, JSON, 400, "body: not JSON"),
         ("/predict", {"input": [1, 2, 3], "inputs": []}, JSON, 400, "body: inputs: got []"),
         ("/predict", {}, JSON, 400, 'body: give either "input"'),
+        ("/predict", {"inputs": None}, JSON, 400, "body: inputs: got None; it should be a valid list"),
+        ("/predict", {"input": None}, JSON, 400, "input: got what is no array of numbers"),
+        ("/predict", b"null", JSON, 400, "body: got None; it should be a valid dictionary"),
+        ("/predict", b'{"input": %b1%b}' % (b"[" * 150, b"]" * 150), JSON, 400, "input: got what is no array of numbers"),
+        ("/v2/models/run/infer", {"inputs": None}, JSON, 400, "body: inputs: got None; it should be a valid list"),
+        (
+            "/v2/models/run/infer",
+            {"inputs": [X], "parameters": None},
+            JSON,
+            400,
+            "body: parameters: got None; it should be a valid",
+        ),
         ("/predict", {"imput": 1}, JSON, 400, "body: imput: got 1"),
         ("/predict", {"input": ["a", 2, 3]}, JSON, 400, "input: got what is no array of numbers"),
         ("/predict", {"input": [10**400, 2, 3]}, JSON, 400, "input: got what is no array of numbers"),
@@ -255,7 +267,14 @@ def test_a_wrong_tensor_is_told(vectors, changed, message):
 def test_a_wrong_request_is_told(vectors, path, body, kind, status, message):
     torch.nn.init.constant_(vectors.predictor.components[0].block.weight, 9)
     found, answer = vectors.ask(path, body, kind)
-    assert found == status and answer["error"].startswith(message), answer
+    assert found == status and answer["error"].startswith(message) and "instance of" not in answer["error"], answer
+
+
+def test_texts_that_are_nested_too_deep_are_told(texts):
+    deep = json.loads("[" * 150 + '"a"' + "]" * 150)
+    assert texts.ask("/predict", {"input": deep}) == (400, {"error": "input: got list; give a text"})
+    status, answer = texts.infer(inputs=[{"name": "text", "datatype": "BYTES", "shape": [1], "data": deep}])
+    assert status == 400 and answer["error"].startswith("inputs[0].data: got other things than a string for each sample")
 
 
 def test_a_server_of_this_machine_is_called_by_its_names_alone(vectors):

@@ -23,7 +23,7 @@ class Body(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
     input: Any = None
-    inputs: Annotated[list[Any], Field(min_length=1)] | None = None
+    inputs: Annotated[list[Any], Field(min_length=1)] = []
 
     @model_validator(mode="after")
     def _check_one(self) -> Body:
@@ -48,7 +48,7 @@ def examples_of(body: bytes, media_type: str, kind: str) -> tuple[list[Example],
     """
     if media_type == JSON:
         asked = parse_json(body, BODY)
-        if asked.inputs is None:
+        if not asked.inputs:
             return [Example("input", lambda: raw_of(asked.input, kind))], False
         return [
             Example(f"inputs[{number}]", lambda given=given: raw_of(given, kind)) for number, given in enumerate(asked.inputs)

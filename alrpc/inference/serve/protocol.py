@@ -142,9 +142,10 @@ def _column(number: int, tensor: Tensor, kind: str) -> Sequence[Any]:
     if array.size != count:
         raise UserError(f"{place}: shape {tensor.shape} has {count} elements; data has {array.size}")
     if tensor.datatype == BYTES:
-        if count != tensor.shape[0] or not all(isinstance(each, str) for each in array.flat):
+        texts = array.reshape(-1).tolist()
+        if count != tensor.shape[0] or not all(isinstance(each, str) for each in texts):
             raise UserError(f"{place}.data: got other things than a string for each sample; give shape [N] and N strings")
-        return list(array.flat)
+        return texts
     return _numbers(place, array, tensor).reshape(tensor.shape)
 
 
