@@ -89,7 +89,7 @@ def test_a_killed_stage_comes_back_to_the_same_bits(commands, until):
 
 @not_when_short
 def test_baselines_train(commands):
-    methods = f"al-sequential,bp{',ddp,gpipe,1f1b' if GPUS > 1 else ''}"
+    methods = f"al-sequential,bp{',ddp,gpipe,1f1b,pipedream' if GPUS > 1 else ''}"
     options = ("--methods", methods, "--stages", "2" if GPUS > 1 else "1", "--repeat", "1", *FIELDS[:4])
     run(commands, "compare", *options)
 
