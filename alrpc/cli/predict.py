@@ -121,6 +121,10 @@ def predict(
         predictor = load()
         predictor.to(local_device(device or predictor.config.device))
         chosen_exit = predictor.early_exit(target_accuracy, budget) if exit == "auto" else predictor.check_exit(exit)
+        if stages > 1 and stages > chosen_exit:
+            raise UsageError(
+                f"--stages: got {stages}, but exit {chosen_exit} comes after {chosen_exit} components; use 1 to {chosen_exit}"
+            )
         kind = predictor.carried.preprocessing.kind
         left_out = 0
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from alrpc.analysis.contents import Calibration, EarlyExits
 from alrpc.network import Network
-from alrpc.objectives.base import Tensors
+from alrpc.objectives.base import Component, Tensors
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,13 @@ def confidence(scores: Tensor) -> Tensor:
     return scores.softmax(dim=1).amax(dim=1)
 
 
+def step(component: Component, tensors: Tensors, is_wanted: bool) -> tuple[Tensors, Tensor | None]:
+    """What the next component gets, and the prediction of this one's exit before decoding, if it is wanted."""
+    if is_wanted:
+        return component.evaluate(tensors)
+    return component.hand_over(component.activate(tensors)), None
+
+
 @torch.no_grad()
 def predict_early(network: Network, tensors: Tensors, early: EarlyExit) -> tuple[Tensor, Tensor]:
     """Predict the samples of a micro-batch, each by the first exit that is sure enough of it.
@@ -57,11 +64,9 @@ def predict_early(network: Network, tensors: Tensors, early: EarlyExit) -> tuple
     answers, outputs, parts = None, [], []
     for number, component in enumerate(network.components[: max(early.thresholds)], 1):
         parts.append(component.exit_parts())
-        if number in early.thresholds or network.objective.combines_exits:
-            tensors, output = component.evaluate(tensors)
+        tensors, output = step(component, tensors, number in early.thresholds or network.objective.combines_exits)
+        if output is not None:
             outputs.append(output)
-        else:
-            tensors = component.hand_over(component.activate(tensors))
         if number not in early.thresholds:
             continue
         scores = tempered(network.objective.decode(parts, outputs), early.temperatures[number])

@@ -8,12 +8,13 @@ import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import safetensors.torch
 import torch
 
 from alrpc.errors import UserError
+from alrpc.inference.early_exit import step
 from alrpc.inference.flops import count_flops
 from alrpc.inference.predictor import Answer, Predictor, told_by_name
 from alrpc.models.graph import split_consecutive
@@ -37,10 +38,10 @@ def answer_in_stages(
     micro_batches: Iterable[tuple[T, Sequence[Any]]],
     exit: int,
     top_k: int,
-) -> Iterator[tuple[T, list[Answer]]]:
+) -> Iterator[tuple[T, list[Answer] | UserError]]:
     """Answer micro-batches of prepared examples, each with a name, in their order, by a process for each stage.
 
-    The answers are those of `Predictor.answer_prepared`. The processes live as long as the iterator, which works some micro-batches
+    The answers are those of `Predictor.answer_prepared`, or the UserError that it raises. The processes live as long as the iterator, which works some micro-batches
     ahead of what is taken from it.
 
     Args:
@@ -49,7 +50,7 @@ def answer_in_stages(
         exit: the number of the exit; only the components up to it are used, split by their operations.
 
     Raises:
-        UserError: when there are fewer components than stages, for inputs that the network refuses, or when a process is killed.
+        UserError: when there are fewer components than stages, or when a process is killed.
     """
     split_components(exit, stages, None)
     context = multiprocessing.get_context("forkserver")
@@ -60,8 +61,11 @@ def answer_in_stages(
     under_way: deque[T] = deque()
     given, bad, device = iter(micro_batches), None, next(predictor.parameters()).device
 
-    def take() -> tuple[T, list[Answer]]:
-        return under_way.popleft(), predictor.answers_of(_receive(links[-1], processes)[f"{EXIT}{exit}"], exit, top_k)
+    def take() -> tuple[T, list[Answer] | UserError]:
+        message = _patiently(links[-1].get, processes)
+        if isinstance(message, str):
+            return under_way.popleft(), UserError(message)
+        return under_way.popleft(), predictor.answers_of(safetensors.torch.load(message)[f"{EXIT}{exit}"], exit, top_k)
 
     try:
         while True:
@@ -106,47 +110,39 @@ def work(load: Callable[[], Predictor], numbers: list[int], exit: int, device: t
     with own_arithmetic(device, config.threads), torch.no_grad(), autocast(device, config.precision):
         while True:
             message = inbox.get()
-            if isinstance(message, str):  # what an earlier stage tells of its failure
-                _tell(message, inbox, outbox)
+            if isinstance(message, str):  # why an earlier stage refuses the micro-batch
+                outbox.put(message)
+                continue
             tensors = {name: tensor.to(device) for name, tensor in safetensors.torch.load(message).items()}
             outputs = {name: tensors.pop(name) for name in list(tensors) if name.startswith(EXIT)}
             try:
                 with told_by_name():
                     for number in numbers:
-                        component = predictor.components[number - 1]
-                        if number == exit or objective.combines_exits:
-                            tensors, outputs[f"{EXIT}{number}"] = component.evaluate(tensors)
-                        else:
-                            tensors = component.hand_over(component.activate(tensors))
+                        is_wanted = number == exit or objective.combines_exits
+                        tensors, output = step(predictor.components[number - 1], tensors, is_wanted)
+                        if output is not None:
+                            outputs[f"{EXIT}{number}"] = output
                     if numbers[-1] == exit:
                         decoded = objective.decode(parts, [outputs[name] for name in sorted(outputs, key=_number)])
                         tensors, outputs = {}, {f"{EXIT}{exit}": decoded.contiguous()}
             except UserError as error:
-                _tell(str(error), inbox, outbox)
+                outbox.put(str(error))
+                continue
             outbox.put(safetensors.torch.save({name: tensor.cpu() for name, tensor in {**tensors, **outputs}.items()}))
 
 
-def _tell(failure: str, inbox: Any, outbox: Any) -> NoReturn:
-    """Hand a failure on, and take what still comes, so that nobody waits for this stage, until the command ends it."""
-    outbox.put(failure)
-    while True:
-        inbox.get()
-
-
 def _split(predictor: Predictor, tensors: Tensors, exit: int, stages: int) -> list[list[int]]:
-    """The numbers of each stage's components, of which the slowest stage has as few operations as possible."""
+    """The numbers of each stage's components, of which the slowest stage has as few operations as possible, or, where the network
+    refuses the tensors, as many components as the others."""
     device = next(predictor.parameters()).device
     first = {name: tensor[:1].to(device) for name, tensor in tensors.items()}
-    costs, _ = count_flops(predictor, first)
+    try:
+        with told_by_name():
+            costs, _ = count_flops(predictor, first)
+    except UserError:  # which its stage tells
+        return split_components(exit, stages, None)
     sizes = split_consecutive([float(cost) + 1 for cost in costs[:exit]], stages)
     return split_components(exit, stages, sizes)
-
-
-def _receive(link: Any, processes: Sequence[multiprocessing.process.BaseProcess]) -> Tensors:
-    message = _patiently(link.get, processes)
-    if isinstance(message, str):
-        raise UserError(message)
-    return safetensors.torch.load(message)
 
 
 def _patiently(act: Callable[..., T], processes: Sequence[multiprocessing.process.BaseProcess]) -> T:

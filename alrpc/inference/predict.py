@@ -12,8 +12,9 @@ from alrpc.inference.predictor import Answer, Exit, Predictor, groups
 from alrpc.inference.sources import Example
 
 Named = tuple[str, Answer]
-Names = tuple[str, ...]
-Answerer = Callable[[Iterable[tuple[Names, Sequence[Any]]]], Iterator[tuple[Names, list[Answer]]]]
+Rows = tuple[Sequence[str], Sequence[Any]]
+"""What the examples of a micro-batch are called, and what they became."""
+Answerer = Callable[[Iterable[tuple[Rows, Sequence[Any]]]], Iterator[tuple[Rows, list[Answer] | UserError]]]
 NOT_FINITE = "the network's answer is not finite; its numbers are too large"
 DIGITS = 6  # of a printed number
 
@@ -31,15 +32,15 @@ def predict(
     """Predict examples, micro-batch by micro-batch.
 
     Args:
-        answer: answers micro-batches of prepared examples, each with their names, in order; None for this process, one by one.
+        answer: answers micro-batches of prepared examples, in order, or tells why the network refuses one; None for this process, one by
+            one.
         leave_out: called with the message about a bad example, which is then left out; None to end at the first one.
 
     Returns:
         For each micro-batch what its examples are called and their answers, in order.
 
     Raises:
-        UserError: naming the place of a bad example, after the answers to those before it; or a micro-batch that the network itself
-            refuses.
+        UserError: naming the place of a bad example, or of one that the network itself refuses, after the answers to those before it.
     """
 
     def bad(place: str, reason: str, cause: Exception | None = None) -> None:
@@ -58,24 +59,32 @@ def predict(
             else:
                 yield str(raw) if isinstance(raw, Path) else place, ready
 
-    def here(micro_batches: Iterable[tuple[Names, Sequence[Any]]]) -> Iterator[tuple[Names, list[Answer]]]:
-        for names, inputs in micro_batches:
-            try:
-                yield names, predictor.answer_prepared(inputs, exit, top_k)
-            except UserError as error:
-                raise UserError(f"{names[0]} to {names[-1]}: {error}") from error
+    def answered_here(inputs: Sequence[Any]) -> list[Answer] | UserError:
+        try:
+            return predictor.answer_prepared(inputs, exit, top_k)
+        except UserError as error:
+            return error
+
+    def here(micro_batches: Iterable[tuple[Rows, Sequence[Any]]]) -> Iterator[tuple[Rows, list[Answer] | UserError]]:
+        return ((rows, answered_here(inputs)) for rows, inputs in micro_batches)
+
+    def alone(inputs: Sequence[Any]) -> Iterator[Answer | UserError]:
+        """The answers to the examples of a micro-batch that the network refuses, of which one may be why."""
+        for each in inputs:
+            answers = answered_here([each])
+            yield answers if isinstance(answers, UserError) else answers[0]
 
     each_group = groups(prepared(), batch_size or predictor.config.data.batch_size)
-    micro_batches = ((names, inputs) for names, inputs in (zip(*group, strict=True) for group in each_group))
-    for names, answers in (answer or here)(micro_batches):
+    micro_batches = ((rows, rows[1]) for rows in (tuple(zip(*group, strict=True)) for group in each_group))
+    for (names, inputs), answers in (answer or here)(micro_batches):
         answered: list[Named] = []
-        for name, answer in zip(names, answers, strict=True):
-            if is_finite(answer):
-                answered.append((name, answer))
+        for name, each in zip(names, alone(inputs) if isinstance(answers, UserError) else answers, strict=True):
+            if isinstance(each, Answer) and is_finite(each):
+                answered.append((name, each))
             else:
                 if leave_out is None and answered:
                     yield answered
-                bad(name, NOT_FINITE)
+                bad(name, NOT_FINITE if isinstance(each, Answer) else str(each))
         yield answered
 
 

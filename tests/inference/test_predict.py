@@ -7,12 +7,14 @@ import itertools
 import json
 import multiprocessing
 import os
+import pickle
 import shutil
 import sys
 from functools import partial
 from pathlib import Path
 
 import numpy
+import own_blocks
 import pytest
 import small_data
 import torch
@@ -24,6 +26,7 @@ from alrpc.cli.main import main
 from alrpc.config import load_config
 from alrpc.inference.pipelined import answer_in_stages
 from alrpc.inference.predict import predict
+from alrpc.inference.predictor import Predictor
 from alrpc.inference.sources import Example, read_examples
 from alrpc.runtime.run import run_sequentially
 
@@ -267,9 +270,43 @@ def test_stages_give_the_answers_of_one_process(texts, tmp_path, commands):
 
 def test_stages_that_there_cannot_be_are_refused(texts):
     refused = ask(texts, "-", "--stages", "9", given="a text\n")
-    assert refused.exit_code == 2 and "pipeline.stages: got 9" in refused.stderr
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert refused.stderr == "alrpc: --stages: got 9, but exit 4 comes after 4 components; use 1 to 4\n"
+    refused = ask(texts, "-", "--stages", "3", "--exit", "2", "--csv", given="a text\n")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert refused.stderr == "alrpc: --stages: got 3, but exit 2 comes after 2 components; use 1 to 2\n"
     refused = ask(texts, "-", "--stages", "2", "--exit", "auto", given="a text\n")
     assert refused.exit_code == 2 and "--stages: got it beside --exit auto" in refused.stderr
+
+
+@pytest.fixture(scope="module")
+def picky(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    torch.manual_seed(0)
+    split = alrpc.Split(torch.rand(40, 3), torch.randn(40, 2))
+    dataset = alrpc.Dataset(split, split, alrpc.Values(2))
+    network = alrpc.associate(
+        [own_blocks.Picky(3, 8), torch.nn.Linear(8, 8)], dataset.sample, dataset.target, activation="none"
+    )
+    out = tmp_path_factory.mktemp("picky") / "run"
+    alrpc.train(network, dataset, epochs=1, out=out)
+    return alrpc.load_run(out, network=network)
+
+
+@pytest.mark.parametrize("stages", [1, 2])
+def test_an_example_that_the_network_refuses_is_bad_by_itself(picky, stages):
+    numbers = [1.0, 2.0, -1.0, 3.0, -2.0, 4.0, 5.0]
+    rows = [Example(f"f:{line}", lambda number=number: [number] * 3) for line, number in enumerate(numbers, 1)]
+    load = partial(pickle.loads, pickle.dumps(picky))
+    answer = partial(answer_in_stages, picky, load, stages, exit=2, top_k=1) if stages > 1 else None
+    refused = "the network cannot compute these inputs: ValueError: a negative number"
+    told: list[str] = []
+    groups = list(predict(picky, rows, batch_size=3, leave_out=told.append, answer=answer))
+    assert [[name for name, _ in group] for group in groups] == [["f:1", "f:2"], ["f:4", "f:6"], ["f:7"]]
+    assert told == [f"f:3: {refused}", f"f:5: {refused}"]
+    groups = predict(picky, rows, batch_size=3, answer=answer)
+    assert [name for name, _ in next(groups)] == ["f:1", "f:2"]
+    with pytest.raises(alrpc.UserError, match=f"^f:3: {refused}$"):
+        next(groups)
 
 
 def test_inputs_that_a_stage_refuses_are_told(texts, images):
@@ -277,8 +314,9 @@ def test_inputs_that_a_stage_refuses_are_told(texts, images):
     prepared = [predictor.carried.preprocessing.prepare(text) for text in TEXTS]
     endless = ((number, prepared) for number in itertools.count())
     other = partial(alrpc.load_run, images / "run")  # a network of images
-    with pytest.raises(alrpc.UserError, match="the network cannot compute these inputs"):
-        list(answer_in_stages(predictor, other, 1, endless, 1, 1))
+    for number, (name, refused) in enumerate(itertools.islice(answer_in_stages(predictor, other, 1, endless, 1, 1), 3)):
+        assert name == number and isinstance(refused, alrpc.UserError)
+        assert str(refused).startswith("the network cannot compute these inputs")
 
 
 @pytest.mark.timeout(300)
