@@ -29,6 +29,7 @@ from alrpc.errors import UsageError
 from alrpc.posix.streams import is_lost
 
 if TYPE_CHECKING:
+    from alrpc.inference.early_exit import EarlyExit
     from alrpc.inference.predict import Named
     from alrpc.inference.predictor import Predictor
 
@@ -121,10 +122,7 @@ def predict(
         predictor = load()
         predictor.to(local_device(device or predictor.config.device))
         chosen_exit = predictor.early_exit(target_accuracy, budget) if exit == "auto" else predictor.check_exit(exit)
-        if stages > 1 and stages > chosen_exit:
-            raise UsageError(
-                f"--stages: got {stages}, but exit {chosen_exit} comes after {chosen_exit} components; use 1 to {chosen_exit}"
-            )
+        _check_stages(stages, chosen_exit)
         kind = predictor.carried.preprocessing.kind
         left_out = 0
 
@@ -142,12 +140,11 @@ def predict(
             leave_out=leave_out if skip_bad else None,
             answer=partial(answer_in_stages, predictor, load, stages, exit=chosen_exit, top_k=top_k) if stages > 1 else None,
         )
-        print_group = _csv_lines if as_csv else _json_lines
         with _output(out) as write:
             if as_csv:
                 write(_csv_header(predictor, top_k))
             for group in answered:
-                write(print_group(group, top_k))
+                write((_csv_lines if as_csv else _json_lines)(group, top_k))
                 if is_lost():
                     break
         if left_out:
@@ -159,6 +156,11 @@ def _check(exit: int | str | None, stages: int, out: Path | None) -> None:
         raise UsageError("--stages: got it beside --exit auto, which answers in one process; leave one of them out")
     if out is not None and out.is_dir():
         raise UsageError(f"--out: {out} is a directory; give a file")
+
+
+def _check_stages(stages: int, exit: int | EarlyExit) -> None:
+    if stages > 1 and stages > exit:  # of early exits there is one stage
+        raise UsageError(f"--stages: got {stages}, but exit {exit} comes after {exit} components; use 1 to {exit}")
 
 
 @contextmanager
