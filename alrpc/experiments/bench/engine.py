@@ -17,6 +17,7 @@ from alrpc.experiments.bench.slow_links import SlowLinks
 from alrpc.system import cores
 
 STEPS, PEER_STEPS = 100, 20
+SLOW_STEPS, SLOW_PEER_STEPS = 1000, 5  # over slow links, where TCP needs dozens of packets after a pause to be at its rate
 PEER_TURNS = 3  # each turn starts new processes, since figures vary between starts
 
 
@@ -50,7 +51,7 @@ def hops(
             "device": "cpu",
         }
     )
-    settings = Settings(rounds, STEPS, stage_ms=stage_ms, message_mb=message_mb, links=links)
+    settings = Settings(rounds, SLOW_STEPS if links else STEPS, stage_ms=stage_ms, message_mb=message_mb, links=links)
     directory.mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Advice)  # simulated stages are meant to have nothing to learn
@@ -98,9 +99,10 @@ def time_peers(
 ) -> dict[tuple[str, bool], list[float]]:
     """Seconds per batch of each peer in each turn: with torch's own memory settings, and with those of this engine."""
     seconds: dict[tuple[str, bool], list[float]] = {(peer, keeps): [] for peer in peers for keeps in (False, True)}
+    steps = SLOW_PEER_STEPS if links else PEER_STEPS
     for turn in range(1, PEER_TURNS + 1):
         for (peer, keeps_memory), of_turns in seconds.items():
             place = directory / f"{peer}{'-memory-kept' if keeps_memory else ''}-{turn}"
             with watch(place, 1):
-                of_turns.append(run_peer(peer, stages, stage_ms, message_mb, PEER_STEPS, keeps_memory, place, links))
+                of_turns.append(run_peer(peer, stages, stage_ms, message_mb, steps, keeps_memory, place, links))
     return seconds

@@ -24,7 +24,8 @@ INTERFACE = b"alrpc0"  # of every host, beside its loopback
 PREFIX = b"\x0a\x4d"  # 10.77.0.0/16; the last two bytes are the host's number, from 1
 MTU = 65_000  # bytes; large packets, since each costs the router some microseconds
 BURST = 32  # packets read from one host before another one's turn
-BUFFERS = "4096 4194304 134217728"  # bytes of a connection's buffers: a window of packets must fit into what is under way
+BUFFERS = "4096 67108864 134217728"  # bytes of a connection's buffers: a window of packets must fit into what is under way
+CONGESTION = "reno"  # which every kernel has and lets a namespace choose; BBR stops for 200 ms every ten seconds, to probe
 CLONE_NEWNET = 0x40000000
 TUNSETIFF, IFF_TUN, IFF_NO_PI, IFF_UP = 0x400454CA, 0x0001, 0x1000, 0x1
 SIOCSIFFLAGS, SIOCSIFADDR, SIOCSIFNETMASK, SIOCSIFMTU = 0x8914, 0x8916, 0x891C, 0x8922
@@ -46,7 +47,12 @@ def make_host(number: int) -> tuple[int, int]:
         of_interface(SIOCSIFMTU, "i", MTU)
         of_interface(SIOCSIFFLAGS, "H", IFF_UP)
         of_interface(SIOCSIFFLAGS, "H", IFF_UP, name=b"lo")
-    for name, value in (("tcp_rmem", BUFFERS), ("tcp_wmem", BUFFERS), ("tcp_slow_start_after_idle", "0")):
+    for name, value in (
+        ("tcp_rmem", BUFFERS),
+        ("tcp_wmem", BUFFERS),
+        ("tcp_slow_start_after_idle", "0"),
+        ("tcp_congestion_control", CONGESTION),
+    ):
         Path("/proc/sys/net/ipv4", name).write_text(value)
     return os.open("/proc/thread-self/ns/net", os.O_RDONLY), tun
 
