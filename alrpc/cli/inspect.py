@@ -88,7 +88,7 @@ def inspect(
             console.print(f"[low, high]: {about_interval(result['samples'])}", soft_wrap=True, highlight=False, markup=False)
         console.print()
         if "confusion" not in result:
-            console.print("a confusion matrix and distances need a class for each sample, which the run's target does not have")
+            console.print("a confusion matrix and distances need classes, one for each sample")
         elif len(result["classes"]) <= FEW:
             wide.print(_confusion_table(result))
             console.print()

@@ -118,6 +118,28 @@ def vectors(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
         yield from serve_here(alrpc.load_run(run, network=network), patch)
 
 
+def test_of_several_labels_each_has_its_probability_in_both_protocols(tmp_path):
+    torch.manual_seed(0)
+    split = alrpc.Split(torch.randn(40, 3), torch.randn(40, 3) > 0)
+    dataset = alrpc.Dataset(split, split, alrpc.Labels(3), classes=["a", "b", "c"])
+    network = alrpc.associate([torch.nn.Linear(3, 8)], dataset.sample, dataset.target)
+    alrpc.train(network, dataset, epochs=1, out=tmp_path / "run")
+    shares = network.objective.probabilities(network(split.inputs[:2])).detach()
+    tensor = {"name": "x", "datatype": "FP32", "shape": [2, 3], "data": split.inputs[:2].tolist()}
+    with pytest.MonkeyPatch.context() as patch:
+        served = serve_here(alrpc.load_run(tmp_path / "run", network=network), patch)
+        asked = [
+            (client.infer(inputs=[tensor]), client.ask("/predict", {"input": split.inputs[0].tolist()})) for client in served
+        ]
+    (((_, answer), (_, plain)),) = asked
+    outputs = {each["name"]: each for each in answer["outputs"]}
+    assert outputs["label"]["data"] == ["a", "b", "c"] * 2 and outputs["label"]["shape"] == [2, 3]
+    assert outputs["probability"]["data"] == pytest.approx(shares.flatten().tolist(), rel=1e-4)
+    assert {each["label"] for each in plain["labels"]} == {
+        name for name, share in zip("abc", shares[0], strict=True) if share > 0.5
+    }
+
+
 def predicted(client: Client, given: list, top_k: int) -> list[dict]:
     """What `alrpc predict` says of texts or files."""
     arguments = ["predict", client.predictor.directory, "-", "--top-k", top_k]
