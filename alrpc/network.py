@@ -69,7 +69,8 @@ class Network(nn.Module):
 
     @torch.no_grad()
     def predict(self, inputs: Tensor | Tensors, exit: int | None = None) -> Tensor:
-        """The class index, (N,), whether each label is, (N, count), or the values, (N, width), that an exit predicts; in evaluation mode, on the inputs' device."""
+        """What an exit predicts: the class index, (N,), whether a sample has each label, (N, count) bool, or the values, (N, width); in
+        evaluation mode, on the inputs' device."""
         tensors = as_tensors(inputs)
         device = next(iter(self.parameters())).device
         with eval_mode(self):

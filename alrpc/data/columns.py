@@ -1,7 +1,7 @@
 """Examples in columns, as a file, an archive of arrays or a data set of Hugging Face has them: made into splits.
 
 columns of the input ──► texts, images or numbers ──► preprocessing ──► inputs of a split
-column of the label ───► classes by name, or values ──────────────────► labels of a split
+column of the label ───► classes or labels by name, or values ────────► labels of a split
 """
 
 from __future__ import annotations
@@ -232,7 +232,13 @@ def target_of(table: Table, name: str) -> tuple[Target, list[str] | None]:
     Rows of several numbers are labels, 0 or 1 each, if they are whole or if there are names; other floats are values.
     """
     column, rows = table.columns[name], _checked(table, name)
-    if rows.ndim == 2 and (column.names is not None or rows.dtype.kind != "f"):
+    if column.names is None and rows.dtype.kind == "f":
+        return Values(rows[0].size), None
+    if rows.ndim > 2:
+        raise UserError(
+            f"{table.source}: column {name!r} is {rows.dtype} {rows.shape}; give one class a row, or floats, or labels (N, C)"
+        )
+    if rows.ndim == 2:
         if not rows.any():
             raise UserError(f"{table.source}: column {name!r}: no row has any of its labels; at least one must occur")
         names = list(column.names or map(str, range(rows.shape[1])))
@@ -240,12 +246,6 @@ def target_of(table: Table, name: str) -> tuple[Target, list[str] | None]:
         return target, names
     if column.names is not None:
         return Classes(len(column.names)), list(column.names)
-    if rows.dtype.kind == "f":
-        return Values(rows[0].size), None
-    if rows.ndim > 1:
-        raise UserError(
-            f"{table.source}: column {name!r} is {rows.dtype} {rows.shape}; give one class a row, or floats, or labels (N, C)"
-        )
     names = text.sort_labels(set(map(str, numpy.unique(rows).tolist())))
     if len(names) < 2:
         raise UserError(f"{table.source}: column {name!r}: every label is {names[0]!r}; there must be two or more")

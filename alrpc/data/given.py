@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, Union
 
 import numpy
@@ -89,6 +90,8 @@ def as_dataset(
         dataset = _of_samples(made, data)
     if target not in (None, dataset.target):
         raise UsageError(f"target: got {target}, but the labels are those of {dataset.target}; give that, or leave it out")
+    if target is not None:
+        dataset = replace(dataset, target=target)  # which may have weights
     return for_run(dataset, data, parse_section("train", {"seed": seed}))
 
 

@@ -101,6 +101,13 @@ def test_rows_of_zeros_and_ones_are_several_labels():
     assert "is int64 (40, 3); for Labels(count=4) it is 0 and 1, (N, 4)" in refusal((INPUTS, SEVERAL), target=alrpc.Labels(4))
 
 
+def test_the_weights_of_a_target_are_kept():
+    samples = [(INPUTS[row], LABELS[row]) for row in range(40)]
+    for given in ((INPUTS, LABELS), samples):
+        held = alrpc.as_dataset(given, target=alrpc.Classes(3, (1, 2, 4)), validation=0.25)
+        assert held.target.weights == (1.0, 2.0, 4.0)
+
+
 def test_what_labels_and_inputs_become():
     held = alrpc.as_dataset((INPUTS, np.array(["x", "y"] * 20)))
     assert (held.class_names, len(held.train), len(held.test)) == (["x", "y"], 32, 8)
@@ -218,6 +225,12 @@ def test_targets_that_are_no_labels_of_all_samples_are_not_taken(targets):
             {"target": alrpc.Classes(2)},
             "column 'label': row 0 has 5 at 0; each of several labels is 0 or 1, and a class one a row",
         ),
+        (
+            [(INPUTS, SEVERAL[:, :, None])],
+            {"target": alrpc.Labels(3)},
+            "column 'label' is int64 (40, 3, 1); give one class a row",
+        ),
+        ([(INPUTS, SEVERAL[:, :, None])], {"classes": ["a", "b", "c"]}, "column 'label' is int64 (40, 3, 1); give one class"),
         (
             [(INPUTS, SEVERAL)],
             {"target": alrpc.Classes(3)},

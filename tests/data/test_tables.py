@@ -92,7 +92,8 @@ def test_a_run_on_an_archive_of_several_labels_is_evaluated_predicts_and_is_expo
     for form in ("safetensors", "torch"):
         exported = CliRunner().invoke(main, ["export", str(run), "--to", form, "--out", str(tmp_path / form)])
         assert exported.exit_code == 0, exported.output
-    assert "which learned 3 labels" in (tmp_path / "torch" / "README.md").read_text()
+    card = (tmp_path / "torch" / "README.md").read_text()
+    assert "which learned 3 labels" in card and "The probabilities rank the labels" in card
     assert "the run's target is Labels(count=3)" in CliRunner().invoke(main, ["calibrate", str(run)]).stderr
 
 

@@ -80,7 +80,7 @@ def model_card(predictor: Predictor, described: Mapping[str, Any], is_calibrated
         "## How it was trained",
         _training(predictor, summary),
         "## Limits",
-        _limits(described, is_calibrated),
+        _limits(predictor, described, is_calibrated),
     ]
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
@@ -144,7 +144,7 @@ def _training(predictor: Predictor, summary: Mapping[str, Any]) -> str:
     return f"{command}Seed {seed}. The whole configuration, which `alrpc train --config FILE` takes:\n\n```yaml\n{to_yaml(predictor.config)}```"
 
 
-def _limits(described: Mapping[str, Any], is_calibrated: bool) -> str:
+def _limits(predictor: Predictor, described: Mapping[str, Any], is_calibrated: bool) -> str:
     probabilities = ""
     if described["labels"] is not None:
         calibrated = (
@@ -152,7 +152,7 @@ def _limits(described: Mapping[str, Any], is_calibrated: bool) -> str:
             if is_calibrated
             else "no exit was calibrated"
         )
-        probabilities = f" The probabilities rank the classes, and are no frequencies: {calibrated}."
+        probabilities = f" The probabilities rank the {predictor.target.kind}, and are no frequencies: {calibrated}."
     return (
         f"It knows only what is in {described['data']}, and answers whatever it is given with one of its answers.{probabilities} "
         "It computes in float32, whatever the precision of the training."
