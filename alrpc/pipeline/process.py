@@ -51,6 +51,7 @@ from alrpc.pipeline.placement import Placement, choose_cores, set_device
 from alrpc.pipeline.wire import CPU
 from alrpc.system import peak_memory
 from alrpc.timing import Timing
+from alrpc.training.batch_norm import single_samples_told
 from alrpc.training.optimizer import make_recipe
 from alrpc.training.packet import Kind, Packet
 from alrpc.training.stage import Stage
@@ -154,8 +155,9 @@ def work_through(placement: Placement, spec: StageSpec, network: Network, device
     cores = choose_cores(placement, spec.config.threads, spec.config.pipeline.pin_cores)
     if cores is not None and device.type == "cpu":
         os.sched_setaffinity(0, cores)  # pins only this thread; the threads that carry packets may use any core
-    for packet in paced(packets, window, device):
-        stage.handle(packet)
+    with single_samples_told():
+        for packet in paced(packets, window, device):
+            stage.handle(packet)
     saver.wait()
     if replier is not None:
         replier.send(Packet(Kind.END, 0, stage.step))

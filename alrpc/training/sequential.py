@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 
+from alrpc.training.batch_norm import single_samples_told
 from alrpc.training.packet import Packet
 from alrpc.training.stage import Stage
 
@@ -16,15 +17,17 @@ def run_stream(stage: Stage, packets: Iterator[Packet]) -> None:
 
     Raises:
         NonFinite: naming component, step and value.
+        UserError: for a micro-batch of one sample that batch norm cannot train on.
     """
     timing, emitted = stage.timing, 0.0
     timing.enter("waiting_to_receive")  # waiting for the loader
-    for packet in packets:
-        timing.begin_packet(packet.kind, packet.epoch, packet.step)
-        on_device = {name: tensor.to(stage.device) for name, tensor in packet.tensors.items()}
-        stage.handle(packet.with_tensors(on_device))
-        timing.enter("waiting_to_receive")
-        if time.monotonic() - emitted > STATUS_EVERY:
-            stage.emit(stage.status())
-            emitted = time.monotonic()
+    with single_samples_told():
+        for packet in packets:
+            timing.begin_packet(packet.kind, packet.epoch, packet.step)
+            on_device = {name: tensor.to(stage.device) for name, tensor in packet.tensors.items()}
+            stage.handle(packet.with_tensors(on_device))
+            timing.enter("waiting_to_receive")
+            if time.monotonic() - emitted > STATUS_EVERY:
+                stage.emit(stage.status())
+                emitted = time.monotonic()
     stage.emit(stage.status())

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import ALRPC, patience
 
-from alrpc.rundir import read_reached
+from alrpc.rundir import RESTARTS, read_reached
 
 HOST = re.escape(socket.gethostname())
 LONG = ["launch", "--stages", "3", "--set", "train.epochs=5000", "--out", "run", "--quiet"]
@@ -111,6 +111,16 @@ def test_a_stage_that_raises_is_named_with_its_exception(commands):
     assert code == 1
     log = (commands.folder / "run" / "logs" / "stage-2.log").read_text()
     assert "Traceback" in log and cause in log
+
+
+@pytest.mark.parametrize("engine", [["train"], ["launch", "--stages", "2", "--max-restarts", "2"]], ids=["train", "launch"])
+def test_a_single_sample_left_over_for_batch_norm_is_told_with_what_would_do(commands, engine):
+    overrides = ("model.name=own_blocks:build", "data.batch_size=1436")  # of 1437 samples
+    fields = [part for override in overrides for part in ("--set", override)]
+    code, message = ending(start(commands, *engine, *fields, "--out", "run", "--quiet"), 60)
+    assert code == 1 and "data.batch_size: a micro-batch has one sample, of which batch norm knows no variance" in message
+    assert "give a size by which no single sample is left" in message and message.count("\n") == 0
+    assert not (commands.folder / "run" / RESTARTS).exists()
 
 
 @pytest.mark.parametrize("override", ["data.name=own_blocks:no_dataset", "data.name=mnist"])
