@@ -18,6 +18,7 @@ from alrpc.checkpoint.network import load_network
 from alrpc.config import Config, load_config, save_config, user_code_fields
 from alrpc.errors import UsageError, UserError
 from alrpc.network import Network, resolve
+from alrpc.objectives.targets import Target
 from alrpc.training.validation import has_stopped
 
 Step = int | Literal["best", "last"] | None
@@ -34,6 +35,8 @@ class ResumePoint:
     """Number of steps that were done before the checkpoint."""
     micro_batches: int
     """Number of micro-batches in an epoch when the checkpoint was taken."""
+    target: Target
+    """What the run learns."""
     files: Files
     validation: Sequence[list[float]] = ()
     """The score of each exit on the validation split after every epoch before the checkpoint."""
@@ -94,19 +97,22 @@ def find_resume_point(run: Path, config: Config, step: int | None = None, networ
         directory,
         manifest["step"],
         manifest["micro_batches"],
+        target_of(manifest),
         manifest["files"],
         validation,
         manifest.get("validation_samples", 0),
     )
 
 
-def check_same_data(resume: ResumePoint | None, micro_batches: int, validation_samples: int) -> None:
-    """Refuse data with another number of micro-batches, or of samples to validate on, than when the run began, with a UserError."""
+def check_same_data(resume: ResumePoint | None, target: Target, micro_batches: int, validation_samples: int) -> None:
+    """Refuse data with another target, or another number of micro-batches or of samples to validate on, than when the run began, with a
+    UserError."""
     if resume is None:
         return
     for what, got, began_with in (
         ("micro-batches an epoch", micro_batches, resume.micro_batches),
         ("samples to validate on", validation_samples, resume.validation_samples),
+        ("as target", target, resume.target),
     ):
         if got != began_with:
             raise UserError(f"data: {got} {what}, but the run began with {began_with}; give it the data that it began with")

@@ -105,7 +105,7 @@ def lifetime(
         train = run.config.train
         micro_batches = epoch_size(dataset, run.config.data.batch_size, train.seed, train.epochs).micro_batches
         to_validate = validation_samples(dataset) or 0
-        check_same_data(run.resume, micro_batches, to_validate)
+        check_same_data(run.resume, dataset.target, micro_batches, to_validate)
         carried = write_carried(run.directory, dataset, resuming=run.resume is not None)
         if run.resume is not None:
             reopen(run.directory, run.config, run.resume.step)

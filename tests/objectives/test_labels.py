@@ -1,5 +1,7 @@
 """Several labels a sample: their loss in every objective that learns them and in the baselines, their score, and what a run says."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -76,3 +78,19 @@ def test_a_manifest_has_them_and_classes_do_not_weigh():
     with pytest.raises(alrpc.UserError, match=r"train.class_weights: got \[1.0, 2.0, 3.0\], but the target is Labels"):
         dataset = alrpc.Dataset(split, split, TARGET)
         alrpc.train(alrpc.decouple([nn.Linear(3, 3)], SCORES, TARGET), dataset, class_weights=[1.0, 2.0, 3.0])
+
+
+def test_a_run_of_labels_does_not_go_on_with_values_or_classes(tmp_path):
+    inputs = torch.randn(20, 4)
+    given = {alrpc.Labels(3): inputs[:, :3] > 0, alrpc.Values(3): inputs[:, :3], alrpc.Classes(3): torch.arange(20) % 3}
+    for number, (target, labels) in enumerate(given.items()):
+        split = alrpc.Split(inputs, labels)
+        network = alrpc.associate([nn.Linear(4, 4)], inputs[:1], target, target_width=4)
+        dataset = alrpc.Dataset(split, split, target, classes=["a", "b", "c"] if target.named else None)
+        if not number:
+            alrpc.train(network, dataset, epochs=1, out=tmp_path / "run")
+            alrpc.train(network, dataset, epochs=2, resume=tmp_path / "run")
+            continue
+        message = rf"data: {re.escape(str(target))} as target, but the run began with Labels\(count=3\); give it the data"
+        with pytest.raises(alrpc.UserError, match=message):
+            alrpc.train(network, dataset, epochs=3, resume=tmp_path / "run")
