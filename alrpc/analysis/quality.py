@@ -107,8 +107,8 @@ def measure(network: Network, dataset: Dataset, indices: Tensor, config: Config,
 
     Returns:
         A dictionary for JSON: `metric`, `samples`, `test_samples`; `components`, each with its `component` number and the
-        score of its exit under the metric's name. For classes also `projection`, `classes` (their names), `labels` (the class of each sample, by index),
-        `confusion` (counts; a row for each class, a column for each class predicted by the last exit), and in each component
+        score of its exit under the metric's name. For classes also `projection`, `classes` (their names), `labels` (the class of
+        each sample, by index), `confusion` (counts; a row for each class, a column for each class predicted by the last exit), and in each component
         `width` (numbers in a sample's activation), `intra`, `inter`, `ratio` (see `distances`; null where undefined),
         `explained` (share of the variance that the two coordinates hold; null for t-SNE) and `coordinates`.
 

@@ -57,10 +57,11 @@ class Classifier(Head):
 
     name: Literal["classifier"]
     loss: Annotated[str, *name_or_own("cross_entropy")] = "cross_entropy"
-    """Loss of a head. A function of your own is called with the scores, (N, classes) float32, and the labels, (N,), and gives a
-    scalar; back-propagation beside it keeps the cross entropy."""
+    """Loss of a head. A function of your own is called with the scores, (N, classes) float32, and the labels, (N,), or, of several
+    a sample, (N, count) float32, and gives a scalar; back-propagation beside it keeps the cross entropy."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
-    """Share of the target that is spread evenly over all classes in the cross entropy."""
+    """Share of the target that is spread evenly over all classes in the cross entropy; of several labels each is drawn so far towards
+    a half."""
     ensemble: bool = False
     """Whether exit l is the mean of the log-probabilities of heads 1 … l, instead of head l alone."""
     similarity: float = Field(0.0, ge=0, lt=1)
