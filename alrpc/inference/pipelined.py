@@ -41,8 +41,8 @@ def answer_in_stages(
 ) -> Iterator[tuple[T, list[Answer] | UserError]]:
     """Answer micro-batches of prepared examples, each with a name, in their order, by a process for each stage.
 
-    The answers are those of `Predictor.answer_prepared`, or the UserError that it raises. The processes live as long as the iterator, which works some micro-batches
-    ahead of what is taken from it.
+    The answers are those of `Predictor.answer_prepared`, or the UserError that it raises. The processes live as long as the
+    iterator, which works some micro-batches ahead of what is taken from it.
 
     Args:
         predictor: the run, of which this process uses the preprocessing and the names of the classes.

@@ -154,7 +154,8 @@ def _whole_directory(directory: Path, force: bool, run: Path) -> Iterator[Path]:
     """Yield a new directory beside `directory`, which it becomes if nothing is raised; it is removed otherwise.
 
     Raises:
-        UsageError: when there is something already that is no export, or may not be replaced, nothing can be written, or the path is not UTF-8.
+        UsageError: when there is something already that is no export, or may not be replaced, nothing can be written, or the path is
+            not UTF-8.
         UserError: when what is there cannot be replaced; it stays.
     """
     is_there, place = os.path.lexists(directory), directory.resolve()
