@@ -223,6 +223,10 @@ def test_a_graph_of_torch_export_has_all_that_a_prediction_from_texts_needs(tmp_
         (answer,) = alrpc.load_run(run).answers([text], exit=1)
         assert config["labels"][probabilities.argmax()] == answer.label
         assert probabilities.max().item() == pytest.approx(answer.probability, abs=1e-5)
+    examples = load_file(out / "examples.safetensors")
+    found = module(*(examples[f"inputs.{name}"] for name in config["inputs"]))
+    right = [examples[f"outputs.{name}"] for name in config["outputs"]]
+    assert largest_difference([found], [right]) <= LIMIT
 
 
 def test_the_parameters_alone_bear_the_names_of_the_run_and_the_card_tells_of_it(run):

@@ -15,6 +15,7 @@ from alrpc import rundir
 from alrpc.analysis.contents import SUMMARY
 from alrpc.analysis.scores import with_interval
 from alrpc.config import to_yaml
+from alrpc.inference.export.hub import TAGS
 from alrpc.inference.predictor import Predictor
 from alrpc.reading.documents import read_json
 from alrpc.reading.regular import Absent
@@ -58,7 +59,10 @@ def model_card(predictor: Predictor, described: Mapping[str, Any], is_calibrated
     header: dict[str, Any] = {
         "library_name": "onnx" if described["format"] == "onnx" else "pytorch",
         **({"pipeline_tag": task} if task else {}),
-        "tags": ["alrpc", described["objective"], described["model"], described["format"]],
+        "tags": [
+            *("alrpc", described["objective"], described["model"], described["format"]),
+            *(TAGS if described["format"] == "torch" else ()),
+        ],
         "metrics": [predictor.target.metric],
     }
     if scores:
@@ -124,7 +128,7 @@ def _use(described: Mapping[str, Any]) -> str:
     return (
         f"{loaded}\n\n| | type | shape |\n|---|---|---|\n{shapes}\n\n"
         "The preprocessing is not in the network; config.json describes it under `preprocessing`, and has the names of the classes, "
-        "or labels, under `labels`."
+        "or labels, under `labels`. examples.safetensors has random inputs and what the network answered to them before the export."
     )
 
 

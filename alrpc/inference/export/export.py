@@ -27,6 +27,7 @@ from alrpc.inference.export.card import model_card
 from alrpc.inference.export.check import expected, largest_difference, micro_batch, micro_batches
 from alrpc.inference.export.description import describe
 from alrpc.inference.export.graph import Exits, shapes_of, trace
+from alrpc.inference.export.hub import HUB, MODULE
 from alrpc.inference.export.onnx import answers_of_onnx, check_onnx, write_onnx
 from alrpc.inference.export.plain import PARAMETERS, answers_of_plain, write_plain
 from alrpc.inference.predictor import Predictor
@@ -35,7 +36,7 @@ from alrpc.reading.documents import read_json
 from alrpc.reading.regular import Absent
 
 Form = Literal["safetensors", "torch", "pt2", "onnx"]
-CONFIG, CARD, PROGRAM = "config.json", "README.md", "model.pt2"
+CONFIG, CARD, PROGRAM, EXAMPLES = "config.json", "README.md", "model.pt2", "examples.safetensors"
 
 
 @dataclass(frozen=True)
@@ -86,16 +87,16 @@ def export(
         files = {CONFIG: json.dumps(described, indent=2) + "\n", **_files_of_run(predictor)}
         for name, text in {**files, CARD: model_card(predictor, described, rundir.CALIBRATION in files)}.items():
             (partial / name).write_text(text, encoding="utf-8")
+        batches = micro_batches(predictor, shapes, longest)
+        right = expected(predictor, list(sample), number, batches)
         try:
             _write(form, partial, exits, program, files, described)
+            save_file(_examples(described, batches[1], right[1]), partial / EXAMPLES)
         except (SafetensorError, RuntimeError) as error:  # of safetensors' and torch's writers, for a full disk
             raise UserError(f"{directory}: cannot be written: {error_line(error)}") from error
         for each in partial.iterdir():
             shutil.copymode(partial / CONFIG, each)  # safetensors lets nobody else read its files
-        batches = micro_batches(predictor, shapes, longest)
-        difference = largest_difference(
-            _answers(form, partial, exits, batches), expected(predictor, list(sample), number, batches)
-        )
+        difference = largest_difference(_answers(form, partial, exits, batches), right)
     return Exported(directory, described, difference)
 
 
@@ -127,10 +128,21 @@ def _write(
         which = "All exits" if described["exit"] == "all" else f"Exit {described['exit']}"
         title = f"{which} of the run {described['run']} at step {described['step']}, as a plain module of PyTorch."
         write_plain(directory, program, exits.names, exits.gives, title)
+        (directory / HUB).write_text(MODULE, encoding="utf-8")
     elif form == "pt2":
         torch.export.save(program, directory / PROGRAM, extra_files=dict(files))
     else:
         write_onnx(directory, program, exits.names, exits.gives, files)
+
+
+def _examples(described: Mapping[str, Any], inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> dict[str, Tensor]:
+    """A micro-batch and what the run answers to it, by which an export can be checked wherever it is loaded."""
+    kinds = {"inputs": inputs, "outputs": outputs}
+    return {
+        f"{kind}.{name}": tensor.contiguous().clone()
+        for kind, tensors in kinds.items()
+        for name, tensor in zip(described[kind], tensors, strict=True)
+    }
 
 
 @torch.no_grad()

@@ -53,7 +53,7 @@ class Network(nn.Module):
         super().__init__()
         for name, tensor in tensors.items():
             *path, last = name.split(".")
-            owner = self
+            owner, tensor = self, tensor.clone()  # safetensors maps the file, which may be written anew
             for step in path:
                 if step not in owner._modules:
                     owner.add_module(step, nn.Module())
