@@ -16,6 +16,7 @@ from alrpc.analysis.report.page import make_page
 from alrpc.analysis.rundata import read as read_directories
 from alrpc.cli.main import main
 from alrpc.inference.early_exit import EarlyExit, predict_early
+from alrpc.inference.export.export import export
 from alrpc.inference.flops import count_flops
 
 FIELDS = ("data.validation=0.2", "train.epochs=4", "train.schedule=constant", "model.widths=[48,48,48]")
@@ -199,6 +200,16 @@ def test_a_calibration_that_is_missing_damaged_or_of_another_checkpoint_is_refus
     assert "calibration.json: is damaged: " in told()
     (calibrated / "calibration.json").unlink()
     assert "its exits are not calibrated: it has no calibration.json; alrpc calibrate" in told()
+
+
+def test_an_export_has_the_calibration_of_its_own_checkpoint_alone(calibrated, tmp_path):
+    whole, files = read(calibrated), {"calibration.json": ""}
+    export(alrpc.load_run(calibrated), "pt2", out=tmp_path / "out")
+    torch.export.load(tmp_path / "out" / "model.pt2", extra_files=files)
+    assert json.loads(files["calibration.json"]) == read(tmp_path / "out") == whole
+    (calibrated / "calibration.json").write_text(json.dumps({**whole, "step": 1}))
+    export(alrpc.load_run(calibrated), "safetensors", out=tmp_path / "other")
+    assert not (tmp_path / "other" / "calibration.json").exists()
 
 
 def test_a_run_without_a_validation_split_is_calibrated_only_on_data_that_are_named(tmp_path):
