@@ -11,10 +11,11 @@ from alrpc.config import Config, flat_fields, load_config, user_code_fields
 from alrpc.errors import UsageError
 
 RESUME = "--resume: "  # what the messages of a resume begin with
-# Fields that may change without changing the result, except train.epochs, which the learning-rate schedule takes into account, and
-# train.patience and checkpoint.best, which say when it ends and which epoch is tested.
+# Fields that may change without changing the result, except train.epochs and train.steps, which the learning-rate schedule takes
+# into account, and train.patience and checkpoint.best, which say when it ends and which epoch is tested.
 MAY_CHANGE = (
-    *("train.epochs", "train.patience", "train.metrics", "train.log_every", "pipeline", "checkpoint", "observe", "device"),
+    *("train.epochs", "train.steps", "train.patience", "train.metrics", "train.log_every"),
+    *("pipeline", "checkpoint", "observe", "device"),
     *("data.root", "data.file", "data.test_file", "data.workers"),
 )
 
@@ -82,6 +83,8 @@ def check_changes(before: Config, after: Config) -> None:
     was, now = (dict(flat_fields(config.model_dump(mode="json"))) for config in (before, after))
     for name in [*now, *was]:
         allowed = any(name == field or name.startswith(f"{field}.") for field in MAY_CHANGE)
+        if name == "train.steps" and None in (was.get(name), now.get(name)):  # an epoch would be another one
+            allowed = False
         if not allowed and was.get(name) != now.get(name):
             raise UsageError(
                 f"--set: {name} was {was.get(name)} and cannot become {now.get(name)}: the run would not be the same; "

@@ -83,8 +83,9 @@ def find_resume_point(run: Path, config: Config, step: int | None = None, networ
     end = config.train.epochs * manifest["micro_batches"]
     # A run that ended between its last checkpoint and its summary is evaluated again.
     if manifest["step"] > end or (manifest["step"] == end and (run / rundir.SUMMARY).exists()):
+        unit = "epochs" if config.train.steps is None else "steps"
         raise UsageError(
-            f"--resume: {run} has finished its {config.train.epochs} epochs; for more of them add --set train.epochs=N"
+            f"--resume: {run} has finished its {getattr(config.train, unit)} {unit}; for more of them add --set train.{unit}=N"
         )
     validation = manifest.get("validation", [])
     scores = [exits[-1] for exits in validation]

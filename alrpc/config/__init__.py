@@ -56,7 +56,12 @@ def _say(right: str) -> WrapValidator:
 
 class Train(Section):
     epochs: PositiveInt = 30
-    """Passes over the training data; an evaluation follows each pass."""
+    """Passes over the training data; an evaluation follows each pass. With train.steps, what those are makes of it."""
+    steps: PositiveInt | None = None
+    """Micro-batches to train on in all, in place of train.epochs: of pass after pass, or of a stream, which has no epochs; null to count
+    passes. An epoch then is what lies between two evaluations, wherever one is spoken of: train.evaluate_every steps."""
+    evaluate_every: PositiveInt = 1000
+    """With train.steps, of which it must be a divisor: the steps between two evaluations; at most all of them."""
     patience: PositiveInt | None = None
     """Epochs without a better score of the last exit on the validation split (data.validation) after which training ends, before
     train.epochs; null to train all of them. The next epoch then begins only when the score of the last one is known, so a
@@ -210,6 +215,7 @@ def parse_config(tree: dict[str, Any]) -> Config:
         config = Config.model_validate(tree)
     except ValidationError as error:
         raise UsageError(_one_line(error)) from error
+    config = _counted(config)
     free = (
         ("train.seed", "model.") if config.model.is_own else ("train.seed",)
     )  # one's own function knows what its fields may be
@@ -218,6 +224,22 @@ def parse_config(tree: dict[str, Any]) -> Config:
         if largest > LARGEST and not name.startswith(free):
             raise UsageError(f"{name}: got {documents.shown(largest)}; the largest number of a configuration is {LARGEST:,}")
     return config
+
+
+def _counted(config: Config) -> Config:
+    """The configuration with the epochs that the steps of its training are."""
+    train = config.train
+    if train.steps is None:
+        return config
+    every = min(train.evaluate_every, train.steps)
+    if train.steps % every:
+        below = train.steps // every * every
+        raise UsageError(
+            f"train.steps: got {train.steps}, which is no multiple of train.evaluate_every, {every}; give {below} or {below + every}, "
+            "or another train.evaluate_every"
+        )
+    counted = {"epochs": train.steps // every, "evaluate_every": every}
+    return config.model_copy(update={"train": train.model_copy(update=counted)})
 
 
 def parse_section(name: str, fields: dict[str, Any]) -> Any:

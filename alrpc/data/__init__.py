@@ -39,17 +39,18 @@ def read_data(data: Data, train: Train) -> Dataset:
 
 
 def for_run(dataset: Dataset, data: Data, train: Train) -> Dataset:
-    """The data set as a run reads it: with a part held out for validation, and with the weights of its classes.
+    """The data set as a run reads it: with a part held out for validation, with the weights of its classes, by epochs or by steps.
 
     Raises:
         UserError: when it does not go with the run's settings of validation, class weights and metrics.
     """
     from alrpc.data.dataset import hold_out, weigh_classes
+    from alrpc.data.steps import in_steps
     from alrpc.objectives.metrics import check_metrics
 
     dataset = weigh_classes(hold_out(dataset, data.validation, train), train.class_weights)
     check_metrics(train.metrics, dataset.target, max(len(dataset.test), len(dataset.validation or ())))
-    return dataset
+    return in_steps(dataset, data, train)
 
 
 def _read(data: Data) -> Dataset:

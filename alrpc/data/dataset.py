@@ -40,6 +40,15 @@ class Split:
         """The named tensors of the samples with these indices, (n, ...) each, and their labels."""
         return {"x": self.inputs[indices]}, self.labels[indices]
 
+    def check(self, name: str, target: Target) -> None:
+        """Refuse, with a UserError, labels and inputs that are wrong, when a data set is made of the split.
+
+        Args:
+            name: train, validation or test.
+        """
+        check_labels(self.labels, target, name)
+        _check_inputs(self, name)
+
     def during(self, seed: int, epoch: int) -> Split:
         """The split that a run with this seed reads in an epoch (from 0); override it for augmentation."""
         return self
@@ -124,8 +133,7 @@ class Dataset:
                 raise UserError(
                     f"{name} split: got {type(split).__name__}; give an alrpc.Split of inputs and labels, or use alrpc.as_dataset"
                 )
-            check_labels(split.labels, self.target, name)
-            _check_inputs(split, name)
+            split.check(name, self.target)
             train, other = self.train.inputs, split.inputs
             if (
                 isinstance(train, Tensor)
@@ -221,6 +229,8 @@ def weigh_classes(dataset: Dataset, weights: Sequence[float] | Literal["balanced
     target = dataset.target
     if not isinstance(target, Classes):
         raise UsageError(f"train.class_weights: got {shown(weights)}, but the target is {target}; leave the field out")
+    if weights == "balanced" and not len(dataset.train.labels):
+        raise UsageError("train.class_weights: got balanced, but the classes of a stream cannot be counted; give the weights")
     if weights == "balanced":
         counts = dataset.train.labels.long().bincount(minlength=target.count)
         if not counts.all():

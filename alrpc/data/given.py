@@ -1,19 +1,21 @@
-"""`alrpc.as_dataset`: a data set of what a Python program has: arrays, map-style data sets of torch, those of Hugging Face."""
+"""`alrpc.as_dataset`: a data set of what a Python program has: arrays, map-style data sets and streams of torch or Hugging Face."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, Union
 
 import numpy
-from torch.utils.data import IterableDataset, Subset, TensorDataset
+import torch
+from torch.utils.data import Subset, TensorDataset
 
 from alrpc.config import PYTHON, Data, parse_section
 from alrpc.data import for_run
 from alrpc.data.columns import Column, Table, labels_of, make_dataset, target_of
 from alrpc.data.dataset import Dataset
 from alrpc.data.samples import MapStyle, Samples, as_number, read_labels
+from alrpc.data.stream import Stream, check_stream, is_stream
 from alrpc.data.tables import column_of, table_of
 from alrpc.errors import UsageError, UserError
 from alrpc.objectives.targets import Classes, Target, Values, check_target
@@ -22,7 +24,7 @@ from alrpc.reading.documents import shown
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
-Source: TypeAlias = Union["tuple[ArrayLike, ArrayLike]", MapStyle]
+Source: TypeAlias = Union["tuple[ArrayLike, ArrayLike]", MapStyle, Iterable[Any]]
 
 
 class _Listed(NamedTuple):
@@ -52,6 +54,9 @@ def as_dataset(
             both by name; it is read when a sample is wanted, in the processes that `data.workers` are;
             a `datasets.Dataset`, of texts, images or numbers, by `columns` and `label_column`; with a transform of its own
             (`with_transform`) it is read as a map-style one;
+            a stream, which need have no end: any iterable without a length, such as `torch.utils.data.IterableDataset` or
+            `datasets.IterableDataset`, that gives such samples, the same ones whenever it is iterated. It is trained on by `train.steps`,
+            and needs a `test`, whose labels say what is learned if `target` does not;
             a mapping of names to such splits, such as `datasets.DatasetDict`: `train_split` and `test_split` choose.
         test: the same to test on; None for that of a mapping, or else for `test_share` of each class in `train`, always the same.
         validation: the same to validate on; or the share of the training split that is held out for it.
@@ -76,8 +81,13 @@ def as_dataset(
     if classes is None and target is None:
         classes = _classes(train)
     given = {"train": train, "test": test, "validation": None if isinstance(validation, int | float) else validation}
+    if streamed := is_stream(train):
+        check_stream(train)
+        if test is None:
+            raise UsageError("test: got None beside a stream; give data with a length to test on")
+        del given["train"]
     made = {
-        name: _read(source, f"{name} split", data, target, classes)
+        name: _read(source, f"{name} split", data, target, classes, as_samples=streamed)
         for name, source in given.items()
         if source is not None or name == "train"
     }
@@ -87,7 +97,7 @@ def as_dataset(
     if kinds == {Table}:
         dataset = make_dataset(made["train"], made.get("test"), data, made.get("validation"))
     else:
-        dataset = _of_samples(made, data)
+        dataset = _of_samples(made, data, train if streamed else None)
     if target not in (None, dataset.target):
         raise UsageError(f"target: got {target}, but the labels are those of {dataset.target}; give that, or leave it out")
     if target is not None:
@@ -123,20 +133,30 @@ def _classes(source: Any) -> list[str] | None:
     return list(names) if isinstance(names, Sequence) and not isinstance(names, str) else None
 
 
-def _read(source: Source, where: str, data: Data, target: Target | None, classes: Sequence[str] | None) -> Table | _Listed:
-    """A table, or a map-style data set with its labels; of both the label is such as the target says."""
-    if isinstance(source, IterableDataset) or not hasattr(source, "__getitem__") or not hasattr(source, "__len__"):
+def _read(
+    source: Source, where: str, data: Data, target: Target | None, classes: Sequence[str] | None, as_samples: bool
+) -> Table | _Listed:
+    """A table, or a map-style data set with its labels; of both the label is such as the target says.
+
+    Args:
+        as_samples: whether to make a map-style data set of arrays and columns too.
+    """
+    if is_stream(source) or not hasattr(source, "__getitem__") or not hasattr(source, "__len__"):
         raise UsageError(
             f"{where}: got {type(source).__name__}; give a pair of inputs and labels, or a data set that has a length and gives the "
             "sample of an index"
         )
     if isinstance(source, TensorDataset) and len(source.tensors) == 2:
         source = source.tensors
+    if as_samples and isinstance(source, tuple) and len(source) == 2:
+        if len(source[0]) != len(source[1]):
+            raise UserError(f"{where}: {len(source[0])} inputs and {len(source[1])} labels; give one label an input")
+        source = list(zip(*source, strict=True))
     if isinstance(source, tuple) and len(source) == 2:
         table = Table(
             where, {"x": _column(source[0], f"{where}: inputs"), data.label_column: _column(source[1], f"{where}: labels")}
         )
-    elif type(source).__module__.partition(".")[0] == "datasets" and source.format["type"] != "custom":
+    elif not as_samples and type(source).__module__.partition(".")[0] == "datasets" and source.format["type"] != "custom":
         table = table_of(source, where)
     else:
         labels = read_labels(source, where, data.label_column)
@@ -172,13 +192,18 @@ def _values(rows: numpy.ndarray) -> numpy.ndarray:
     return rows.astype(numpy.float32) if rows.dtype.kind in "fiub" else rows  # which is then refused
 
 
-def _of_samples(made: Mapping[str, _Listed], data: Data) -> Dataset:
-    """The data set of map-style splits."""
-    target, names = target_of(made["train"].table, data.label_column)
+def _of_samples(made: Mapping[str, _Listed], data: Data, stream: Iterable | None) -> Dataset:
+    """The data set of map-style splits, or of a stream to train on beside them."""
+    known = made["train" if stream is None else "test"].table
+    target, names = target_of(known, data.label_column)
     splits = {}
     for name, (source, table, given) in made.items():
         labels = labels_of(table, data.label_column, target, names, "trained on")
         splits[name] = Samples(source, labels, given, table.source, data.label_column, tuple(data.columns))
+    if stream is not None:
+        named = known.columns[data.label_column].names
+        learned = {"target": target, "names": names, "named": named}
+        splits["train"] = Stream(stream, torch.empty(0), label_column=data.label_column, columns=tuple(data.columns), **learned)
     if "test" not in splits:
         splits["train"], splits["test"] = splits["train"].hold_out(data.test_share, 0, isinstance(target, Classes))
     return Dataset(splits["train"], splits["test"], target, classes=names, validation=splits.get("validation"))

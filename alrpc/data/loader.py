@@ -50,12 +50,17 @@ class EpochSize(NamedTuple):
 
 
 def training_order(dataset: Dataset, batch_size: int, seed: int, epoch: int) -> Tensor:
-    """The indices of the samples that an epoch (from 0) trains on, in order.
+    """The indices of the samples that an epoch (from 0) trains on, in order; raises like `checked_order`."""
+    return checked_order(dataset.train, seed, epoch, batch_size)
+
+
+def checked_order(split: Split, seed: int, epoch: int, batch_size: int) -> Tensor:
+    """The order of the training split in an epoch (from 0).
 
     Raises:
-        UserError: when the split's `order` gives something else.
+        UserError: when the split's `order` gives something else than indices of its samples.
     """
-    order, samples = dataset.train.order(seed, epoch, batch_size), len(dataset.train)
+    order, samples = split.order(seed, epoch, batch_size), len(split)
     where = f"train split: its order of epoch {epoch + 1}"
     if not isinstance(order, Tensor) or order.dtype != torch.int64 or order.ndim != 1 or len(order) == 0:
         given = f"{order.dtype} {tuple(order.shape)}" if isinstance(order, Tensor) else type(order).__name__

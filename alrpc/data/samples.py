@@ -55,7 +55,7 @@ class Samples(Split):
 
     def batch(self, indices: Tensor) -> tuple[Tensors, Tensor]:
         rows: list[Tensors] = []
-        with _own_generators() as seed:
+        with own_generators() as seed:
             for index in indices.tolist():
                 seed(derive_seed(self.draw[0], "sample", self.draw[1], index))
                 sample, where = self.inputs[index], f"{self.source}: sample {index}"
@@ -65,7 +65,7 @@ class Samples(Split):
                         f"{where}: has the label {label!r}, but was said to have {self.given[index]}; give both alike"
                     )
                 rows.append(named_tensors(inputs, where))
-                _check_alike(rows[0], rows[-1], where)
+                check_alike(rows[0], rows[-1], where)
         return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}, self.labels[indices]
 
 
@@ -168,7 +168,8 @@ def _targets(dataset: MapStyle) -> numpy.ndarray | None:
     return None
 
 
-def _check_alike(first: Tensors, other: Tensors, where: str) -> None:
+def check_alike(first: Tensors, other: Tensors, where: str) -> None:
+    """Refuse, with a UserError, a sample whose tensors are not of the types and shapes of another one's."""
     for name, tensor in first.items():
         if name not in other or other[name].shape != tensor.shape or other[name].dtype != tensor.dtype:
             found = f"{other[name].dtype} {tuple(other[name].shape)}" if name in other else "not there"
@@ -178,7 +179,7 @@ def _check_alike(first: Tensors, other: Tensors, where: str) -> None:
 
 
 @contextmanager
-def _own_generators() -> Iterator[Callable[[int], None]]:
+def own_generators() -> Iterator[Callable[[int], None]]:
     """Gives a function that seeds the generators of torch, numpy and Python; they are at the end as they were."""
 
     def seed(number: int) -> None:

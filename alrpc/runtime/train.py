@@ -39,6 +39,8 @@ class Fields(TypedDict, total=False):
     threads: int
     precision: Literal["fp32", "bf16"]
     epochs: int
+    steps: int | None
+    evaluate_every: int
     patience: int | None
     seed: int
     optimizer: str

@@ -251,3 +251,20 @@ class Picky(nn.Linear):
         if (x[:, 0] < 0).any():
             raise ValueError("a negative number")
         return super().forward(x)
+
+
+class Endless:
+    """Digits in a random order, again and again, each with noise that is drawn when it is read."""
+
+    def __init__(self, split):
+        self.split = split
+
+    def __iter__(self):
+        while True:
+            for index in torch.randperm(len(self.split)).tolist():
+                yield self.split.inputs[index] + 0.1 * torch.randn(64), int(self.split.labels[index])
+
+
+def endless():
+    digits = alrpc.load_data("digits")
+    return alrpc.as_dataset(Endless(digits.train), (digits.test.inputs, digits.test.labels))

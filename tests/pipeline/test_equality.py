@@ -23,8 +23,14 @@ SEQUENCES = [
         ([*DIGITS, "--set", "precision=bf16"], 72, {"2": []}),
         # A sampler of one's own, which draws more samples an epoch than there are.
         ([*DIGITS, "--set", "data.name=own_blocks:sampled", "--set", "data.workers=1"], 75, {"2": []}),
+        # A stream without an end, whose samples draw random numbers.
+        (
+            [*DIGITS, "--set", "data.name=own_blocks:endless", "--set", "train.steps=75", "--set", "train.evaluate_every=25"],
+            75,
+            {"2": []},
+        ),
     ],
-    ids=["digits", "sequences", "bf16", "sampler"],
+    ids=["digits", "sequences", "bf16", "sampler", "stream"],
 )
 def test_every_number_of_stages_gives_the_bits_of_the_sequential_reference(commands, options, steps, variants):
     trained = commands.alrpc("train", *options, "--out", "reference")
