@@ -16,7 +16,7 @@ from torch import Tensor
 from alrpc.objectives.base import ALIGNMENT
 from alrpc.training.packet import Kind, Packet
 
-INLINE_BYTES = 512 << 10  # largest inline tensor on a CPU; up to this size a copy is cheaper than a message
+INLINE_BYTES = 1 << 20  # largest inline tensor on a CPU; up to this size a copy is cheaper than a message
 INLINE_TOTAL = 4 << 20  # largest total of a packet's inline tensors
 FIRST_BYTES = 64 << 10  # initial size limit of first messages; see HeaderSizes
 HEADER_STRUCT = struct.Struct("<IIIQ")  # bytes of header and inline tensors, bytes of the layout's JSON, epoch, step

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[numpy.float64]
 FORWARD = 1 / 3  # share of a stage's work that is its forward pass, where it is not known; `bench hops` sleeps as much
-APART = 512 << 10  # bytes beyond which a tensor has a message of its own: alrpc.pipeline.wire.INLINE_BYTES
+APART = 1 << 20  # bytes beyond which a tensor has a message of its own: alrpc.pipeline.wire.INLINE_BYTES
 
 
 @dataclass(frozen=True)

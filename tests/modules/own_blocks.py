@@ -262,7 +262,8 @@ class Endless:
     def __iter__(self):
         while True:
             for index in torch.randperm(len(self.split)).tolist():
-                yield self.split.inputs[index] + 0.1 * torch.randn(64), int(self.split.labels[index])
+                image = self.split.inputs[index]
+                yield image + 0.1 * torch.randn_like(image), int(self.split.labels[index])
 
 
 def endless():

@@ -104,7 +104,7 @@ def send_one_and_die(port: int, result) -> None:
     os._exit(9)
 
 
-LARGE = {"x": torch.zeros(1 << 18)}  # 1 MiB, in a message of its own
+LARGE = {"x": torch.zeros(1 << 19)}  # 2 MiB, in a message of its own
 
 
 def send_a_window_of_large_packets(port: int, result) -> None:
