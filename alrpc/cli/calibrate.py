@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from alrpc.cli.exits import SHARE, check_one_wish
 from alrpc.cli.options import (
-    SHARE,
-    check_one_wish,
     checkpoint_option,
     choose_run,
     device_option,
@@ -104,7 +103,7 @@ def calibrate(
     from alrpc.rundir import CALIBRATION, CONFIG
 
     with plain_endings():
-        check_one_wish("auto", target_accuracy, budget)
+        check_one_wish(target_accuracy, budget)
         run = choose_run(run, "RUN", CONFIG)
         with heavy_imports():
             from rich.console import Console

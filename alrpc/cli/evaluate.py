@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
+from alrpc.cli.exits import ChosenExit, exit_options
 from alrpc.cli.options import (
-    check_one_wish,
     checkpoint_option,
     choose_run,
     device_option,
-    exit_options,
     heavy_imports,
     json_option,
     own_options,
@@ -30,8 +29,8 @@ SHOWN = 10  # choices of early exits, of all that --json tells
 @click.command(short_help="Measure the exits of a run on its test data, or on other data.")
 @click.argument("run", type=click.Path(readable=False, path_type=Path), required=False)
 @exit_options(
-    "The exit to measure; or auto for early exits, once `alrpc calibrate` has measured them: what they keep and what they save.  "
-    "[default: all of them]"
+    "The exit to measure; or auto for early exits, once `alrpc calibrate` has measured them, or agree for those by which successive "
+    "exits agree: what they keep and what they save.  [default: all of them]"
 )
 @checkpoint_option
 @set_option("Other data: data.root, data.test_file, data.name, data.label_column, ... The option can be given again.")
@@ -40,9 +39,7 @@ SHOWN = 10  # choices of early exits, of all that --json tells
 @json_option
 def evaluate(
     run: Path | None,
-    exit: int | str | None,
-    target_accuracy: float | None,
-    budget: float | None,
+    exit: ChosenExit,
     step: int | str | None,
     overrides: tuple[str, ...],
     device: str | None,
@@ -63,16 +60,16 @@ def evaluate(
         alrpc evaluate runs/imdb --set data.test_file=mine.csv --set data.label_column=stars
         alrpc evaluate runs/flowers --set data.root=DIR --exit 2 --json
         alrpc evaluate runs/flowers --exit auto --target-accuracy 0.98
+        alrpc evaluate runs/flowers --exit agree --similarity 0.9
     """
     from alrpc.rundir import CONFIG
 
     with plain_endings():
-        check_one_wish(exit, target_accuracy, budget)
+        exit.check()
         run = choose_run(run, "RUN", CONFIG)
         with heavy_imports():
             from rich.console import Console
 
-            from alrpc.inference.calibration import chosen
             from alrpc.inference.early_evaluation import evaluate_early
             from alrpc.inference.evaluation import changed_data
             from alrpc.inference.evaluation import evaluate as evaluate_run
@@ -83,13 +80,12 @@ def evaluate(
         predictor = load_run(run, model, objective=objective, step=step)
         predictor.to(local_device(device or config.device))
         console = Console(stderr=as_json)  # then standard output has nothing but JSON
-        if exit == "auto":
-            choice = chosen(predictor.calibration, target_accuracy, budget)
+        chosen_exit = exit.of(predictor)
         with console.status("evaluating"):
-            result = evaluate_early(predictor, config, choice) if exit == "auto" else evaluate_run(predictor, config, exit)
+            result = (evaluate_early if exit.is_early else evaluate_run)(predictor, config, chosen_exit)
         if as_json:
             click.echo(json.dumps(result, indent=2))
-        elif exit == "auto":
+        elif exit.is_early:
             _show_early(console, result)
         else:
             _show(console, result)
@@ -118,26 +114,38 @@ def _show_early(console: Console, result: dict) -> None:
     """Where samples leave, what that keeps and saves, and what other choices would."""
     from alrpc.analysis.scores import about_interval, with_interval
 
-    samples, calibrated, choices = result["samples"], result["calibrated_on"], result["choices"]
+    samples = result["samples"]
     rows = [
         [str(each["exit"]), f"{each['leaving']:.1%}", "" if each["accuracy"] is None else f"{each['accuracy']:.4f}"]
         for each in result["exits"]
     ]
     _print_table(console, ["exit", "leaving", "accuracy of those"], rows)
     console.print()
+    if "choices" in result:
+        _show_choices(console, result["choices"])
+    kept = "" if result["kept"] is None else f", {result['kept']:.1%} of the full path's {result['full_accuracy']:.4f}"
+    for line in (
+        f"accuracy {with_interval('accuracy', result['accuracy'], samples)}{kept}; mean exit {result['mean_exit']:.2f}; "
+        f"{result['compute']:.1%} of the full path's operations, {result['time']:.1%} of its time",
+        f"{samples:,} test samples of {result['data']}, step {result['step']:,} · [low, high]: {about_interval(samples)} · "
+        f"{_about_rule(result)}",
+    ):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def _show_choices(console: Console, choices: list[dict]) -> None:
     count = min(SHOWN, len(choices))
     picked = [choices[round(index * (len(choices) - 1) / max(1, count - 1))] for index in range(count)]
     rows = [[f"{each['compute']:.1%}", f"{each['accuracy']:.4f}", ", ".join(map(str, each["exits"]))] for each in picked]
     _print_table(console, ["other choices: compute", "accuracy", "exits that are tried"], rows)
     console.print()
-    kept = "" if result["kept"] is None else f", {result['kept']:.1%} of the full path's {result['full_accuracy']:.4f}"
-    for line in (
-        f"accuracy {with_interval('accuracy', result['accuracy'], samples)}{kept}; mean exit {result['mean_exit']:.2f}; "
-        f"{result['compute']:.1%} of the full path's operations, {result['time']:.1%} of its time",
-        f"{samples:,} test samples of {result['data']}, step {result['step']:,} · [low, high]: {about_interval(samples)} · calibrated on "
-        f"{calibrated['samples']:,} {calibrated['split']} samples of {calibrated['data']}",
-    ):
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def _about_rule(result: dict) -> str:
+    if rule := result.get("agreement"):
+        return f"similarity above {rule['similarity']:g}, patience {rule['patience']}"
+    calibrated = result["calibrated_on"]
+    return f"calibrated on {calibrated['samples']:,} {calibrated['split']} samples of {calibrated['data']}"
 
 
 def _print_table(console: Console, heads: list[str], rows: list[list[str]]) -> None:

@@ -103,14 +103,6 @@ checkpoint_option = click.option(
 )
 
 
-def _parse_exit(context: click.Context, option: click.Parameter, text: str | None) -> int | str | None:
-    if text is None or text == "auto":
-        return text
-    if not text.isdecimal() or not int(text):
-        raise click.BadParameter(f"{text!r} is neither the number of an exit, from 1, nor auto.")
-    return int(text)
-
-
 class Number(click.FloatRange):
     """A finite number within bounds."""
 
@@ -119,56 +111,6 @@ class Number(click.FloatRange):
         if not math.isfinite(number):  # nan is within any bounds
             self.fail(f"{value!r} is not a finite number.", param, ctx)
         return number
-
-
-class _Share(click.ParamType):
-    """A number above 0 and up to 1."""
-
-    name = "share"
-
-    def convert(self, value: str | float, option: click.Parameter | None, context: click.Context | None) -> float:
-        try:
-            share = float(value)
-        except ValueError:
-            share = math.nan
-        if not 0 < share <= 1:
-            self.fail(f"{value!r} is no share above 0 and up to 1, such as 0.98.", option, context)
-        return share
-
-
-SHARE = _Share()
-
-
-def exit_options(help: str) -> Decorator:
-    """The options --exit, --target-accuracy and --budget."""
-
-    def decorate(command: Callable) -> Callable:
-        exit = click.option("--exit", metavar="N|auto", callback=_parse_exit, help=help)
-        target = click.option(
-            "--target-accuracy",
-            metavar="SHARE",
-            type=SHARE,
-            help="With --exit auto: as cheap as possible with so much of the full path's accuracy on the held-out samples, such as "
-            "0.98.  [default: what the run was calibrated for]",
-        )
-        budget = click.option(
-            "--budget",
-            metavar="SHARE",
-            type=SHARE,
-            help="With --exit auto: as accurate as possible with at most this share of the full path's operations, such as 0.5.",
-        )
-        return exit(target(budget(command)))
-
-    return decorate
-
-
-def check_one_wish(exit: int | str | None, target_accuracy: float | None, budget: float | None) -> None:
-    """Refuse, with a UsageError, a target accuracy beside a budget, and either of them without early exits."""
-    if target_accuracy is not None and budget is not None:
-        raise UsageError("--budget: got it beside --target-accuracy; give one of them")
-    if exit != "auto" and (target_accuracy, budget) != (None, None):
-        name = "--budget" if target_accuracy is None else "--target-accuracy"
-        raise UsageError(f"{name}: goes with early exits; add --exit auto")
 
 
 device_option = click.option(

@@ -14,13 +14,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from alrpc.cli.exits import ChosenExit, exit_options
 from alrpc.cli.options import (
     carried_options,
-    check_one_wish,
     checkpoint_option,
     column_option,
     device_option,
-    exit_options,
     heavy_imports,
     own_options,
     plain_endings,
@@ -29,7 +28,7 @@ from alrpc.errors import UsageError
 from alrpc.posix.streams import is_lost
 
 if TYPE_CHECKING:
-    from alrpc.inference.early_exit import EarlyExit
+    from alrpc.inference.early_exit import Rule
     from alrpc.inference.predict import Named
     from alrpc.inference.predictor import Predictor
 
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
 @click.option("--top-k", type=click.IntRange(min=1), default=1, show_default=True, help="How many classes to name.")
 @exit_options(
     "The exit to predict by: after how many components; or auto, for each example the first one that is sure enough of it, once "
-    "`alrpc calibrate` has measured them.  [default: the last]"
+    "`alrpc calibrate` has measured them; or agree, the first one that agrees with that before it.  [default: the last]"
 )
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV instead of JSON lines.")
 @column_option("data.text_column of the run")
@@ -73,9 +72,7 @@ def predict(
     run: Path,
     sources: tuple[str, ...],
     top_k: int,
-    exit: int | str | None,
-    target_accuracy: float | None,
-    budget: float | None,
+    exit: ChosenExit,
     as_csv: bool,
     columns: tuple[str, ...],
     form: str | None,
@@ -110,7 +107,7 @@ def predict(
 
     with plain_endings():
         check_sources(sources)
-        check_one_wish(exit, target_accuracy, budget)
+        exit.check()
         _check(exit, stages, out)
         with heavy_imports():
             from alrpc.inference.pipelined import answer_in_stages
@@ -121,7 +118,7 @@ def predict(
         load = partial(load_run, run, model, objective=objective, labels=labels, tokenizer=tokenizer, step=step)
         predictor = load()
         predictor.to(local_device(device or predictor.config.device))
-        chosen_exit = predictor.early_exit(target_accuracy, budget) if exit == "auto" else predictor.check_exit(exit)
+        chosen_exit = predictor.check_exit(exit.of(predictor))
         _check_stages(stages, chosen_exit)
         kind = predictor.carried.preprocessing.kind
         left_out = 0
@@ -151,14 +148,14 @@ def predict(
             click.echo(f"alrpc: left out {left_out} of the examples, which cannot be read", err=True)
 
 
-def _check(exit: int | str | None, stages: int, out: Path | None) -> None:
-    if stages > 1 and exit == "auto":
-        raise UsageError("--stages: got it beside --exit auto, which answers in one process; leave one of them out")
+def _check(exit: ChosenExit, stages: int, out: Path | None) -> None:
+    if stages > 1 and exit.is_early:
+        raise UsageError(f"--stages: got it beside --exit {exit.exit}, which answers in one process; leave one of them out")
     if out is not None and out.is_dir():
         raise UsageError(f"--out: {out} is a directory; give a file")
 
 
-def _check_stages(stages: int, exit: int | EarlyExit) -> None:
+def _check_stages(stages: int, exit: int | Rule) -> None:
     if stages > 1 and stages > exit:  # of early exits there is one stage
         raise UsageError(f"--stages: got {stages}, but exit {exit} comes after {exit} components; use 1 to {exit}")
 

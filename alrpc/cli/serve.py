@@ -6,13 +6,12 @@ from pathlib import Path
 
 import click
 
+from alrpc.cli.exits import ChosenExit, exit_options
 from alrpc.cli.options import (
     Number,
     carried_options,
-    check_one_wish,
     checkpoint_option,
     device_option,
-    exit_options,
     heavy_imports,
     own_options,
     plain_endings,
@@ -35,7 +34,7 @@ from alrpc.cli.options import (
 )
 @exit_options(
     "The exit to predict by: after how many components; or auto, for each sample the first one that is sure enough of it, once "
-    "`alrpc calibrate` has measured them.  [default: the last]"
+    "`alrpc calibrate` has measured them; or agree, the first one that agrees with that before it.  [default: the last]"
 )
 @device_option
 @checkpoint_option
@@ -47,9 +46,7 @@ def serve(
     port: int,
     max_batch: int | None,
     wait_ms: float,
-    exit: int | str | None,
-    target_accuracy: float | None,
-    budget: float | None,
+    exit: ChosenExit,
     device: str | None,
     step: int | str | None,
     labels: Path | None,
@@ -75,7 +72,7 @@ def serve(
 
     with plain_endings():
         check_extra()
-        check_one_wish(exit, target_accuracy, budget)
+        exit.check()
         with bind(host, port) as listener:
             if not is_loopback(listener):
                 click.echo(
@@ -90,7 +87,7 @@ def serve(
 
             predictor = load_run(run, model, objective=objective, labels=labels, tokenizer=tokenizer, step=step)
             predictor.to(local_device(device or predictor.config.device))
-            chosen_exit = predictor.early_exit(target_accuracy, budget) if exit == "auto" else predictor.check_exit(exit)
+            chosen_exit = predictor.check_exit(exit.of(predictor))
             kind, address = predictor.carried.preprocessing.kind, address_of(listener)
             serve_run(
                 predictor,

@@ -23,7 +23,7 @@ from alrpc.inference.calibration import chosen
 from alrpc.inference.early_exit import confidence, early_exit, predict_early, tempered
 from alrpc.inference.evaluation import tested
 from alrpc.inference.flops import count_flops
-from alrpc.inference.held_out import Outcomes, calibration_error, failure_auroc, fit_temperature
+from alrpc.inference.held_out import Costs, Outcomes, calibration_error, failure_auroc, fit_temperature
 from alrpc.inference.predictor import Predictor
 from alrpc.objectives.base import Tensors, eval_mode
 from alrpc.reading.regular import MIB
@@ -66,8 +66,8 @@ def calibrate(
         outputs, labels, first = _observe(predictor, dataset, config, split)
         described = [_describe(predictor, exit, output, labels) for exit, output in enumerate(outputs, 1)]
         exits, sure, correct = zip(*described, strict=True)
-        outcomes = Outcomes(np.stack(sure), np.stack(correct), *count_flops(predictor, first[0]))
-        costs = zip(outcomes.blocks.tolist(), outcomes.exits.tolist(), strict=True)
+        costs = Costs(*count_flops(predictor, first[0]))
+        of_each = zip(exits, costs.blocks.tolist(), costs.exits.tolist(), strict=True)
         calibration: Calibration = {
             "alrpc": __version__,
             "torch": torch.__version__,
@@ -78,10 +78,8 @@ def calibrate(
             "samples": len(labels),
             "target_accuracy": target_accuracy,
             "budget": budget,
-            "exits": [
-                {**each, "block_flops": block, "exit_flops": answer} for each, (block, answer) in zip(exits, costs, strict=True)
-            ],
-            "choices": outcomes.choices(candidates),
+            "exits": [{**each, "block_flops": block, "exit_flops": answer} for each, block, answer in of_each],
+            "choices": Outcomes(np.stack(sure), np.stack(correct), costs).choices(candidates),
         }
         _time(predictor, calibration, first)
     return calibration
@@ -171,7 +169,7 @@ def _time(predictor: Predictor, calibration: Calibration, batches: list[Tensors]
     picked: list[EarlyExits] = [choices[place] for place in places]
     wanted = chosen(calibration)
     for choice in [*picked, *([] if any(wanted is each for each in picked) else [wanted])]:
-        leave = partial(predict_early, predictor, early=early_exit(calibration, choice))
+        leave = partial(predict_early, predictor, rule=early_exit(calibration, choice))
         seconds = [
             [sum(timed(compute, batch)[1] for batch in batches) for compute in (leave, predictor)] for _ in range(ROUNDS)
         ]

@@ -77,6 +77,29 @@ def threshold(confidence: np.ndarray, accuracy: np.ndarray, target: float) -> fl
 
 
 @dataclass(frozen=True)
+class Costs:
+    """What L components and their exits cost, in operations for a sample."""
+
+    blocks: np.ndarray
+    """(L,) those of each component."""
+    exits: np.ndarray
+    """(L,) those of an answer of each exit, beside the blocks'."""
+
+    def leaving(self, tried: Sequence[int]) -> np.ndarray:
+        """For each exit that is tried, in order: the operations of a sample that leaves by it, having tried all before it."""
+        places = np.array(tried) - 1
+        return self.blocks.cumsum()[places] + self.exits[places].cumsum()
+
+    def share(self, tried: Sequence[int], left: np.ndarray) -> float:
+        """The mean operations of samples, as a share of the full path's.
+
+        Args:
+            left: (N,) for each sample the place in `tried` of the exit by which it leaves.
+        """
+        return float(self.leaving(tried)[left].mean() / self.leaving([len(self.blocks)])[0])
+
+
+@dataclass(frozen=True)
 class Outcomes:
     """What all exits gave on N samples, and what they cost."""
 
@@ -84,28 +107,12 @@ class Outcomes:
     """(L, N) calibrated probability of the likeliest class."""
     correct: np.ndarray
     """(L, N) whether it is the label."""
-    blocks: np.ndarray
-    """(L,) operations of each component for a sample."""
-    exits: np.ndarray
-    """(L,) operations of an answer of each exit, beside the blocks'."""
-
-    def costs(self, tried: Sequence[int]) -> np.ndarray:
-        """For each exit that is tried, in order: the operations of a sample that leaves by it, having tried all before it."""
-        places = np.array(tried) - 1
-        return self.blocks.cumsum()[places] + self.exits[places].cumsum()
-
-    @property
-    def full_cost(self) -> float:
-        return self.costs([len(self.blocks)])[0]
+    costs: Costs
 
     def left_by(self, tried: Sequence[int], thresholds: Sequence[float]) -> np.ndarray:
         """For each sample, (N,), the place in `tried` of the exit by which it leaves."""
         confident = self.confidence[np.array(tried) - 1] >= np.array(thresholds, dtype=self.confidence.dtype)[:, None]
         return confident.argmax(axis=0)  # the first one; all are confident enough for the last
-
-    def compute(self, tried: Sequence[int], left: np.ndarray) -> float:
-        """The mean operations of a sample, as a share of the full path's."""
-        return float(self.costs(tried)[left].mean() / self.full_cost)
 
     def accuracy(self, tried: Sequence[int], left: np.ndarray) -> float:
         return float(self.correct[np.array(tried)[left] - 1, np.arange(len(left))].mean())
@@ -121,7 +128,7 @@ class Outcomes:
             candidates: the exits that may be tried before the last one.
         """
         fitted = {exit: accuracy_by_confidence(self.confidence[exit - 1], self.correct[exit - 1]) for exit in candidates}
-        found = [self._described([len(self.blocks)], {})]
+        found = [self._described([len(self.confidence)], {})]
         for target in TARGETS:
             limits = {exit: threshold(self.confidence[exit - 1], accuracy, target) for exit, accuracy in fitted.items()}
             limits = {exit: limit for exit, limit in limits.items() if limit is not None}
@@ -135,10 +142,10 @@ class Outcomes:
         return kept
 
     def _tried(self, limits: dict[int, float]) -> list[int]:
-        tried = [len(self.blocks)]
+        tried = [len(self.confidence)]
         cost = 1.0
         while more := [sorted({*tried, exit}) for exit in limits if exit not in tried]:
-            costs = [self.compute(each, self.left_by(each, [limits.get(exit, 0.0) for exit in each])) for each in more]
+            costs = [self.costs.share(each, self.left_by(each, [limits.get(exit, 0.0) for exit in each])) for each in more]
             if min(costs) >= cost:
                 break
             cost = min(costs)
@@ -154,6 +161,6 @@ class Outcomes:
             "thresholds": thresholds,
             "leaving": shares.tolist(),
             "accuracy": self.accuracy(tried, left),
-            "compute": self.compute(tried, left),
+            "compute": self.costs.share(tried, left),
             "time": None,
         }

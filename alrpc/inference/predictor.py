@@ -16,15 +16,16 @@ from alrpc.checkpoint.carried import Carried, read_carried
 from alrpc.checkpoint.resume import Step, Trained, load_trained
 from alrpc.errors import UsageError, UserError
 from alrpc.inference.calibration import chosen, read_calibration
-from alrpc.inference.early_exit import EarlyExit, early_exit, predict_early
+from alrpc.inference.early_exit import Agreement, EarlyExit, Rule, early_exit, predict_early
 from alrpc.network import Network
 from alrpc.objectives.targets import Classes, Labels
 from alrpc.system import move, own_arithmetic
 from alrpc.training.step import autocast
 
 T = TypeVar("T")
-Exit = int | Literal["auto"] | EarlyExit | None
-"""The number of an exit; `auto` for early exits as the run's calibration chooses them, or another choice; None for the full path."""
+Exit = int | Literal["auto", "agree"] | Rule | None
+"""The number of an exit; `auto` for early exits as the run's calibration chooses them; `agree` for those by which successive exits agree;
+another rule of early exits; None for the full path."""
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,28 @@ class Predictor(Network):
         """
         return early_exit(self.calibration, chosen(self.calibration, target_accuracy, budget))
 
+    def agreement(self, similarity: float = 0.8, patience: int = 1) -> Agreement:
+        """The rule by which an example leaves once so many pairs of successive exits agree on it; it needs no calibration.
+
+        Args:
+            similarity: two exits of the same likeliest class agree if the cosine similarity of their outputs is above this.
+            patience: how many pairs must agree.
+
+        Raises:
+            UsageError: where there are no classes, for a similarity that is not from -1 and below 1, or a patience with which no example
+                could leave before the last exit.
+        """
+        self.check_classes()
+        depth = len(self.components)
+        if not -1 <= similarity < 1:
+            raise UsageError(f"--similarity: got {similarity:g}; give a number from -1 and below 1")
+        if patience < 1:
+            raise UsageError(f"--patience: got {patience}; give 1 or more")
+        if patience > depth - 2:
+            most = f"; give at most {depth - 2}" if depth > 2 else ""
+            raise UsageError(f"--patience: got {patience}, with which nothing can leave before the last of {depth} exits{most}")
+        return Agreement(similarity, patience)
+
     def answers(
         self, examples: Iterable[Any], *, exit: Exit = None, top_k: int = 1, batch_size: int | None = None
     ) -> Iterator[Answer]:
@@ -124,8 +147,9 @@ class Predictor(Network):
             examples: for images, paths, `PIL.Image`s, or arrays; for texts, strings; otherwise arrays, or dictionaries of arrays, of
                 the shapes on which the network was trained. See `alrpc.data.preprocessing`.
             exit: l for the prediction after l components; None for the full path; `auto`, or what `early_exit` gives, for each
-                example the first exit that is sure enough of it. Then the probabilities are calibrated, and may differ from the
-                exit's own in the last place, since fewer examples are computed at once after each exit.
+                example the first exit that is sure enough of it, by calibrated probabilities; `agree`, or what `agreement` gives, for
+                the first one that agrees with that before it. These answers may differ from those of the exit alone in the last
+                place, since fewer examples are computed at once after each exit.
             top_k: how many classes to name; all of them if there are fewer.
             batch_size: None for that of the training.
 
@@ -158,9 +182,9 @@ class Predictor(Network):
         arithmetic = own_arithmetic(device, self.config.threads)
         with arithmetic, torch.no_grad(), autocast(device, self.config.precision), told_by_name():
             on_device = {name: tensor.to(device) for name, tensor in tensors.items()}
-            if isinstance(exit, EarlyExit):
+            if isinstance(exit, Rule):
                 output, exits = predict_early(self, on_device, exit)
-                return self._named(output, output.softmax(dim=1), exits.tolist(), top_k)
+                return self._named(output, exit.probabilities(self.objective, output, exits), exits.tolist(), top_k)
             return self.answers_of(self(on_device, exit), exit, top_k)
 
     def answers_of(self, output: Tensor, exit: int, top_k: int) -> list[Answer]:
@@ -182,16 +206,18 @@ class Predictor(Network):
             for exit, *row in zip(exits, order.tolist(), shares.tolist(), strict=True)
         ]
 
-    def check_exit(self, exit: Exit) -> int | EarlyExit:
-        """The number of an exit, the last one for None; or the choice of early exits, the run's own for `auto`.
+    def check_exit(self, exit: Exit) -> int | Rule:
+        """The number of an exit, the last one for None; or a rule of early exits: the run's own for `auto`, agreement for `agree`.
 
         Raises:
             UserError: for an exit that there is not, or where the run has no calibration that fits.
         """
-        if isinstance(exit, EarlyExit):
+        if isinstance(exit, Rule):
             return exit
         if exit == "auto":
             return self.early_exit()
+        if exit == "agree":
+            return self.agreement()
         count = len(self.components)
         if exit is not None and not 1 <= exit <= count:
             raise UsageError(f"--exit: got {exit}, but the network has exits 1 to {count}")

@@ -2,6 +2,9 @@
 
 import json
 import shutil
+from itertools import pairwise
+from math import hypot
+from operator import mul
 from pathlib import Path
 
 import numpy
@@ -15,7 +18,7 @@ import alrpc
 from alrpc.analysis.report.page import make_page
 from alrpc.analysis.rundata import read as read_directories
 from alrpc.cli.main import main
-from alrpc.inference.early_exit import EarlyExit, predict_early
+from alrpc.inference.early_exit import Agreement, EarlyExit, predict_early
 from alrpc.inference.export.export import export
 from alrpc.inference.flops import count_flops
 
@@ -83,6 +86,74 @@ def test_only_what_stays_is_computed_further(calibrated):
     computed.clear()
     _, exits = predict_early(predictor, {"x": inputs}, EarlyExit({1: 0.0, 3: 0.0}, {1: 0.1, 3: 0.1}))
     assert exits.tolist() == [1] * 64 and computed == {1: 64}
+
+
+@pytest.fixture(params=["associated", "alone", "combined"])
+def untrained(request) -> alrpc.Network:
+    """A network of five exits that rarely agree."""
+    torch.manual_seed(0)
+    blocks, sample, classes = [nn.Sequential(nn.Linear(8, 8), nn.Tanh()) for _ in range(5)], torch.zeros(2, 8), alrpc.Classes(3)
+    if request.param == "associated":
+        return alrpc.associate(blocks, sample, classes, target_width=6, bridge_widths=[]).eval()
+    return alrpc.decouple(blocks, sample, classes, head="linear", ensemble=request.param == "combined").eval()
+
+
+def leaves_by(outputs: list[list[float]], similarity: float, patience: int) -> int:
+    """The exit by which a sample leaves, by its outputs at each of them."""
+    agreed = 0
+    for number, (before, now) in enumerate(pairwise(outputs), 2):
+        cosine = sum(map(mul, before, now)) / (hypot(*before) * hypot(*now))
+        agreed += before.index(max(before)) == now.index(max(now)) and cosine > similarity
+        if agreed >= patience:
+            return number
+    return len(outputs)
+
+
+@pytest.mark.parametrize(("similarity", "patience"), [(0.8, 1), (0.8, 2), (-1.0, 3)])
+def test_a_sample_leaves_once_successive_exits_agree_on_it(untrained, similarity, patience):
+    inputs = torch.randn(60, 8, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        of_exits = torch.stack([untrained(inputs, exit) for exit in range(1, 6)])
+    expected = [leaves_by(of_exits[:, row].tolist(), similarity, patience) for row in range(60)]
+    outputs, exits = predict_early(untrained, {"x": inputs}, Agreement(similarity, patience))
+    assert exits.tolist() == expected and len(set(expected)) > 1
+    assert torch.allclose(outputs, of_exits[exits - 1, torch.arange(60)], atol=1e-5)
+
+
+def test_whether_a_sample_leaves_is_no_matter_of_the_others_in_its_batch(untrained):
+    inputs = torch.randn(60, 8, generator=torch.Generator().manual_seed(1))
+    _, together = predict_early(untrained, {"x": inputs}, Agreement())
+    alone = [predict_early(untrained, {"x": inputs[row : row + 1]}, Agreement())[1].item() for row in range(60)]
+    assert together.tolist() == alone and len(set(alone)) > 1
+
+
+def test_the_commands_predict_and_evaluate_by_agreement_without_a_calibration(run, tmp_path):
+    (run / "calibration.json").unlink()
+    predictor, test = alrpc.load_run(run), alrpc.load_data("digits").test
+    numpy.save(tmp_path / "x.npy", test.inputs.numpy())
+    done = ask("predict", run, tmp_path / "x.npy", "--exit", "agree", "--similarity", "0.9")
+    assert done.exit_code == 0, done.output
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    answers = list(predictor.answers(test.inputs, exit=predictor.agreement(similarity=0.9)))
+    assert [(each["label"], each["exit"]) for each in told] == [(answer.label, answer.exit) for answer in answers]
+    assert {answer.exit for answer in answers} == {2, 3}
+    for exit in (2, 3):
+        alone = list(predictor.answers(test.inputs, exit=exit))
+        pairs = [(answer, alone[row]) for row, answer in enumerate(answers) if answer.exit == exit]
+        assert all(answer.probability == pytest.approx(other.probability, abs=1e-5) for answer, other in pairs)
+    done = ask("evaluate", run, "--exit", "agree", "--similarity", "0.9", "--json")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert found["agreement"] == {"similarity": 0.9, "patience": 1} and found["time"] > 0
+    right = [answer.label == str(label) for answer, label in zip(answers, test.labels.tolist(), strict=True)]
+    assert found["accuracy"] == pytest.approx(sum(right) / 360)
+    assert found["full_accuracy"] == json.loads((run / "summary.json").read_text())["exits"][-1]
+    blocks, exits = count_flops(predictor, {"x": test.inputs[:1]})
+    cost = sum(blocks[: answer.exit].sum() + exits[: answer.exit].sum() for answer in answers)
+    assert found["compute"] == pytest.approx(cost / 360 / (blocks.sum() + exits[-1]))
+    shown = ask("evaluate", run, "--exit", "agree", "--similarity", "0.9")
+    assert f"{found['compute']:.1%} of the full path's operations" in shown.stdout, shown.output
+    assert "similarity above 0.9, patience 1" in shown.stdout
 
 
 def test_a_run_predicts_as_it_was_calibrated_or_as_asked(run):
@@ -165,13 +236,22 @@ def test_the_report_of_a_calibrated_run_draws_accuracy_against_compute_and_time(
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (["evaluate", "RUN", "--target-accuracy", "1"], "--target-accuracy: goes with early exits; add --exit auto"),
+        (["evaluate", "RUN", "--target-accuracy", "1"], "--target-accuracy: goes with --exit auto; give both"),
         (["calibrate", "RUN", "--exits", "3"], "--exits: got 3, but the exits before the last one are 1 to 2"),
         (["calibrate", "RUN", "--exits", "a"], "'a' is no list of numbers of exits"),
         (["calibrate", "RUN", "--budget", "0.01"], "--budget: got 0.01, but the cheapest choice of exits computes"),
         (["calibrate", "RUN", "--budget", "1", "--target-accuracy", "1"], "--budget: got it beside --target-accuracy"),
-        (["predict", "RUN", "-", "--budget", "1"], "--budget: goes with early exits; add --exit auto"),
-        (["predict", "RUN", "-", "--exit", "0"], "'0' is neither the number of an exit, from 1, nor auto"),
+        (["predict", "RUN", "-", "--budget", "1"], "--budget: goes with --exit auto; give both"),
+        (["predict", "RUN", "-", "--exit", "agree", "--budget", "1"], "--budget: goes with --exit auto; give both"),
+        (["predict", "RUN", "-", "--exit", "auto", "--patience", "2"], "--patience: goes with --exit agree; give both"),
+        (["predict", "RUN", "-", "--exit", "0"], "'0' is neither the number of an exit, from 1, nor auto, nor agree"),
+        (["predict", "RUN", "-", "--exit", "agree", "--stages", "2"], "--stages: got it beside --exit agree"),
+        (["evaluate", "RUN", "--exit", "agree", "--similarity", "1"], "--similarity: got 1; give a number from -1 and below 1"),
+        (["evaluate", "RUN", "--exit", "agree", "--patience", "0"], "--patience: got 0; give 1 or more"),
+        (
+            ["evaluate", "RUN", "--exit", "agree", "--patience", "2"],
+            "--patience: got 2, with which nothing can leave before the last of 3 exits; give at most 1",
+        ),
     ],
 )
 def test_what_cannot_be_chosen_is_refused(calibrated, arguments, line):
@@ -228,7 +308,8 @@ def test_a_regression_has_no_early_exits(tmp_path):
     assert (
         done.exit_code == 2 and "early exits need the probabilities of classes, but the run's target is Values" in done.stderr
     )
-    assert "early exits need" in first_line(lambda: list(alrpc.load_run(tmp_path / "run").answers([], exit="auto")))
+    for exit in ("auto", "agree"):
+        assert "early exits need" in first_line(lambda exit=exit: list(alrpc.load_run(tmp_path / "run").answers([], exit=exit)))
 
 
 def test_operations_are_counted_as_their_formulas_have_them():

@@ -8,6 +8,7 @@ import pytest
 from alrpc.inference.calibration import choose
 from alrpc.inference.held_out import (
     BINS,
+    Costs,
     Outcomes,
     accuracy_by_confidence,
     calibration_error,
@@ -33,7 +34,8 @@ def samples(random) -> Outcomes:
     hardness, depth = random.random(400), 5
     sure = np.stack([np.clip(1 - hardness / (1 + exit) + random.normal(0, 0.05, 400), 0.1, 1) for exit in range(depth)])
     correct = random.random((depth, 400)) < sure
-    return Outcomes(sure.astype(np.float32), correct, np.array([4.0, 3, 5, 2, 6]), np.array([1.0, 0.5, 9, 0.2, 1]))
+    costs = Costs(np.array([4.0, 3, 5, 2, 6]), np.array([1.0, 0.5, 9, 0.2, 1]))
+    return Outcomes(sure.astype(np.float32), correct, costs)
 
 
 @pytest.mark.parametrize("planted", [0.3, 1.0, 5.0])
@@ -80,9 +82,9 @@ def test_a_choice_is_worth_what_a_walk_of_each_sample_through_the_exits_gives(sa
         limits, right, cost, left = dict(zip(choice["exits"], choice["thresholds"], strict=True)), 0, 0.0, []
         for sample in range(400):
             for exit in range(1, 6):
-                cost += samples.blocks[exit - 1]
+                cost += samples.costs.blocks[exit - 1]
                 if exit in limits:
-                    cost += samples.exits[exit - 1]
+                    cost += samples.costs.exits[exit - 1]
                     if exit == 5 or samples.confidence[exit - 1, sample] >= limits[exit]:
                         right += samples.correct[exit - 1, sample]
                         left.append(exit)
