@@ -19,11 +19,14 @@ from alrpc.cli.options import (
     plain_endings,
     set_option,
 )
+from alrpc.errors import UsageError, UserError
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from alrpc.analysis.contents import Calibration
+    from alrpc.config import Config
 
 TARGET = 0.99  # of the full path's accuracy, unless something else is asked for
 
@@ -100,7 +103,7 @@ def calibrate(
 
     RUN then holds calibration.json with all numbers, which --json prints.
     """
-    from alrpc.rundir import CALIBRATION, CONFIG
+    from alrpc.rundir import CONFIG
 
     with plain_endings():
         check_one_wish(target_accuracy, budget)
@@ -109,7 +112,7 @@ def calibrate(
             from rich.console import Console
 
             from alrpc.inference.calibrate import calibrate as calibrate_run
-            from alrpc.inference.calibration import chosen, write_calibration
+            from alrpc.inference.calibration import write_calibration
             from alrpc.inference.evaluation import changed_data
             from alrpc.inference.predictor import load_run
             from alrpc.system import local_device
@@ -127,20 +130,67 @@ def calibrate(
         if as_json:
             click.echo(json.dumps(calibration, indent=2))
             return
-        choice = chosen(calibration)
-        console.print(_table(calibration, choice["exits"]))
-        leaving = ", ".join(
-            f"{share:.0%} by exit {exit}" for exit, share in zip(choice["exits"], choice["leaving"], strict=True)
-        )
-        of = f"{calibration['samples']:,} {split} samples of {calibration['data']}, step {calibration['step']:,}"
-        full = calibration["exits"][-1]["accuracy"]
-        kept = f" ({choice['accuracy'] / full:.1%} of the full path's)" if full else ""
-        for line in (
-            f"chosen: {leaving}: {choice['compute']:.1%} of the full path's operations, {choice['time']:.1%} of its time, accuracy "
-            f"{choice['accuracy']:.4f}{kept}",
-            f"{of} · {CALIBRATION}: {run}",
-        ):
-            console.print(line, soft_wrap=True, highlight=False, markup=False)
+        _show(console, run, calibration)
+
+
+calibrate_option = click.option(
+    "--calibrate",
+    "calibrates",
+    is_flag=True,
+    help="At the end, calibrate the exits on the validation split (data.validation), as `alrpc calibrate` does.",
+)
+
+
+def check_can_calibrate(config: Config) -> None:
+    """Refuse, with a UsageError, to calibrate a run that will have no validation split; a data set of one's own may bring one."""
+    if not config.data.validation and not config.data.is_own:
+        raise UsageError("--calibrate: needs a validation split; add --set data.validation=0.1")
+
+
+def calibrate_after_training(run: Path, config: Config, quiet: bool) -> None:
+    """Calibrate a run that has just ended well, and stays as it is whatever happens here.
+
+    Raises:
+        UserError: when its exits cannot be calibrated.
+    """
+    with heavy_imports():
+        from rich.console import Console
+
+        from alrpc.config import user_code_fields
+        from alrpc.inference.calibrate import calibrate as calibrate_run
+        from alrpc.inference.calibration import write_calibration
+        from alrpc.inference.predictor import load_run
+        from alrpc.system import local_device
+
+    own = user_code_fields(config)  # which the training has imported already
+    try:
+        predictor = load_run(run, own.get("model.name"), objective=own.get("objective.name"))
+        predictor.to(local_device(config.device))
+        calibration = calibrate_run(predictor, predictor.config, target_accuracy=TARGET)
+        write_calibration(run, calibration)
+    except UserError as error:
+        raise UserError(f"the run has ended well, but its exits are not calibrated: {error}") from error
+    if not quiet:
+        _show(Console(), run, calibration)
+
+
+def _show(console: Console, run: Path, calibration: Calibration) -> None:
+    """A row for each exit, and which exits were chosen."""
+    from alrpc.inference.calibration import chosen
+    from alrpc.rundir import CALIBRATION
+
+    choice = chosen(calibration)
+    console.print(_table(calibration, choice["exits"]))
+    leaving = ", ".join(f"{share:.0%} by exit {exit}" for exit, share in zip(choice["exits"], choice["leaving"], strict=True))
+    of = f"{calibration['samples']:,} {calibration['split']} samples of {calibration['data']}, step {calibration['step']:,}"
+    full = calibration["exits"][-1]["accuracy"]
+    kept = f" ({choice['accuracy'] / full:.1%} of the full path's)" if full else ""
+    for line in (
+        f"chosen: {leaving}: {choice['compute']:.1%} of the full path's operations, {choice['time']:.1%} of its time, accuracy "
+        f"{choice['accuracy']:.4f}{kept}",
+        f"{of} · {CALIBRATION}: {run}",
+    ):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 def _table(calibration: Calibration, tried: list[int]) -> Table:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from alrpc.cli.calibrate import calibrate_after_training, calibrate_option, check_can_calibrate
 from alrpc.cli.options import (
     choose_run,
     heavy_imports,
@@ -30,6 +31,7 @@ from alrpc.cli.options import (
     help="How often the run is continued from its last checkpoint after one of its processes has died.",
 )
 @resume_options
+@calibrate_option
 @verbose_option
 @run_options("runs/<model>-<data>-<time>")
 def launch(
@@ -43,6 +45,7 @@ def launch(
     step: int | None,
     quiet: bool,
     verbose: bool,
+    calibrates: bool,
 ) -> None:
     """Train in a pipeline on this machine, with a coordinator and a process for each stage.
 
@@ -74,11 +77,15 @@ def launch(
         if print_config:
             show_config(config)
             return
+        if calibrates:
+            check_can_calibrate(config)
         start_fork_server()  # it imports torch at the same time as this process
         with heavy_imports():
             from alrpc.runtime.restarts import launch_pipeline, resume_pipeline
 
         if resume is not None:
-            resume_pipeline(resume, overrides, step, quiet=quiet, verbose=verbose, max_restarts=max_restarts)
+            _, directory = resume_pipeline(resume, overrides, step, quiet=quiet, verbose=verbose, max_restarts=max_restarts)
         else:
-            launch_pipeline(config, out=out, quiet=quiet, verbose=verbose, max_restarts=max_restarts)
+            _, directory = launch_pipeline(config, out=out, quiet=quiet, verbose=verbose, max_restarts=max_restarts)
+        if calibrates:
+            calibrate_after_training(directory, config, quiet)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from alrpc.cli.calibrate import calibrate_after_training, calibrate_option, check_can_calibrate
 from alrpc.cli.options import (
     choose_run,
     heavy_imports,
@@ -20,6 +21,7 @@ from alrpc.cli.options import (
 
 @click.command(short_help="Train in this process, one component after the other.")
 @resume_options
+@calibrate_option
 @verbose_option
 @run_options("runs/<model>-<data>-<time>")
 def train(
@@ -31,6 +33,7 @@ def train(
     step: int | None,
     quiet: bool,
     verbose: bool,
+    calibrates: bool,
 ) -> None:
     """Train in this process, one component after the other.
 
@@ -57,6 +60,8 @@ def train(
         if print_config:
             show_config(config)
             return
+        if calibrates:
+            check_can_calibrate(config)
         with heavy_imports():
             from alrpc.runtime.run import resume_sequentially, run_sequentially
             from alrpc.telemetry.recorder import last_line
@@ -65,4 +70,6 @@ def train(
             summary, directory = resume_sequentially(resume, overrides, step, quiet, verbose)
         else:
             summary, directory = run_sequentially(config, run_name(config), out, quiet, verbose)
-    print(last_line(summary, directory))
+        print(last_line(summary, directory))
+        if calibrates:
+            calibrate_after_training(directory, config, quiet)

@@ -34,9 +34,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Calibrated runs, by their objective."""
     runs = {name: tmp_path_factory.mktemp(name) / "run" for name in OBJECTIVES}
     for name, run in runs.items():
-        train(run, *OBJECTIVES[name])
-        done = ask("calibrate", run, "--target-accuracy", "0.99")
-        assert done.exit_code == 0, done.output
+        done = ask("train", *fields(*OBJECTIVES[name]), "--out", run, "--calibrate")
+        assert done.exit_code == 0 and "287 validation samples of digits" in done.output, done.output
     return runs
 
 
@@ -49,6 +48,10 @@ def run(request, trained, tmp_path) -> Path:
 def calibrated(trained, tmp_path) -> Path:
     """A run of associated learning."""
     return Path(shutil.copytree(trained["associated"], tmp_path / "run"))
+
+
+def fields(*settings: str) -> list[str]:
+    return [part for setting in settings for part in ("--set", setting)]
 
 
 def ask(*arguments: str | Path) -> Result:
@@ -237,6 +240,7 @@ def test_the_report_of_a_calibrated_run_draws_accuracy_against_compute_and_time(
     ("arguments", "line"),
     [
         (["evaluate", "RUN", "--target-accuracy", "1"], "--target-accuracy: goes with --exit auto; give both"),
+        (["train", "--calibrate"], "--calibrate: needs a validation split; add --set data.validation=0.1"),
         (["calibrate", "RUN", "--exits", "3"], "--exits: got 3, but the exits before the last one are 1 to 2"),
         (["calibrate", "RUN", "--exits", "a"], "'a' is no list of numbers of exits"),
         (["calibrate", "RUN", "--budget", "0.01"], "--budget: got 0.01, but the cheapest choice of exits computes"),
@@ -303,7 +307,10 @@ def test_a_run_without_a_validation_split_is_calibrated_only_on_data_that_are_na
 
 
 def test_a_regression_has_no_early_exits(tmp_path):
-    train(tmp_path / "run", "data.name=own_blocks:regression", "train.epochs=1", "model.widths=[16,16]")
+    settings = fields("data.name=own_blocks:regression", "data.validation=0.2", "train.epochs=1", "model.widths=[16,16]")
+    done = ask("train", *settings, "--out", tmp_path / "run", "--calibrate", "--quiet")
+    assert done.exit_code == 1 and "the run has ended well, but its exits are not calibrated: " in done.stderr, done.output
+    assert (tmp_path / "run" / "summary.json").exists() and len(done.stderr.splitlines()) == 1
     done = ask("calibrate", tmp_path / "run", "--data", "own_blocks:regression")
     assert (
         done.exit_code == 2 and "early exits need the probabilities of classes, but the run's target is Values" in done.stderr

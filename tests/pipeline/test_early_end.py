@@ -1,5 +1,6 @@
 """A run with a validation split that ends early, in processes: the sequential engine's end, from the start or resumed."""
 
+import json
 import shutil
 
 from conftest import read_summary
@@ -19,8 +20,10 @@ def test_a_pipeline_ends_early_and_is_tested_as_in_one_process_also_when_it_is_r
     assert reference["ended_early"] and reference["tested_epoch"] == reference["epochs"] - 1 >= 1
     assert f"of epoch {reference['tested_epoch']} after" in trained.stdout
 
-    launched = commands.alrpc("launch", "--stages", "2", *OPTIONS, "--out", "launched")
+    launched = commands.alrpc("launch", "--stages", "2", *OPTIONS, "--out", "launched", "--calibrate")
     assert launched.returncode == 0, launched.stderr
+    calibration = json.loads((commands.folder / "launched" / "calibration.json").read_text())
+    assert calibration["parameters_sha256"] == reference["parameters_sha256"] and calibration["split"] == "validation"
 
     run = (
         commands.folder / "resumed"
