@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from alrpc.cli.options import Number
 from alrpc.errors import UsageError
 
 if TYPE_CHECKING:
@@ -107,12 +108,15 @@ def exit_options(help: str) -> Callable[[Callable], Callable]:
         click.option(
             "--similarity",
             metavar="COSINE",
-            type=float,
+            type=Number(min=-1, max=1, max_open=True),
             help="With --exit agree: two exits of the same likeliest class agree if the cosine similarity of their outputs is above "
             "this.  [default: 0.8]",
         ),
         click.option(
-            "--patience", metavar="N", type=int, help="With --exit agree: how many pairs of exits must agree.  [default: 1]"
+            "--patience",
+            metavar="N",
+            type=click.IntRange(min=1),
+            help="With --exit agree: how many pairs of exits must agree.  [default: 1]",
         ),
     )
 

@@ -130,6 +130,13 @@ def test_whether_a_sample_leaves_is_no_matter_of_the_others_in_its_batch(untrain
     assert together.tolist() == alone and len(set(alone)) > 1
 
 
+def test_an_agreement_by_which_nothing_can_leave_is_refused(calibrated):
+    predictor = alrpc.load_run(calibrated)
+    for similarity in (1.0, -2.0, float("nan")):
+        assert "--similarity: got " in first_line(lambda similarity=similarity: predictor.agreement(similarity))
+    assert "--patience: got 0; give 1 or more" in first_line(lambda: predictor.agreement(patience=0))
+
+
 def test_the_commands_predict_and_evaluate_by_agreement_without_a_calibration(run, tmp_path):
     (run / "calibration.json").unlink()
     predictor, test = alrpc.load_run(run), alrpc.load_data("digits").test
@@ -250,8 +257,8 @@ def test_the_report_of_a_calibrated_run_draws_accuracy_against_compute_and_time(
         (["predict", "RUN", "-", "--exit", "auto", "--patience", "2"], "--patience: goes with --exit agree; give both"),
         (["predict", "RUN", "-", "--exit", "0"], "'0' is neither the number of an exit, from 1, nor auto, nor agree"),
         (["predict", "RUN", "-", "--exit", "agree", "--stages", "2"], "--stages: got it beside --exit agree"),
-        (["evaluate", "RUN", "--exit", "agree", "--similarity", "1"], "--similarity: got 1; give a number from -1 and below 1"),
-        (["evaluate", "RUN", "--exit", "agree", "--patience", "0"], "--patience: got 0; give 1 or more"),
+        (["evaluate", "RUN", "--exit", "agree", "--similarity", "1"], "1.0 is not in the range -1<=x<1"),
+        (["evaluate", "RUN", "--exit", "agree", "--patience", "0"], "0 is not in the range x>=1"),
         (
             ["evaluate", "RUN", "--exit", "agree", "--patience", "2"],
             "--patience: got 2, with which nothing can leave before the last of 3 exits; give at most 1",
