@@ -89,11 +89,16 @@ def open_run(
 
 def check_trained_on(dataset: Dataset, target: Target, config: Config, manifest: Manifest) -> None:
     """Refuse, with a UserError, a data set that is not the one that a run was trained on, as far as its manifest tells."""
-    micro_batches = epoch_size(dataset, config.data.batch_size, config.train.seed).micro_batches
-    if dataset.target != target or micro_batches != manifest["micro_batches"]:
+    size = epoch_size(dataset, config.data.batch_size, config.train)
+    if dataset.target != target or size.micro_batches != manifest["micro_batches"]:
         raise UserError(
-            f"data: {micro_batches} micro-batches an epoch and {dataset.target}, but the run was trained with "
+            f"data: {size.micro_batches} micro-batches an epoch and {dataset.target}, but the run was trained with "
             f"{manifest['micro_batches']} and {target}; give it the data that it was trained with"
+        )
+    if size.of_pass != manifest.get("samples", size.of_pass):
+        raise UserError(
+            f"data: {size.of_pass} samples to train on, but the run was trained with {manifest['samples']}; give it the data that it was "
+            "trained with"
         )
 
 

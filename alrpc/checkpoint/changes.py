@@ -83,13 +83,21 @@ def check_changes(before: Config, after: Config) -> None:
     was, now = (dict(flat_fields(config.model_dump(mode="json"))) for config in (before, after))
     for name in [*now, *was]:
         allowed = any(name == field or name.startswith(f"{field}.") for field in MAY_CHANGE)
-        if name == "train.steps" and None in (was.get(name), now.get(name)):  # an epoch would be another one
-            allowed = False
+        if name == "train.steps" and was.get(name) != now.get(name) and not _keeps_epochs(before, after):
+            raise UsageError(
+                f"--set: {name} was {was.get(name)} and cannot become {now.get(name)}: its evaluations, and so its epochs, would be others"
+            )
         if not allowed and was.get(name) != now.get(name):
             raise UsageError(
                 f"--set: {name} was {was.get(name)} and cannot become {now.get(name)}: the run would not be the same; "
                 f"what may change is {', '.join(MAY_CHANGE)}"
             )
+
+
+def _keeps_epochs(before: Config, after: Config) -> bool:
+    """Whether an epoch has as many steps with other train.steps as before."""
+    steps, every = after.train.steps, before.train.evaluate_every
+    return steps is not None and every is not None and steps >= every
 
 
 def check_resume_options(source: str | None, out: Path | None) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from typing_extensions import TypedDict
 
 from alrpc.checkpoint.files import Files, checkpoint_directory, component_file
+from alrpc.data.loader import EpochSize
 from alrpc.errors import UserError
 from alrpc.objectives.targets import Classes, Labels, Target, Values
 from alrpc.reading.documents import Count, Name, Score, Whole, read_json, shown
@@ -68,6 +69,8 @@ class Manifest(Head):
     components: Annotated[int, Field(ge=1, le=10_000)]
     micro_batches: Annotated[Count, Field(ge=1)]
     """Number of micro-batches in an epoch."""
+    samples: NotRequired[Count]
+    """Number of samples in a pass over the training split; not given by 0.1, nor for a stream."""
     sample: Annotated[dict[TensorName, tuple[Annotated[str, AfterValidator(_check_dtype)], Shape]], Field(min_length=1)]
     """Type and shape of each tensor of a sample."""
     target: Annotated[dict[Literal["classes", "labels", "values"], dict[str, Size]], Field(min_length=1, max_length=1)]
@@ -96,19 +99,20 @@ def describe_run(
     components: int,
     sample: dict[str, Tensor],
     target: Target,
-    micro_batches: int,
+    size: EpochSize,
     validation_samples: int,
     carried: Files,
 ) -> dict[str, Any]:
     """The manifest's description of a run: what is needed to build its network and to predict by it, the number of micro-batches
-    in an epoch, and of samples to validate on."""
+    in an epoch, and of samples to train on and to validate on."""
     shapes = {name: [str(tensor.dtype).removeprefix("torch."), list(tensor.shape)] for name, tensor in sample.items()}
     kind = {target.kind: {each.name: getattr(target, each.name) for each in fields(target) if each.compare}}
     return {
         "components": components,
         "sample": shapes,
         "target": kind,
-        "micro_batches": micro_batches,
+        "micro_batches": size.micro_batches,
+        **({} if size.of_pass is None else {"samples": size.of_pass}),
         "validation_samples": validation_samples,
         "carried": carried,
     }

@@ -16,6 +16,7 @@ from alrpc.checkpoint.files import Files, read_file
 from alrpc.checkpoint.manifest import Manifest, read_manifest, target_of
 from alrpc.checkpoint.network import load_network
 from alrpc.config import Config, load_config, save_config, user_code_fields
+from alrpc.data.loader import EpochSize
 from alrpc.errors import UsageError, UserError
 from alrpc.network import Network, resolve
 from alrpc.objectives.targets import Target
@@ -42,6 +43,8 @@ class ResumePoint:
     """The score of each exit on the validation split after every epoch before the checkpoint."""
     validation_samples: int = 0
     """Number of samples in the validation split; 0 without one."""
+    samples: int | None = None
+    """Number of samples in a pass over the training split; None for a stream, or where 0.1 took the checkpoint."""
 
 
 def resume_hint(run: Path) -> str:
@@ -102,16 +105,17 @@ def find_resume_point(run: Path, config: Config, step: int | None = None, networ
         manifest["files"],
         validation,
         manifest.get("validation_samples", 0),
+        manifest.get("samples"),
     )
 
 
-def check_same_data(resume: ResumePoint | None, target: Target, micro_batches: int, validation_samples: int) -> None:
-    """Refuse data with another target, or another number of micro-batches or of samples to validate on, than when the run began, with a
-    UserError."""
+def check_same_data(resume: ResumePoint | None, target: Target, size: EpochSize, validation_samples: int) -> None:
+    """Refuse data with another target, or another number of micro-batches or of samples, than when the run began, with a UserError."""
     if resume is None:
         return
     for what, got, began_with in (
-        ("micro-batches an epoch", micro_batches, resume.micro_batches),
+        ("micro-batches an epoch", size.micro_batches, resume.micro_batches),
+        ("samples to train on", size.of_pass, size.of_pass if resume.samples is None else resume.samples),
         ("samples to validate on", validation_samples, resume.validation_samples),
         ("as target", target, resume.target),
     ):

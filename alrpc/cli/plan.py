@@ -72,7 +72,7 @@ def plan(source: str | None, overrides: tuple[str, ...], stages: int | None, mem
         with console.status("measuring each component"):
             dataset = read_data(config.data, config.train)
             costs = measure_components(config, dataset, local_device(config.device))
-        size = epoch_size(dataset, config.data.batch_size, config.train.seed)
+        size = epoch_size(dataset, config.data.batch_size, config.train)
         samples = size.samples / size.micro_batches
         count, window = config.pipeline.stages, config.pipeline.window
         best = best_split(costs, count, window, int(memory_limit * MIB) if memory_limit else None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -35,6 +35,7 @@ from alrpc.errors import UsageError, UserError
 from alrpc.reading import documents
 
 DEFAULT = "digits-mlp"
+EVALUATE_EVERY = 1000  # steps, where train.evaluate_every is null
 LARGEST = (1 << 31) - 1  # of a configuration's numbers: what sizes and times beyond it ask for is never there
 NAMES = {"model.name": "mlp", "objective.name": "associated"}
 """The names that decide which other fields a section has, and their defaults."""
@@ -56,12 +57,12 @@ def _say(right: str) -> WrapValidator:
 
 class Train(Section):
     epochs: PositiveInt = 30
-    """Passes over the training data; an evaluation follows each pass. With train.steps, what those are makes of it."""
+    """Passes over the training data; an evaluation follows each pass."""
     steps: PositiveInt | None = None
-    """Micro-batches to train on in all, in place of train.epochs: of pass after pass, or of a stream, which has no epochs; null to count
-    passes. An epoch then is what lies between two evaluations, wherever one is spoken of: train.evaluate_every steps."""
-    evaluate_every: PositiveInt = 1000
-    """With train.steps, of which it must be a divisor: the steps between two evaluations; at most all of them."""
+    """Micro-batches to train on in all, in place of train.epochs: those of pass after pass, or of a stream, which has no passes; null to
+    count passes. Whatever is told or set by epochs then counts parts of train.evaluate_every steps."""
+    evaluate_every: PositiveInt | None = None
+    """Steps between two evaluations of a run by train.steps, of which it is a divisor; null for 1,000, or all if they are fewer."""
     patience: PositiveInt | None = None
     """Epochs without a better score of the last exit on the validation split (data.validation) after which training ends, before
     train.epochs; null to train all of them. The next epoch then begins only when the score of the last one is known, so a
@@ -202,7 +203,15 @@ def load_config(source: str | Path | None = None, overrides: Sequence[str] = ())
         )
     for override in sorted(overrides, key=lambda text: text.partition("=")[0] not in NAMES):  # these before the other fields
         _apply(tree, override)
-    return parse_config(tree)
+    config = parse_config(tree)
+    check_length(config, {override.partition("=")[0].removeprefix("train.") for override in overrides})
+    return config
+
+
+def check_length(config: Config, given: Collection[str]) -> None:
+    """Refuse, with a UsageError, epochs for a run by steps; `given` are fields of its section `train`, or others."""
+    if "epochs" in given and config.train.steps is not None:
+        raise UsageError(f"train.epochs: the run has train.steps, {config.train.steps}; give one of the two")
 
 
 def parse_config(tree: dict[str, Any]) -> Config:
@@ -227,16 +236,20 @@ def parse_config(tree: dict[str, Any]) -> Config:
 
 
 def _counted(config: Config) -> Config:
-    """The configuration with the epochs that the steps of its training are."""
+    """The configuration of a run by steps with the number of its parts as that of epochs."""
     train = config.train
     if train.steps is None:
+        if train.evaluate_every is not None:
+            raise UsageError(
+                f"train.evaluate_every: got {train.evaluate_every} without train.steps; a run by epochs is evaluated after each of them"
+            )
         return config
-    every = min(train.evaluate_every, train.steps)
+    every = min(train.evaluate_every or EVALUATE_EVERY, train.steps)
     if train.steps % every:
         below = train.steps // every * every
         raise UsageError(
             f"train.steps: got {train.steps}, which is no multiple of train.evaluate_every, {every}; give {below} or {below + every}, "
-            "or another train.evaluate_every"
+            "or, to a new run, another train.evaluate_every"
         )
     counted = {"epochs": train.steps // every, "evaluate_every": every}
     return config.model_copy(update={"train": train.model_copy(update=counted)})

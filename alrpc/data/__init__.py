@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from alrpc.config import Data, Train, parse_section
 from alrpc.config.own_code import import_function
 from alrpc.data.catalog import TEXT, VISION, check_data, is_table
-from alrpc.errors import UserError, exit_call
+from alrpc.errors import UsageError, UserError, exit_call
 
 if TYPE_CHECKING:
     from alrpc.data.dataset import Dataset, Split
@@ -39,18 +39,19 @@ def read_data(data: Data, train: Train) -> Dataset:
 
 
 def for_run(dataset: Dataset, data: Data, train: Train) -> Dataset:
-    """The data set as a run reads it: with a part held out for validation, with the weights of its classes, by epochs or by steps.
+    """The data set as a run reads it: with a part held out for validation, and with the weights of its classes.
 
     Raises:
-        UserError: when it does not go with the run's settings of validation, class weights and metrics.
+        UserError: when it does not go with the run's settings of validation, class weights, metrics and workers.
     """
     from alrpc.data.dataset import hold_out, weigh_classes
-    from alrpc.data.steps import in_steps
     from alrpc.objectives.metrics import check_metrics
 
     dataset = weigh_classes(hold_out(dataset, data.validation, train), train.class_weights)
     check_metrics(train.metrics, dataset.target, max(len(dataset.test), len(dataset.validation or ())))
-    return in_steps(dataset, data, train)
+    if dataset.train.endless and data.workers > 1:
+        raise UsageError(f"data.workers: got {data.workers}, but a stream is read in order, by one process; use 0 or 1")
+    return dataset
 
 
 def _read(data: Data) -> Dataset:

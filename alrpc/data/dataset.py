@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import cached_property
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -32,6 +33,8 @@ class Split:
 
     inputs: Any
     labels: Tensor
+    endless: ClassVar[bool] = False
+    """Whether it is a stream, of which samples are asked for by their positions, and which no pass ends."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -39,15 +42,6 @@ class Split:
     def batch(self, indices: Tensor) -> tuple[Tensors, Tensor]:
         """The named tensors of the samples with these indices, (n, ...) each, and their labels."""
         return {"x": self.inputs[indices]}, self.labels[indices]
-
-    def check(self, name: str, target: Target) -> None:
-        """Refuse, with a UserError, labels and inputs that are wrong, when a data set is made of the split.
-
-        Args:
-            name: train, validation or test.
-        """
-        check_labels(self.labels, target, name)
-        _check_inputs(self, name)
 
     def during(self, seed: int, epoch: int) -> Split:
         """The split that a run with this seed reads in an epoch (from 0); override it for augmentation."""
@@ -133,7 +127,12 @@ class Dataset:
                 raise UserError(
                     f"{name} split: got {type(split).__name__}; give an alrpc.Split of inputs and labels, or use alrpc.as_dataset"
                 )
-            split.check(name, self.target)
+            if split.endless:
+                if name != "train":
+                    raise UsageError(f"{name} split: got a stream; give data with a length, of which all is evaluated")
+                continue
+            check_labels(split.labels, self.target, name)
+            _check_inputs(split, name)
             train, other = self.train.inputs, split.inputs
             if (
                 isinstance(train, Tensor)
@@ -145,7 +144,7 @@ class Dataset:
                     f"{tuple(train.shape)}; give both one type and as many dimensions"
                 )
 
-    @property
+    @cached_property
     def sample(self) -> Tensors:
         """One training sample as a micro-batch, for `alrpc.associate`."""
         return self.train.batch(torch.tensor([0]))[0]
@@ -229,7 +228,7 @@ def weigh_classes(dataset: Dataset, weights: Sequence[float] | Literal["balanced
     target = dataset.target
     if not isinstance(target, Classes):
         raise UsageError(f"train.class_weights: got {shown(weights)}, but the target is {target}; leave the field out")
-    if weights == "balanced" and not len(dataset.train.labels):
+    if weights == "balanced" and dataset.train.endless:
         raise UsageError("train.class_weights: got balanced, but the classes of a stream cannot be counted; give the weights")
     if weights == "balanced":
         counts = dataset.train.labels.long().bincount(minlength=target.count)

@@ -12,8 +12,9 @@ from torch.utils.data import Subset, TensorDataset
 
 from alrpc.config import PYTHON, Data, parse_section
 from alrpc.data import for_run
-from alrpc.data.columns import Column, Table, labels_of, make_dataset, target_of
+from alrpc.data.columns import Column, Table, labels_of, make_dataset, make_split, target_of
 from alrpc.data.dataset import Dataset
+from alrpc.data.preprocessing import ArrayPreprocessing
 from alrpc.data.samples import MapStyle, Samples, as_number, read_labels
 from alrpc.data.stream import Stream, check_stream, is_stream
 from alrpc.data.tables import column_of, table_of
@@ -87,17 +88,19 @@ def as_dataset(
             raise UsageError("test: got None beside a stream; give data with a length to test on")
         del given["train"]
     made = {
-        name: _read(source, f"{name} split", data, target, classes, as_samples=streamed)
+        name: _read(source, f"{name} split", data, target, classes)
         for name, source in given.items()
         if source is not None or name == "train"
     }
     kinds = {type(each) for each in made.values()}
     if len(kinds) > 1:
         raise UsageError("train, test, validation: got arrays or columns, and map-style data sets; give all of one kind")
-    if kinds == {Table}:
+    if streamed:
+        dataset = _of_stream(train, made, data)
+    elif kinds == {Table}:
         dataset = make_dataset(made["train"], made.get("test"), data, made.get("validation"))
     else:
-        dataset = _of_samples(made, data, train if streamed else None)
+        dataset = _of_samples(made, data)
     if target not in (None, dataset.target):
         raise UsageError(f"target: got {target}, but the labels are those of {dataset.target}; give that, or leave it out")
     if target is not None:
@@ -133,14 +136,8 @@ def _classes(source: Any) -> list[str] | None:
     return list(names) if isinstance(names, Sequence) and not isinstance(names, str) else None
 
 
-def _read(
-    source: Source, where: str, data: Data, target: Target | None, classes: Sequence[str] | None, as_samples: bool
-) -> Table | _Listed:
-    """A table, or a map-style data set with its labels; of both the label is such as the target says.
-
-    Args:
-        as_samples: whether to make a map-style data set of arrays and columns too.
-    """
+def _read(source: Source, where: str, data: Data, target: Target | None, classes: Sequence[str] | None) -> Table | _Listed:
+    """A table, or a map-style data set with its labels; of both the label is such as the target says."""
     if is_stream(source) or not hasattr(source, "__getitem__") or not hasattr(source, "__len__"):
         raise UsageError(
             f"{where}: got {type(source).__name__}; give a pair of inputs and labels, or a data set that has a length and gives the "
@@ -148,15 +145,11 @@ def _read(
         )
     if isinstance(source, TensorDataset) and len(source.tensors) == 2:
         source = source.tensors
-    if as_samples and isinstance(source, tuple) and len(source) == 2:
-        if len(source[0]) != len(source[1]):
-            raise UserError(f"{where}: {len(source[0])} inputs and {len(source[1])} labels; give one label an input")
-        source = list(zip(*source, strict=True))
     if isinstance(source, tuple) and len(source) == 2:
         table = Table(
             where, {"x": _column(source[0], f"{where}: inputs"), data.label_column: _column(source[1], f"{where}: labels")}
         )
-    elif not as_samples and type(source).__module__.partition(".")[0] == "datasets" and source.format["type"] != "custom":
+    elif type(source).__module__.partition(".")[0] == "datasets" and source.format["type"] != "custom":
         table = table_of(source, where)
     else:
         labels = read_labels(source, where, data.label_column)
@@ -192,18 +185,37 @@ def _values(rows: numpy.ndarray) -> numpy.ndarray:
     return rows.astype(numpy.float32) if rows.dtype.kind in "fiub" else rows  # which is then refused
 
 
-def _of_samples(made: Mapping[str, _Listed], data: Data, stream: Iterable | None) -> Dataset:
-    """The data set of map-style splits, or of a stream to train on beside them."""
-    known = made["train" if stream is None else "test"].table
-    target, names = target_of(known, data.label_column)
-    splits = {}
-    for name, (source, table, given) in made.items():
-        labels = labels_of(table, data.label_column, target, names, "trained on")
-        splits[name] = Samples(source, labels, given, table.source, data.label_column, tuple(data.columns))
-    if stream is not None:
-        named = known.columns[data.label_column].names
-        learned = {"target": target, "names": names, "named": named}
-        splits["train"] = Stream(stream, torch.empty(0), label_column=data.label_column, columns=tuple(data.columns), **learned)
+def _of_samples(made: Mapping[str, _Listed], data: Data) -> Dataset:
+    """The data set of map-style splits."""
+    target, names = target_of(made["train"].table, data.label_column)
+    splits = {name: _samples(listed, data, target, names) for name, listed in made.items()}
     if "test" not in splits:
         splits["train"], splits["test"] = splits["train"].hold_out(data.test_share, 0, isinstance(target, Classes))
     return Dataset(splits["train"], splits["test"], target, classes=names, validation=splits.get("validation"))
+
+
+def _samples(listed: _Listed, data: Data, target: Target, names: Sequence[str] | None) -> Samples:
+    source, table, given = listed
+    labels = labels_of(table, data.label_column, target, names, "trained on")
+    return Samples(source, labels, given, table.source, data.label_column, tuple(data.columns))
+
+
+def _of_stream(stream: Iterable, made: Mapping[str, Table | _Listed], data: Data) -> Dataset:
+    """The data set of a stream to train on, and of arrays, columns or map-style data sets to test and to validate on."""
+    table = made["test"] if isinstance(made["test"], Table) else made["test"].table
+    if data.label_column not in table.columns:
+        raise UserError(
+            f"{table.source}: no column {data.label_column!r}; set label_column to one of: {', '.join(table.columns)}"
+        )
+    target, names = target_of(table, data.label_column)
+    given = table.columns[data.label_column].names
+    learned = {"target": target, "label_column": data.label_column, "classes": names, "names_by_index": given}
+    train = Stream(stream, torch.empty(0), columns=tuple(data.columns), **learned)
+    prepared = ArrayPreprocessing.of(train.batch(torch.tensor([0]))[0])
+    splits = {
+        name: make_split(each, data, target, names, prepared, "tested on")
+        if isinstance(each, Table)
+        else _samples(each, data, target, names)
+        for name, each in made.items()
+    }
+    return Dataset(train, splits["test"], target, classes=names, validation=splits.get("validation"))

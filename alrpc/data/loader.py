@@ -6,6 +6,7 @@ import multiprocessing
 import signal
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal, NamedTuple
 
 import torch
@@ -13,6 +14,7 @@ from numpy import ndarray
 from torch import Tensor
 from torch.utils import data
 
+from alrpc.config import Train
 from alrpc.data.checks import check_batch
 from alrpc.data.dataset import Dataset, Split
 from alrpc.errors import UserError, describe_exit
@@ -31,6 +33,8 @@ class Request:
     split: SplitName
     epoch: int
     indices: Tensor
+    pass_number: int | None = None
+    """The pass over the training split, from 0, on which random numbers depend; None for the same as the epoch."""
 
 
 class Loaded(NamedTuple):
@@ -43,25 +47,21 @@ class Loaded(NamedTuple):
 
 
 class EpochSize(NamedTuple):
-    """The number of samples and of micro-batches that an epoch trains on."""
+    """The number of samples and of micro-batches that an epoch trains on, and that of samples in a pass; None for a stream."""
 
     samples: int
     micro_batches: int
+    of_pass: int | None
 
 
-def training_order(dataset: Dataset, batch_size: int, seed: int, epoch: int) -> Tensor:
-    """The indices of the samples that an epoch (from 0) trains on, in order; raises like `checked_order`."""
-    return checked_order(dataset.train, seed, epoch, batch_size)
-
-
-def checked_order(split: Split, seed: int, epoch: int, batch_size: int) -> Tensor:
-    """The order of the training split in an epoch (from 0).
+def training_order(dataset: Dataset, batch_size: int, seed: int, number: int) -> Tensor:
+    """The indices of the samples of a pass (from 0) over the training split, in order.
 
     Raises:
-        UserError: when the split's `order` gives something else than indices of its samples.
+        UserError: when the split's `order` gives something else.
     """
-    order, samples = split.order(seed, epoch, batch_size), len(split)
-    where = f"train split: its order of epoch {epoch + 1}"
+    order, samples = dataset.train.order(seed, number, batch_size), len(dataset.train)
+    where = f"train split: its order of epoch {number + 1}"
     if not isinstance(order, Tensor) or order.dtype != torch.int64 or order.ndim != 1 or len(order) == 0:
         given = f"{order.dtype} {tuple(order.shape)}" if isinstance(order, Tensor) else type(order).__name__
         raise UserError(f"{where} is {given}; give indices of samples, a tensor (n,) of torch.int64, at least one")
@@ -71,27 +71,58 @@ def checked_order(split: Split, seed: int, epoch: int, batch_size: int) -> Tenso
     return order
 
 
-def epoch_size(dataset: Dataset, batch_size: int, seed: int, epochs: int = 1) -> EpochSize:
-    """The size of a run's first epoch.
+def epoch_size(dataset: Dataset, batch_size: int, train: Train, throughout: bool = False) -> EpochSize:
+    """The size of a run's first epoch: a pass over the training split, or, by steps, what lies between two evaluations.
 
     Args:
-        epochs: the number of epochs that must all have as many micro-batches as the first one.
+        throughout: whether to check that all passes of the run have as many micro-batches as the first one.
 
     Raises:
         UserError: naming an epoch that has more or fewer, or whose order is wrong.
     """
-    samples = len(training_order(dataset, batch_size, seed, 0))
-    micro_batches = -(-samples // batch_size)
-    if type(dataset.train).order.__module__.startswith("alrpc."):  # takes every sample once, in every epoch
-        return EpochSize(samples, micro_batches)
-    for epoch in range(1, epochs):
-        given = -(-len(training_order(dataset, batch_size, seed, epoch)) // batch_size)
-        if given != micro_batches:
-            raise UserError(
-                f"train split: its order gives {given} micro-batches in epoch {epoch + 1}, but {micro_batches} in epoch 1; "
-                "it must give equally many in every epoch, since learning rates and checkpoints count them"
-            )
-    return EpochSize(samples, micro_batches)
+    if train.steps is not None and dataset.train.endless:
+        return EpochSize(train.evaluate_every * batch_size, train.evaluate_every, None)
+    of_pass = len(training_order(dataset, batch_size, train.seed, 0))
+    micro_batches = -(-of_pass // batch_size)
+    passes = train.epochs if train.steps is None else -(-train.steps // micro_batches)
+    own = not type(dataset.train).order.__module__.startswith("alrpc.")  # those of alrpc take every sample once, in every pass
+    for number in range(1, passes if throughout and own else 1):
+        _check_pass(-(-len(training_order(dataset, batch_size, train.seed, number)) // batch_size), micro_batches, number)
+    if train.steps is None:
+        return EpochSize(of_pass, micro_batches, of_pass)
+    whole, rest = divmod(train.evaluate_every, micro_batches)
+    return EpochSize(whole * of_pass + min(rest * batch_size, of_pass), train.evaluate_every, of_pass)
+
+
+def _check_pass(given: int, micro_batches: int, number: int) -> None:
+    if given != micro_batches:
+        raise UserError(
+            f"train split: its order gives {given} micro-batches in epoch {number + 1}, but {micro_batches} in epoch 1; "
+            "it must give equally many in every epoch, since learning rates and checkpoints count them"
+        )
+
+
+def training_batches(dataset: Dataset, batch_size: int, train: Train, epoch: int) -> Iterator[tuple[int, Tensor]]:
+    """For each micro-batch that an epoch (from 0) trains on: the number of the pass that it is of, and the indices of its samples.
+
+    by steps:   pass 1 │ pass 2 │ pass 3 │ pass 4 │ …
+                epoch 1      │ epoch 2      │ epoch 3      …
+    """
+    if train.steps is None:
+        yield from ((epoch, indices) for indices in training_order(dataset, batch_size, train.seed, epoch).split(batch_size))
+        return
+    steps = range(epoch * train.evaluate_every, (epoch + 1) * train.evaluate_every)
+    if dataset.train.endless:
+        yield from ((0, torch.arange(step * batch_size, (step + 1) * batch_size)) for step in steps)
+        return
+    of_pass = len(training_order(dataset, batch_size, train.seed, 0).split(batch_size))
+    number, batches = None, ()
+    for step in steps:
+        if step // of_pass != number:
+            number = step // of_pass
+            batches = training_order(dataset, batch_size, train.seed, number).split(batch_size)
+            _check_pass(len(batches), of_pass, number)
+        yield number, batches[step % of_pass]
 
 
 def evaluated_split(dataset: Dataset) -> SplitName:
@@ -120,19 +151,19 @@ def evaluation_requests(dataset: Dataset, split: SplitName, batch_size: int, epo
         yield Request(split, epoch, indices)
 
 
-def requests(dataset: Dataset, batch_size: int, seed: int, epochs: int, start: int = 0) -> Iterator[Request]:
-    """Requests for the micro-batches of all epochs: for each the training split in its order, then the split that is evaluated.
+def requests(dataset: Dataset, batch_size: int, train: Train, start: int = 0) -> Iterator[Request]:
+    """Requests for the micro-batches of all epochs: for each those that it trains on, then the split that is evaluated.
 
     Args:
         start: number of micro-batches that have already been trained on; after all of them the last epoch's test split remains.
     """
-    micro_batches = epoch_size(dataset, batch_size, seed).micro_batches
+    micro_batches = epoch_size(dataset, batch_size, train).micro_batches
     split = evaluated_split(dataset)
-    first = start // micro_batches if split == "validation" else min(start // micro_batches, epochs - 1)
+    first = start // micro_batches if split == "validation" else min(start // micro_batches, train.epochs - 1)
     position = start - first * micro_batches
-    for epoch in range(first, epochs):
-        for indices in training_order(dataset, batch_size, seed, epoch).split(batch_size)[position:]:
-            yield Request("train", epoch, indices)
+    for epoch in range(first, train.epochs):
+        for number, indices in islice(training_batches(dataset, batch_size, train, epoch), position, None):
+            yield Request("train", epoch, indices, number)
         position = 0
         yield from evaluation_requests(dataset, split, batch_size, epoch)
 
@@ -146,7 +177,8 @@ def read(dataset: Dataset, seed: int, request: Request) -> Loaded:
     """
     known = split_of(dataset, request.split)
     try:
-        split = known.during(seed, request.epoch) if request.split == "train" else known
+        number = request.epoch if request.pass_number is None else request.pass_number
+        split = known.during(seed, number) if request.split == "train" else known
         batch = split.batch(request.indices)
     except SystemExit as error:
         raise UserError(f"the {request.split} split cannot be read: {describe_exit(error)}") from error
@@ -166,10 +198,10 @@ class _Readable(data.Dataset):
         self.dataset = dataset
         self.seed = seed
 
-    def __getitem__(self, request: tuple[SplitName, int, ndarray]) -> Loaded | UserError:
-        split, epoch, indices = request
+    def __getitem__(self, request: tuple[SplitName, int, ndarray, int | None]) -> Loaded | UserError:
+        split, epoch, indices, number = request
         try:
-            return read(self.dataset, self.seed, Request(split, epoch, torch.from_numpy(indices)))
+            return read(self.dataset, self.seed, Request(split, epoch, torch.from_numpy(indices), number))
         except UserError as error:  # if a worker raised it, torch would put a traceback into its message
             return error
 
@@ -200,7 +232,7 @@ def load_micro_batches(dataset: Dataset, wanted: Iterable[Request], seed: int, w
     loader = data.DataLoader(
         _Readable(dataset, seed),
         # Not as tensors, for which this process would make a socket, in a directory that would be left if it is killed.
-        sampler=((request.split, request.epoch, request.indices.numpy()) for request in wanted),
+        sampler=((each.split, each.epoch, each.indices.numpy(), each.pass_number) for each in wanted),
         batch_size=None,
         num_workers=workers,
         prefetch_factor=AHEAD,

@@ -6,7 +6,7 @@ import dataclasses
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import numpy
 import torch
@@ -24,11 +24,12 @@ from alrpc.system import derive_seed
 
 
 class Place:
-    """Where the reading of a stream is: an iterator, and how many samples it has given. A copy in another process begins anew."""
+    """Where the reading of a stream is: an iterator, the seed with which it began, and how many samples it has given. A copy in another
+    process begins anew."""
 
     def __init__(self):
         self.iterator: Iterator[Any] | None = None
-        self.position = 0
+        self.seed = self.position = 0
 
     def __reduce__(self) -> tuple:
         return Place, ()
@@ -38,27 +39,23 @@ class Place:
 class Stream(Split):
     """The samples of an iterable, by their positions: `inputs` gives the same ones in the same order whenever it is iterated.
 
-    Positions are asked for in order; for one that lies behind, and in another process, the iterable begins anew, and gives away what
-    lies before. One with a method `skip`, as a `datasets.IterableDataset` has it, begins where it is told. Each sample has random
-    numbers of its own, as those of a map-style data set have.
+    Positions are asked for in order; for one that lies behind, with another seed, and in another process, the iterable begins anew, and
+    gives away what lies before. Its beginning and each sample have random numbers of their own, as samples of a map-style data set have.
     """
 
+    endless: ClassVar[bool] = True
     target: Target
     label_column: str
     columns: tuple[str, ...] = ()
-    names: Sequence[str] | None = None
+    classes: Sequence[str] | None = None
     """The names of the classes, or of the labels; None for values."""
-    named: Sequence[str] | None = None
+    names_by_index: Sequence[str] | None = None
     """The names of which labels that are numbers are the indices; None where labels themselves are names, or values."""
     seed: int = 0
     place: Place = field(default_factory=Place, compare=False)
 
     def __len__(self) -> int:
         return sys.maxsize
-
-    def check(self, name: str, target: Target) -> None:
-        if name != "train":
-            raise UsageError(f"{name}: got a stream; give data with a length, of which all is evaluated")
 
     def hold_out(self, share: float, seed: int, by_class: bool) -> NoReturn:
         raise UsageError(f"data.validation: got {share}, but a stream has no share to hold out; give data to validate on")
@@ -85,12 +82,10 @@ class Stream(Split):
 
     def _read(self, position: int, seed: Callable[[int], None]) -> Any:
         """The sample at a position."""
-        place, source = self.place, self.inputs
-        if place.iterator is None or place.position > position:
-            place.position = 0
-            if position and hasattr(source, "skip"):
-                source, place.position = source.skip(position), position
-            place.iterator = iter(source)
+        place = self.place
+        if place.iterator is None or place.position > position or place.seed != self.seed:
+            seed(derive_seed(self.seed, "stream"))
+            place.iterator, place.position, place.seed = iter(self.inputs), 0, self.seed
         while True:
             seed(derive_seed(self.seed, "sample", 0, place.position))
             try:
@@ -106,22 +101,22 @@ class Stream(Split):
                 return sample
 
     def _labels(self, given: Sequence[numpy.ndarray], first: int) -> Tensor:
-        column = column_of(numpy.stack(given))._replace(names=self.named)
+        column = column_of(numpy.stack(given))._replace(names=self.names_by_index)
         table = Table(f"train split: samples from {first} on", {self.label_column: column})
-        return labels_of(table, self.label_column, self.target, self.names, "tested on")
+        return labels_of(table, self.label_column, self.target, self.classes, "tested on")
 
 
 def is_stream(source: object) -> bool:
-    """Whether something is iterated, and gives no sample for an index."""
-    if isinstance(source, IterableDataset):  # which may have a length
+    """Whether something is iterated, and has no length; torch's `IterableDataset` may have one."""
+    if isinstance(source, IterableDataset):
         return True
-    return isinstance(source, Iterable) and not (hasattr(source, "__getitem__") and hasattr(source, "__len__"))
+    return isinstance(source, Iterable) and not hasattr(source, "__len__") and not hasattr(source, "__getitem__")
 
 
 def check_stream(source: Iterable) -> None:
-    """Refuse, with a UsageError, what can be iterated only once."""
-    if iter(source) is source:
+    """Refuse, with a UsageError, what cannot be iterated anew."""
+    if iter(source) is iter(source):
         raise UsageError(
-            f"train: got {type(source).__name__}, which gives its samples once; give an object whose __iter__ begins anew, so that a "
-            "run can be resumed"
+            f"train: got {type(source).__name__}, whose iterators are one and the same; give an object whose __iter__ makes one that "
+            "begins anew, so that a run can be resumed"
         )

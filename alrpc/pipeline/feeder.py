@@ -105,7 +105,7 @@ def set_up_stages(
     """Read the data and send every stage its spec; returns the transport of packets between stages, and the data set."""
     devices, transport = choose_devices(placements, config.device)
     dataset, sizes = load()
-    size = epoch_size(dataset, config.data.batch_size, config.train.seed)
+    size = epoch_size(dataset, config.data.batch_size, config.train)
     start = resume.step if resume is not None else 0
     packets = describe_transport(placements, devices, transport)
     emit(Job(size.samples, size.micro_batches, start, packets, len(dataset.test), validation_samples(dataset)))

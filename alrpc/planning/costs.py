@@ -16,7 +16,7 @@ from torch import Tensor
 
 from alrpc.config import Config
 from alrpc.data.dataset import Dataset
-from alrpc.data.loader import epoch_size, load_micro_batches, requests
+from alrpc.data.loader import Request, epoch_size, load_micro_batches, training_batches
 from alrpc.network import build_network
 from alrpc.objectives.base import Microbatch
 from alrpc.objectives.targets import Target
@@ -120,14 +120,15 @@ def repeat_feedback(trainers: Sequence[Trainer], batch: Microbatch) -> None:
 
 def _measure_components(config: Config, dataset: Dataset, device: torch.device) -> list[Cost]:
     threads, seed = torch.get_num_threads(), config.train.seed
-    recipe = make_recipe(config, epoch_size(dataset, config.data.batch_size, seed).micro_batches)
+    recipe = make_recipe(config, epoch_size(dataset, config.data.batch_size, config.train).micro_batches)
     torch.set_num_threads(config.threads)
     try:
         with torch.random.fork_rng(devices=[]):
             network = build_network(config, dataset.sample, dataset.target)
             trainers = make_trainers(network.components, recipe, device)
-            wanted = [r for r in requests(dataset, config.data.batch_size, seed, 1) if r.split == "train"]
-            every = max(1, len(wanted) // MICRO_BATCHES)
+            batches = training_batches(dataset, config.data.batch_size, config.train, 0)
+            wanted = [Request("train", 0, indices, number) for number, indices in batches]
+            every = 1 if dataset.train.endless else max(1, len(wanted) // MICRO_BATCHES)
             costs: list[list[Cost]] = []
             for _, _, tensors, labels in islice(load_micro_batches(dataset, wanted[::every], seed), MICRO_BATCHES):
                 on_device = {name: tensor.to(device) for name, tensor in tensors.items()}

@@ -102,14 +102,13 @@ def lifetime(
     leaving = threading.Event()
 
     def take_data(dataset: Dataset) -> None:
-        train = run.config.train
-        micro_batches = epoch_size(dataset, run.config.data.batch_size, train.seed, train.epochs).micro_batches
+        size = epoch_size(dataset, run.config.data.batch_size, run.config.train, throughout=True)
         to_validate = validation_samples(dataset) or 0
-        check_same_data(run.resume, dataset.target, micro_batches, to_validate)
+        check_same_data(run.resume, dataset.target, size, to_validate)
         carried = write_carried(run.directory, dataset, resuming=run.resume is not None)
         if run.resume is not None:
             reopen(run.directory, run.config, run.resume.step)
-        described.update(describe_run(run.components, dataset.sample, dataset.target, micro_batches, to_validate, carried))
+        described.update(describe_run(run.components, dataset.sample, dataset.target, size, to_validate, carried))
 
     def describe(step: int) -> dict:
         exits = validation.exits[: step // described["micro_batches"]]
@@ -299,7 +298,7 @@ def run_engine(
         UserError: for a device that is missing, or a loss that is not finite.
     """
     device = local_device(config.device)
-    size = epoch_size(dataset, config.data.batch_size, config.train.seed, config.train.epochs)
+    size = epoch_size(dataset, config.data.batch_size, config.train, throughout=True)
     numbers = [component.number for component in network.components]
     start = resume.step if resume is not None else 0
     with own_arithmetic(device, config.threads):
@@ -344,7 +343,7 @@ def run_coordinator(run: Run, stdout: TextIO) -> dict:
         return run.stopping.is_set() or (run.directory / rundir.STOP).exists()
 
     def stream(dataset: Dataset) -> Iterator[Packet]:
-        recipe = make_recipe(config, epoch_size(dataset, config.data.batch_size, config.train.seed).micro_batches)
+        recipe = make_recipe(config, epoch_size(dataset, config.data.batch_size, config.train).micro_batches)
         return program(config, dataset, recipe, run.start, stopping, feed.watch, validation)
 
     with lifetime(run, "pipeline", stages, stdout) as (emit, take_data, progress, validation):

@@ -14,7 +14,7 @@ from alrpc import rundir
 from alrpc.checkpoint.changes import check_changes, resuming
 from alrpc.checkpoint.resume import ResumePoint, find_resume_point
 from alrpc.checkpoint.saver import InMemory
-from alrpc.config import PYTHON, check_config, load_config, parse_config
+from alrpc.config import PYTHON, Config, check_config, check_length, load_config, parse_config
 from alrpc.data import for_run
 from alrpc.data.dataset import Dataset
 from alrpc.errors import UsageError
@@ -40,7 +40,7 @@ class Fields(TypedDict, total=False):
     precision: Literal["fp32", "bf16"]
     epochs: int
     steps: int | None
-    evaluate_every: int
+    evaluate_every: int | None
     patience: int | None
     seed: int
     optimizer: str
@@ -123,13 +123,13 @@ def train(
     if resume is not None:
         with resuming(Path(resume)):
             before = load_config(Path(resume) / rundir.CONFIG)
-            config = parse_config(with_fields(before.model_dump(), fields))
+            config = with_fields(before.model_dump(), fields)
             check_changes(before, config)
             local_device(config.device)
             parts = for_run(dataset, config.data, config.train)
             train_in(Path(resume), find_resume_point(Path(resume), config, network=network))
     else:
-        config = parse_config(with_fields({"model": {"name": PYTHON}, "data": {"name": PYTHON}}, fields))
+        config = with_fields({"model": {"name": PYTHON}, "data": {"name": PYTHON}}, fields)
         check_config(config)
         check_rates(network, config.train)
         local_device(config.device)
@@ -159,10 +159,12 @@ def check_arguments(network: Network, dataset: Dataset, callbacks: Sequence[Call
             raise UsageError(f"callbacks: got {callback!r}; give functions that take an event")
 
 
-def with_fields(tree: dict[str, Any], fields: Fields) -> dict[str, Any]:
-    """A configuration, as nested dictionaries, with the fields given to `train` in their sections; unknown ones are in `train`."""
+def with_fields(tree: dict[str, Any], fields: Fields) -> Config:
+    """The configuration of nested dictionaries, with the fields given to `train` in their sections; unknown ones are in `train`."""
     tree = copy.deepcopy(tree)
     for name, value in fields.items():
         section = tree if name in TOP else tree.setdefault("data" if name in DATA else "train", {})
         section[name] = value
-    return tree
+    config = parse_config(tree)
+    check_length(config, fields)
+    return config

@@ -74,7 +74,7 @@ def program(
         patience = recipe.train.patience if validates else None
         return patience is not None and has_stopped(dataset.target.metric, validation.scores_of(epoch), patience)
 
-    micro_batches = load(requests(dataset, batch_size, seed, last, start))
+    micro_batches = load(requests(dataset, batch_size, recipe.train, start))
     step, epoch = start, start // recipe.micro_batches
     first = epoch + 1 if validates else min(epoch + 1, last)
     if start == epoch * recipe.micro_batches and is_over(epoch):

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import alrpc
+from alrpc.config import Train
 from alrpc.data import checks
 from alrpc.data.dataset import shuffled
 from alrpc.data.loader import Request, epoch_size, load_micro_batches, read, requests
@@ -32,7 +33,7 @@ def test_the_order_is_a_function_of_seed_and_epoch():
 
 def test_a_run_asks_for_each_epoch_in_its_order_and_then_for_the_test_split():
     dataset = alrpc.load_data("digits")
-    wanted = list(requests(dataset, batch_size=100, seed=5, epochs=2))
+    wanted = list(requests(dataset, 100, Train(seed=5, epochs=2)))
     assert [request.split for request in wanted] == (["train"] * 15 + ["test"] * 4) * 2
     for epoch in (0, 1):
         of_epoch = [request.indices for request in wanted if (request.split, request.epoch) == ("train", epoch)]
@@ -43,7 +44,7 @@ def test_a_run_asks_for_each_epoch_in_its_order_and_then_for_the_test_split():
 def test_worker_processes_read_the_same_micro_batches():
     dataset = alrpc.load_data("digits")
     here, there = (
-        list(load_micro_batches(dataset, requests(dataset, 400, seed=1, epochs=1), seed=1, workers=workers))
+        list(load_micro_batches(dataset, requests(dataset, 400, Train(seed=1, epochs=1)), seed=1, workers=workers))
         for workers in (0, 2)
     )
     assert len(here) == len(there) == 5
@@ -80,14 +81,14 @@ def test_an_order_of_this_package_is_made_for_no_epoch_before_it_is_needed(monke
     made = []
     monkeypatch.setattr("alrpc.data.dataset.shuffled", lambda count, seed, epoch: made.append(epoch) or torch.arange(count))
     split = alrpc.Split(torch.randn(5, 2), torch.tensor([0, 1, 0, 1, 0]))
-    assert epoch_size(alrpc.Dataset(split, split, alrpc.Classes(2)), batch_size=2, seed=0, epochs=1000) == (5, 3)
+    assert epoch_size(alrpc.Dataset(split, split, alrpc.Classes(2)), 2, Train(epochs=1000), throughout=True) == (5, 3, 5)
     assert set(made) <= {0}
 
 
 def test_a_last_micro_batch_may_differ_from_epoch_to_epoch(monkeypatch):
     monkeypatch.setattr(alrpc.Split, "order", lambda split, seed, epoch, batch_size: torch.arange(4 - epoch))
     split = alrpc.Split(torch.randn(4, 2), torch.tensor([0, 1, 0, 1]))
-    assert epoch_size(alrpc.Dataset(split, split, alrpc.Classes(2)), batch_size=2, seed=0, epochs=2) == (4, 2)
+    assert epoch_size(alrpc.Dataset(split, split, alrpc.Classes(2)), 2, Train(epochs=2), throughout=True) == (4, 2, 4)
 
 
 def with_one(tensor: torch.Tensor, value: float) -> torch.Tensor:
@@ -218,4 +219,4 @@ def test_what_cannot_be_read_is_said_in_one_line_by_a_worker_too(workers):
     split = Unreadable(torch.zeros(4, 2), torch.zeros(4))
     with pytest.raises(alrpc.UserError, match=r"\Aphoto\.png: not a readable image\Z"):
         dataset = alrpc.Dataset(split, split, alrpc.Values(1))
-        next(load_micro_batches(dataset, requests(dataset, 2, seed=0, epochs=1), seed=0, workers=workers))
+        next(load_micro_batches(dataset, requests(dataset, 2, Train(epochs=1)), seed=0, workers=workers))

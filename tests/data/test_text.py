@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import alrpc
+from alrpc.config import Train
 from alrpc.data import catalog, text, text_cache
 from alrpc.data.loader import load_micro_batches, requests
 
@@ -348,7 +349,9 @@ def test_bucketing_puts_texts_of_similar_length_together(lengths):
 def test_worker_processes_read_the_same_texts(lengths):
     dataset = load(lengths, bucket=True)
     assert torch.equal(pickle.loads(pickle.dumps(dataset)).train.tokens, dataset.train.tokens)
-    here, there = (list(load_micro_batches(dataset, requests(dataset, 400, 1, 1), 1, workers)) for workers in (0, 1))
+    here, there = (
+        list(load_micro_batches(dataset, requests(dataset, 400, Train(seed=1, epochs=1)), 1, workers)) for workers in (0, 1)
+    )
     assert len(here) == len(there) == 4
     for a, b in zip(here, there, strict=True):
         assert torch.equal(a.tensors["x"], b.tensors["x"]) and torch.equal(a.tensors["mask"], b.tensors["mask"])

@@ -12,6 +12,7 @@ from PIL import Image
 from torchvision import datasets
 
 import alrpc
+from alrpc.config import Train
 from alrpc.data.loader import load_micro_batches, requests
 
 
@@ -114,7 +115,8 @@ def test_views_of_an_odd_micro_batch_are_refused(folder):
 def test_worker_processes_augment_alike(folder):
     dataset = alrpc.load_data("image-folder", root=folder, image_size=16, augmentation="strong")
     here, there = (
-        list(load_micro_batches(dataset, requests(dataset, 5, seed=1, epochs=2), seed=1, workers=workers)) for workers in (0, 2)
+        list(load_micro_batches(dataset, requests(dataset, 5, Train(seed=1, epochs=2)), seed=1, workers=workers))
+        for workers in (0, 2)
     )
     assert len(here) == len(there) == 8
     for a, b in zip(here, there, strict=True):

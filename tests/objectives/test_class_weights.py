@@ -9,6 +9,7 @@ import alrpc
 from alrpc.checkpoint.manifest import describe_run
 from alrpc.config import load_config, parse_section
 from alrpc.data import for_run
+from alrpc.data.loader import EpochSize
 from alrpc.experiments.baselines.objective import loss
 from alrpc.objectives import OBJECTIVES
 
@@ -44,7 +45,7 @@ def test_balanced_weights_let_each_class_count_alike():
     target = for_run(small(), parse_section("data", {}), parse_section("train", {"class_weights": "balanced"})).target
     assert target.weights == pytest.approx([6 / 12, 6 / 3, 6 / 3]) and sum(target.weights[label] for label in LABELS) == 6
     assert target == alrpc.Classes(3)  # a run resumes, and predicts, without them
-    assert describe_run(1, small().sample, target, 1, 0, {})["target"] == {"classes": {"count": 3}}
+    assert describe_run(1, small().sample, target, EpochSize(1, 1, 1), 0, {})["target"] == {"classes": {"count": 3}}
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

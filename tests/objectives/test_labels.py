@@ -9,6 +9,7 @@ from torch.nn import functional
 
 import alrpc
 from alrpc.checkpoint.manifest import describe_run, target_of
+from alrpc.data.loader import EpochSize
 from alrpc.experiments.baselines.objective import fill_up_labels, loss
 
 torch.manual_seed(0)
@@ -72,7 +73,7 @@ def test_a_convolutional_head_scores_labels():
 
 
 def test_a_manifest_has_them_and_classes_do_not_weigh():
-    described = describe_run(1, {"x": torch.zeros(1, 2)}, TARGET, 1, 0, {})
+    described = describe_run(1, {"x": torch.zeros(1, 2)}, TARGET, EpochSize(1, 1, 1), 0, {})
     assert described["target"] == {"labels": {"count": 3}} and target_of(described) == TARGET
     split = alrpc.Split(SCORES, LABELS)
     with pytest.raises(alrpc.UserError, match=r"train.class_weights: got \[1.0, 2.0, 3.0\], but the target is Labels"):

@@ -7,6 +7,10 @@ from conftest import read_summary
 from small_data import write_images, write_texts
 
 DIGITS = ["--set", "model.name=own_blocks:build", "--set", "train.epochs=3", "--set", "data.batch_size=60", "--quiet"]
+STREAM = [
+    *("--set", "model.name=own_blocks:build", "--set", "data.name=own_blocks:endless", "--set", "data.batch_size=60"),
+    *("--set", "train.steps=75", "--set", "train.evaluate_every=25", "--set", "train.seed=1", "--quiet"),
+]
 SEQUENCES = [
     *("--set", "model.name=own_sequences:build", "--set", "data.name=own_sequences:load", "--set", "train.epochs=3"),
     *("--set", "data.batch_size=32", "--set", "train.accumulate=3", "--set", "train.clip_norm=0.5", "--quiet"),
@@ -24,11 +28,7 @@ SEQUENCES = [
         # A sampler of one's own, which draws more samples an epoch than there are.
         ([*DIGITS, "--set", "data.name=own_blocks:sampled", "--set", "data.workers=1"], 75, {"2": []}),
         # A stream without an end, whose samples draw random numbers.
-        (
-            [*DIGITS, "--set", "data.name=own_blocks:endless", "--set", "train.steps=75", "--set", "train.evaluate_every=25"],
-            75,
-            {"2": []},
-        ),
+        (STREAM, 75, {"2": []}),
     ],
     ids=["digits", "sequences", "bf16", "sampler", "stream"],
 )

@@ -61,9 +61,9 @@ def test_a_sampler_of_ones_own_trains_on_the_train_split_alone(monkeypatch, give
     train, test = Sampled(torch.zeros(3, 1), torch.zeros(3).long()), alrpc.Split(torch.zeros(2, 1), torch.ones(2).long())
     dataset = alrpc.Dataset(train, test, alrpc.Classes(2))
     config = parse_config({"train": {"epochs": 2}, "data": {"batch_size": 1, "workers": workers}})
-    size = epoch_size(dataset, 1, config.train.seed, epochs=2)
+    size = epoch_size(dataset, 1, config.train, throughout=True)
     packets = list(program(config, dataset, make_recipe(config, size.micro_batches)))
-    assert "".join(SIGNS[packet.kind] for packet in packets) == stream and size == (given, given)
+    assert "".join(SIGNS[packet.kind] for packet in packets) == stream and size == (given, given, given)
     labels = {kind: {int(packet.tensors["label"]) for packet in packets if packet.kind == kind} for kind in ("train", "test")}
     assert labels == {"train": {0}, "test": {1}}
 

@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import Tensor, distributed, nn
@@ -43,17 +44,14 @@ class DataParallel(Engine):
         """Read this process' share of every micro-batch of the run's epochs, or of one split only; a share without samples holds one
         that does not count."""
         train = self.recipe.train
-        if only is None:
-            asked = requests(dataset, batch_size, train.seed, train.epochs)
-        else:
-            asked = evaluation_requests(dataset, only, batch_size, 0)
+        asked = requests(dataset, batch_size, train) if only is None else evaluation_requests(dataset, only, batch_size, 0)
         sizes: deque[tuple[int, int]] = deque()  # sizes of what is read ahead: this process' share, and the whole micro-batch
 
         def wanted() -> Iterator[Request]:
             for request in asked:
                 share = request.indices.tensor_split(self.world)[self.rank]
                 sizes.append((len(share), len(request.indices)))
-                yield Request(request.split, request.epoch, share if len(share) else request.indices[:1])
+                yield replace(request, indices=share if len(share) else request.indices[:1])
 
         read = load_micro_batches(dataset, wanted(), train.seed, workers)
         if only is None:

@@ -55,7 +55,7 @@ class Engine(ABC):
         """Read every micro-batch of the run's epochs, or of one split only; a pipeline does so in its first process."""
         seed, epochs = self.recipe.train.seed, self.recipe.train.epochs
         if only is None:
-            read = load_micro_batches(dataset, requests(dataset, batch_size, seed, epochs), seed, workers)
+            read = load_micro_batches(dataset, requests(dataset, batch_size, self.recipe.train), seed, workers)
             return take_epochs(read, dataset, batch_size, epochs, self.recipe.micro_batches)
         read = load_micro_batches(dataset, evaluation_requests(dataset, only, batch_size, 0), seed, workers)
         return take_split(read, dataset, only, batch_size, 0)

@@ -89,8 +89,8 @@ def run_sequential(run: Run) -> None:
 
 def try_threads(config: Config, dataset: Dataset, device: torch.device) -> tuple[int, dict[int, float]]:
     """The number of threads that is fastest for a throw-away network, and the seconds of each number."""
-    recipe = make_recipe(config, epoch_size(dataset, config.data.batch_size, config.train.seed).micro_batches)
-    request = next(requests(dataset, config.data.batch_size, config.train.seed, 1))
+    recipe = make_recipe(config, epoch_size(dataset, config.data.batch_size, config.train).micro_batches)
+    request = next(requests(dataset, config.data.batch_size, config.train))
     _, _, tensors, labels = read(dataset, config.train.seed, request)
     network = build_network(config, dataset.sample, dataset.target)
     trainers = make_trainers(network.components, recipe, device)
@@ -115,7 +115,7 @@ def run_baseline(method: str, config: Config, directory: Path, started: float, r
     dataset = None
     if everywhere or rank == 0:
         dataset = read_data(config.data, config.train)
-        size = epoch_size(dataset, config.data.batch_size, config.train.seed, config.train.epochs)
+        size = epoch_size(dataset, config.data.batch_size, config.train, throughout=True)
         splits = [loop.evaluated(dataset, split, config.data.batch_size) for split in (evaluated_split(dataset), "test")]
         facts = [(dataset.sample, dataset.target, dataset.word_vectors, size, splits)]
     if world > 1:

@@ -84,7 +84,7 @@ def with_constant_rate(config: Config) -> Config:
 
 def endless_micro_batches(config: Config, dataset: Dataset) -> Iterator[tuple[Tensors, Tensor]]:
     """The training split's micro-batches, epoch after epoch, without end."""
-    wanted = requests(dataset, config.data.batch_size, config.train.seed, 1 << 30)
+    wanted = requests(dataset, config.data.batch_size, config.train.model_copy(update={"epochs": 1 << 30}))
     of_training = (request for request in wanted if request.split == "train")
     for _, _, tensors, labels in load_micro_batches(dataset, of_training, config.train.seed, config.data.workers):
         yield tensors, labels

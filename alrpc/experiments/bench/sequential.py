@@ -59,7 +59,7 @@ def train(config: Config, steps: int) -> float:
     torch.set_num_threads(config.threads)
     use_deterministic_kernels(device)
     dataset = read_data(config.data, config.train)
-    recipe = make_recipe(config, epoch_size(dataset, config.data.batch_size, config.train.seed).micro_batches)
+    recipe = make_recipe(config, epoch_size(dataset, config.data.batch_size, config.train).micro_batches)
     network = begin_network(config, dataset.sample, dataset.target, dataset.word_vectors)
     trainers = make_trainers(network.components, recipe, device)
     began = 0.0
