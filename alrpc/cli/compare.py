@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
@@ -138,7 +139,8 @@ def compare(
 
 def parse_objectives(text: str) -> list[str]:
     """Parse the comma-separated value of --objectives; raises UsageError for one that is given twice."""
-    objectives = [" ".join(each.split()) for each in text.split(",") if each.strip()]
+    parts = re.split(r",(?![^\[]*\])", text)  # at commas that are in no list, such as projector_widths=[256,256]
+    objectives = [" ".join(each.split()) for each in parts if each.strip()]
     if len(set(objectives)) < len(objectives):
         raise UsageError(f"--objectives: got {text!r}; give each once")
     return objectives

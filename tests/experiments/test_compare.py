@@ -7,6 +7,10 @@ import pytest
 from conftest import ALRPC, LIMIT, read_summary
 from small_data import write_texts
 
+from alrpc.cli.compare import parse_objectives
+from alrpc.config import load_config
+from alrpc.experiments.comparison import with_objective
+
 METHODS = ["al", "al-sequential", "bp", "layer-placed", "gpipe", "1f1b", "ddp"]
 OWN = """
 import torch
@@ -84,6 +88,12 @@ def test_objectives_stand_side_by_side_with_options_of_their_own(commands):
     assert parameters[1] == of_blocks + 2 * (16 * 10 + 10)
     assert parameters[2] == of_blocks + 2 * (16 * 8 + 8 + 8 * 8 + 8 + 8 * 10 + 10)
     assert f"{parameters[2]:,}" in done.stdout
+
+
+def test_an_option_of_an_objective_may_be_a_list():
+    told = parse_objectives("deinfo projector_widths=[64,32], classifier  head=mlp")
+    assert told == ["deinfo projector_widths=[64,32]", "classifier head=mlp"]
+    assert with_objective(load_config(), told[0]).objective.projector_widths == [64, 32]
 
 
 @pytest.mark.parametrize(
