@@ -18,7 +18,7 @@ from alrpc import rundir
 from alrpc.checkpoint.carried import read_carried
 from alrpc.checkpoint.changes import check_overrides, check_own_code, config_path
 from alrpc.checkpoint.manifest import Manifest
-from alrpc.checkpoint.resume import load_trained
+from alrpc.checkpoint.resume import load_trained, trained_on
 from alrpc.config import Config, load_config
 from alrpc.config.own_code import check_choice
 from alrpc.data import read_data
@@ -97,8 +97,8 @@ def check_trained_on(dataset: Dataset, target: Target, config: Config, manifest:
         )
     if size.of_pass != manifest.get("samples", size.of_pass):
         raise UserError(
-            f"data: {size.of_pass} samples to train on, but the run was trained with {manifest['samples']}; give it the data that it was "
-            "trained with"
+            f"data: {trained_on(size.of_pass)} to train on, but the run was trained with {trained_on(manifest['samples'])}; give it the data "
+            "that it was trained with"
         )
 
 

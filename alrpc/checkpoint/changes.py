@@ -83,10 +83,8 @@ def check_changes(before: Config, after: Config) -> None:
     was, now = (dict(flat_fields(config.model_dump(mode="json"))) for config in (before, after))
     for name in [*now, *was]:
         allowed = any(name == field or name.startswith(f"{field}.") for field in MAY_CHANGE)
-        if name == "train.steps" and was.get(name) != now.get(name) and not _keeps_epochs(before, after):
-            raise UsageError(
-                f"--set: {name} was {was.get(name)} and cannot become {now.get(name)}: its evaluations, and so its epochs, would be others"
-            )
+        if name == "train.steps":
+            _check_steps(before, after)
         if not allowed and was.get(name) != now.get(name):
             raise UsageError(
                 f"--set: {name} was {was.get(name)} and cannot become {now.get(name)}: the run would not be the same; "
@@ -94,10 +92,14 @@ def check_changes(before: Config, after: Config) -> None:
             )
 
 
-def _keeps_epochs(before: Config, after: Config) -> bool:
-    """Whether an epoch has as many steps with other train.steps as before."""
-    steps, every = after.train.steps, before.train.evaluate_every
-    return steps is not None and every is not None and steps >= every
+def _check_steps(before: Config, after: Config) -> None:
+    """Refuse, with a UsageError, train.steps with which an epoch would have another number of steps than before."""
+    was, now, every = before.train.steps, after.train.steps, before.train.evaluate_every
+    if (was is None) != (now is None):
+        units = ("epochs", "steps") if was is None else ("steps", "epochs")
+        raise UsageError(f"--set: train.steps: the run is one by {units[0]} and cannot become one by {units[1]}")
+    if now is not None and now < every:
+        raise UsageError(f"--set: train.steps: got {now}, but the run is evaluated after every {every}; give at least as many")
 
 
 def check_resume_options(source: str | None, out: Path | None) -> None:

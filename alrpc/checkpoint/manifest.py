@@ -70,7 +70,7 @@ class Manifest(Head):
     micro_batches: Annotated[Count, Field(ge=1)]
     """Number of micro-batches in an epoch."""
     samples: NotRequired[Count]
-    """Number of samples in a pass over the training split; not given by 0.1, nor for a stream."""
+    """Number of samples in a pass over the training split, 0 for a stream; not given by 0.1."""
     sample: Annotated[dict[TensorName, tuple[Annotated[str, AfterValidator(_check_dtype)], Shape]], Field(min_length=1)]
     """Type and shape of each tensor of a sample."""
     target: Annotated[dict[Literal["classes", "labels", "values"], dict[str, Size]], Field(min_length=1, max_length=1)]
@@ -112,7 +112,7 @@ def describe_run(
         "sample": shapes,
         "target": kind,
         "micro_batches": size.micro_batches,
-        **({} if size.of_pass is None else {"samples": size.of_pass}),
+        "samples": size.of_pass,
         "validation_samples": validation_samples,
         "carried": carried,
     }

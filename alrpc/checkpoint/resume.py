@@ -44,7 +44,7 @@ class ResumePoint:
     validation_samples: int = 0
     """Number of samples in the validation split; 0 without one."""
     samples: int | None = None
-    """Number of samples in a pass over the training split; None for a stream, or where 0.1 took the checkpoint."""
+    """Number of samples in a pass over the training split, 0 for a stream; None where 0.1 took the checkpoint."""
 
 
 def resume_hint(run: Path) -> str:
@@ -115,12 +115,17 @@ def check_same_data(resume: ResumePoint | None, target: Target, size: EpochSize,
         return
     for what, got, began_with in (
         ("micro-batches an epoch", size.micro_batches, resume.micro_batches),
-        ("samples to train on", size.of_pass, size.of_pass if resume.samples is None else resume.samples),
+        ("to train on", trained_on(size.of_pass), trained_on(size.of_pass if resume.samples is None else resume.samples)),
         ("samples to validate on", validation_samples, resume.validation_samples),
         ("as target", target, resume.target),
     ):
         if got != began_with:
             raise UserError(f"data: {got} {what}, but the run began with {began_with}; give it the data that it began with")
+
+
+def trained_on(samples: int) -> str:
+    """What a run trains on, for a message, by the number of samples in a pass."""
+    return f"{samples} samples" if samples else "a stream"
 
 
 def last_whole_step(run: Path, epochs: int) -> int | None:

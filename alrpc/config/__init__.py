@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -201,17 +201,11 @@ def load_config(source: str | Path | None = None, overrides: Sequence[str] = ())
         raise UsageError(
             f"{path}: got a {type(tree).__name__} at the top; it must be a mapping of {', '.join(Config.model_fields)}"
         )
+    if any(override.startswith("train.steps=") for override in overrides) and isinstance(tree.get("train"), dict):
+        tree["train"].pop("epochs", None)  # steps take their place
     for override in sorted(overrides, key=lambda text: text.partition("=")[0] not in NAMES):  # these before the other fields
         _apply(tree, override)
-    config = parse_config(tree)
-    check_length(config, {override.partition("=")[0].removeprefix("train.") for override in overrides})
-    return config
-
-
-def check_length(config: Config, given: Collection[str]) -> None:
-    """Refuse, with a UsageError, epochs for a run by steps; `given` are fields of its section `train`, or others."""
-    if "epochs" in given and config.train.steps is not None:
-        raise UsageError(f"train.epochs: the run has train.steps, {config.train.steps}; give one of the two")
+    return parse_config(tree)
 
 
 def parse_config(tree: dict[str, Any]) -> Config:
@@ -241,7 +235,8 @@ def _counted(config: Config) -> Config:
     if train.steps is None:
         if train.evaluate_every is not None:
             raise UsageError(
-                f"train.evaluate_every: got {train.evaluate_every} without train.steps; a run by epochs is evaluated after each of them"
+                f"train.evaluate_every: got {train.evaluate_every} without train.steps; a run by epochs is evaluated after each of them, so "
+                "leave it out"
             )
         return config
     every = min(train.evaluate_every or EVALUATE_EVERY, train.steps)
@@ -251,6 +246,13 @@ def _counted(config: Config) -> Config:
             f"train.steps: got {train.steps}, which is no multiple of train.evaluate_every, {every}; give {below} or {below + every}, "
             "or, to a new run, another train.evaluate_every"
         )
+    if every % train.accumulate:
+        raise UsageError(
+            f"train.accumulate: got {train.accumulate}, of which train.evaluate_every, {every}, is no multiple; no evaluation may come "
+            "between the micro-batches of one update"
+        )
+    if "epochs" in train.model_fields_set and train.epochs != train.steps // every:
+        raise UsageError(f"train.epochs: got {train.epochs} beside train.steps, {train.steps}; give one of the two")
     counted = {"epochs": train.steps // every, "evaluate_every": every}
     return config.model_copy(update={"train": train.model_copy(update=counted)})
 

@@ -15,8 +15,8 @@ from alrpc.data import for_run
 from alrpc.data.columns import Column, Table, labels_of, make_dataset, make_split, target_of
 from alrpc.data.dataset import Dataset
 from alrpc.data.preprocessing import ArrayPreprocessing
-from alrpc.data.samples import MapStyle, Samples, as_number, read_labels
-from alrpc.data.stream import Stream, check_stream, is_stream
+from alrpc.data.samples import MapStyle, Samples, as_number, check_alike, read_labels
+from alrpc.data.stream import Stream, check_stream, first_sample, is_stream
 from alrpc.data.tables import column_of, table_of
 from alrpc.errors import UsageError, UserError
 from alrpc.objectives.targets import Classes, Target, Values, check_target
@@ -209,13 +209,16 @@ def _of_stream(stream: Iterable, made: Mapping[str, Table | _Listed], data: Data
         )
     target, names = target_of(table, data.label_column)
     given = table.columns[data.label_column].names
+    first = first_sample(stream, data.label_column, data.columns)
     learned = {"target": target, "label_column": data.label_column, "classes": names, "names_by_index": given}
-    train = Stream(stream, torch.empty(0), columns=tuple(data.columns), **learned)
-    prepared = ArrayPreprocessing.of(train.batch(torch.tensor([0]))[0])
-    splits = {
-        name: make_split(each, data, target, names, prepared, "tested on")
-        if isinstance(each, Table)
-        else _samples(each, data, target, names)
-        for name, each in made.items()
-    }
+    train = Stream(stream, torch.empty(0), first=first, columns=tuple(data.columns), **learned)
+    prepared = ArrayPreprocessing.of({name: tensor[None] for name, tensor in first.items()})
+    splits = {}
+    for name, each in made.items():
+        if isinstance(each, Table):
+            splits[name] = make_split(each, data, target, names, prepared, "tested on")
+        else:
+            splits[name] = _samples(each, data, target, names)
+            of_test = {tensor: rows[0] for tensor, rows in splits[name].batch(torch.tensor([0]))[0].items()}
+            check_alike(first, of_test, f"{name} split: sample 0")
     return Dataset(train, splits["test"], target, classes=names, validation=splits.get("validation"))

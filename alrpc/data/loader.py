@@ -47,11 +47,11 @@ class Loaded(NamedTuple):
 
 
 class EpochSize(NamedTuple):
-    """The number of samples and of micro-batches that an epoch trains on, and that of samples in a pass; None for a stream."""
+    """The number of samples and of micro-batches that an epoch trains on, and that of samples in a pass; 0 for a stream."""
 
     samples: int
     micro_batches: int
-    of_pass: int | None
+    of_pass: int
 
 
 def training_order(dataset: Dataset, batch_size: int, seed: int, number: int) -> Tensor:
@@ -81,7 +81,7 @@ def epoch_size(dataset: Dataset, batch_size: int, train: Train, throughout: bool
         UserError: naming an epoch that has more or fewer, or whose order is wrong.
     """
     if train.steps is not None and dataset.train.endless:
-        return EpochSize(train.evaluate_every * batch_size, train.evaluate_every, None)
+        return EpochSize(train.evaluate_every * batch_size, train.evaluate_every, 0)
     of_pass = len(training_order(dataset, batch_size, train.seed, 0))
     micro_batches = -(-of_pass // batch_size)
     passes = train.epochs if train.steps is None else -(-train.steps // micro_batches)

@@ -45,6 +45,8 @@ class Stream(Split):
 
     endless: ClassVar[bool] = True
     target: Target
+    first: Tensors
+    """The tensors of the first sample, with whose names, types and shapes all others are."""
     label_column: str
     columns: tuple[str, ...] = ()
     classes: Sequence[str] | None = None
@@ -75,7 +77,7 @@ class Stream(Split):
                 inputs, label = parted(self._read(position, seed), where, self.label_column, self.columns)
                 labels.append(label_array(label, where))
                 rows.append(named_tensors(inputs, where))
-                check_alike(rows[0], rows[-1], where)
+                check_alike(self.first, rows[-1], where)
                 if labels[-1].shape != labels[0].shape:
                     raise UserError(f"{where}: its label is {labels[-1].shape}, others are {labels[0].shape}; give one shape")
         return {name: torch.stack([row[name] for row in rows]) for name in rows[0]}, self._labels(labels, int(indices[0]))
@@ -104,6 +106,16 @@ class Stream(Split):
         column = column_of(numpy.stack(given))._replace(names=self.names_by_index)
         table = Table(f"train split: samples from {first} on", {self.label_column: column})
         return labels_of(table, self.label_column, self.target, self.classes, "tested on")
+
+
+def first_sample(source: Iterable, label_column: str, columns: Sequence[str]) -> Tensors:
+    """The tensors of the first sample of a stream, without its label; raises UserError where it has none."""
+    where = "train split: sample 0"
+    with own_generators() as seed:
+        seed(0)
+        for sample in source:
+            return named_tensors(parted(sample, where, label_column, columns)[0], where)
+    raise UserError("train split: the stream has no samples; give at least one")
 
 
 def is_stream(source: object) -> bool:

@@ -126,9 +126,11 @@ def _measure_components(config: Config, dataset: Dataset, device: torch.device) 
         with torch.random.fork_rng(devices=[]):
             network = build_network(config, dataset.sample, dataset.target)
             trainers = make_trainers(network.components, recipe, device)
-            batches = training_batches(dataset, config.data.batch_size, config.train, 0)
+            train = config.train  # by steps the first ones are measured
+            train = train if train.steps is None else train.model_copy(update={"evaluate_every": MICRO_BATCHES})
+            batches = training_batches(dataset, config.data.batch_size, train, 0)
             wanted = [Request("train", 0, indices, number) for number, indices in batches]
-            every = 1 if dataset.train.endless else max(1, len(wanted) // MICRO_BATCHES)
+            every = max(1, len(wanted) // MICRO_BATCHES)
             costs: list[list[Cost]] = []
             for _, _, tensors, labels in islice(load_micro_batches(dataset, wanted[::every], seed), MICRO_BATCHES):
                 on_device = {name: tensor.to(device) for name, tensor in tensors.items()}

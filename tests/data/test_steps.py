@@ -56,6 +56,17 @@ class Fixed(Endless):
         return np.zeros(5, dtype="f4"), 0
 
 
+class Changing(Endless):
+    """From its seventh sample on each has one number less."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.width = width
+
+    def __iter__(self):
+        return ((np.zeros(self.width - (position > 5), dtype="f4"), position % 3) for position in itertools.count())
+
+
 class Noisy(Dataset):
     """Ten samples with noise that is drawn when they are read."""
 
@@ -88,8 +99,8 @@ def train(dataset, **fields):
 @pytest.mark.parametrize("every", [3, 4, 12])
 def test_steps_train_as_passes_do_however_often_they_are_evaluated(every):
     dataset = alrpc.as_dataset(Noisy(), TEST_SAMPLES)
-    by_passes = train(dataset, epochs=4, schedule="cosine")  # of 10 samples, 3 micro-batches a pass
-    assert train(dataset, steps=12, evaluate_every=every, schedule="cosine") == by_passes
+    by_passes = train(dataset, epochs=4, schedule="cosine", seed=3)  # of 10 samples, 3 micro-batches a pass
+    assert train(dataset, steps=12, evaluate_every=every, schedule="cosine", seed=3) == by_passes
     config = by_steps(12, every, batch_size=4)
     batches = read(dataset, config)
     assert [epoch for epoch, _, _ in batches] == [step // every for step in range(12)]
@@ -108,7 +119,7 @@ def test_a_stream_is_read_in_order_and_no_further_than_it_is_wanted(workers):
     assert torch.cat([labels for _, _, labels in batches]).tolist() == [position % 3 for position in range(24)]
     drawn = torch.cat([x[:, 1] for _, x, _ in batches])
     assert len(drawn.unique()) == 24
-    if workers == 0:  # once for the shape of a sample, and once more to see whether it begins anew
+    if workers == 0:  # once for the first sample
         assert (stream.begun, stream.given) == (2, 1 + 24)
 
 
@@ -164,16 +175,18 @@ def resumed(run, dataset=None, **fields):
 
 def test_what_cannot_change_when_a_run_is_resumed(tmp_path):
     train(alrpc.as_dataset(Endless(), TEST), steps=20, evaluate_every=10, out=tmp_path / "run")
-    assert "train.steps was 20 and cannot become 5: its evaluations" in resumed(tmp_path / "run", steps=5)
+    assert "train.steps: got 5, but the run is evaluated after every 10" in resumed(tmp_path / "run", steps=5)
     assert "no multiple of train.evaluate_every, 10; give 20 or 30" in resumed(tmp_path / "run", steps=25)
-    assert "train.epochs: the run has train.steps, 20; give one of the two" in resumed(tmp_path / "run", epochs=5)
+    assert "train.epochs: got 5 beside train.steps, 20; give one of the two" in resumed(tmp_path / "run", epochs=5)
     passes = alrpc.as_dataset(Noisy(), TEST_SAMPLES)
     train(passes, epochs=1, out=tmp_path / "passes")
-    assert "train.steps was None and cannot become 9" in resumed(tmp_path / "passes", passes, steps=9)
+    assert "the run is one by epochs and cannot become one by steps" in resumed(tmp_path / "passes", passes, steps=9)
     samples = [(np.zeros(5, dtype="f4"), row % 3) for row in range(12)]
     train(alrpc.as_dataset(samples, TEST_SAMPLES), steps=20, evaluate_every=10, out=tmp_path / "other")
     fewer = alrpc.as_dataset(samples[:9], TEST_SAMPLES)
-    assert "data: 9 samples to train on, but the run began with 12" in resumed(tmp_path / "other", fewer, steps=30)
+    assert "data: 9 samples to train on, but the run began with 12 samples" in resumed(tmp_path / "other", fewer, steps=30)
+    assert "data: a stream to train on, but the run began with 12 samples" in resumed(tmp_path / "other", steps=30)
+    assert "data: 9 samples to train on, but the run began with a stream" in resumed(tmp_path / "run", fewer, steps=30)
 
 
 def test_labels_of_a_stream_are_such_as_those_to_test_on():
@@ -240,12 +253,18 @@ def stream_with(**fields):
             {"evaluate_every": 2, "steps": None, "stream": Noisy(), "test": TEST_SAMPLES},
             "train.evaluate_every: got 2 without train.steps",
         ),
-        ({"epochs": 3}, "train.epochs: the run has train.steps, 2; give one of the two"),
+        ({"epochs": 3}, "train.epochs: got 3 beside train.steps, 2; give one of the two"),
+        ({"accumulate": 3, "steps": 4}, "train.accumulate: got 3, of which train.evaluate_every, 4, is no multiple"),
+        ({"stream": Changing(5)}, "train split: sample 6: 'x' is torch.float32 (4,), but others are torch.float32 (5,)"),
+        (
+            {"test": [(np.zeros(4, dtype="f4"), 0), (np.zeros(4, dtype="f4"), 1)]},
+            "test split: sample 0: 'x' is torch.float32 (4,)",
+        ),
         ({"validation": 0.1}, "validation: got 0.1, but a stream has no share to hold out"),
         ({"workers": 2}, "data.workers: got 2, but a stream is read in order"),
         ({"class_weights": "balanced"}, "the classes of a stream cannot be counted"),
         ({"stream": Endless(end=6)}, "the stream ended after 6 samples, but the run needs more"),
-        ({"stream": Endless(end=0)}, "the stream ended after 0 samples"),
+        ({"stream": Endless(end=0)}, "train split: the stream has no samples"),
     ],
 )
 def test_what_was_wrong_is_named(fields, message):
@@ -268,6 +287,8 @@ def test_passes_of_a_sampler_of_ones_own_are_checked_before_training():
 
 
 def test_fields_that_contradict_each_other_are_refused():
-    with pytest.raises(alrpc.UserError, match=r"train\.epochs: the run has train\.steps, 10; give one of the two"):
+    with pytest.raises(alrpc.UserError, match=r"train\.epochs: got 3 beside train\.steps, 10; give one of the two"):
         load_config("mnist-mlp", ["train.steps=10", "train.epochs=3"])
+    with pytest.raises(alrpc.UserError, match=r"train\.epochs: got 3 beside train\.steps, 10; give one of the two"):
+        parse_config({"train": {"steps": 10, "epochs": 3}})
     assert load_config("mnist-mlp", ["train.steps=10"]).train.epochs == 1

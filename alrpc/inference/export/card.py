@@ -128,7 +128,7 @@ def _use(described: Mapping[str, Any]) -> str:
     return (
         f"{loaded}\n\n| | type | shape |\n|---|---|---|\n{shapes}\n\n"
         "The preprocessing is not in the network; config.json describes it under `preprocessing`, and has the names of the classes, "
-        "or labels, under `labels`. examples.safetensors has random inputs and what the network answered to them before the export."
+        "or labels, under `labels`. examples.safetensors, where it is there, has random inputs and what the network answered to them before the export."
     )
 
 

@@ -14,7 +14,7 @@ MODULE = '''"""The network of model.py for Hugging Face's hub. It needs huggingf
     network.save_pretrained(DIRECTORY)
     network.push_to_hub(NAME)
 
-What is saved or pushed are the files of this directory, with the parameters that the network has then.
+What is saved or pushed are the files of this directory, but for examples.safetensors, with the parameters that the network has then.
 """
 
 from pathlib import Path
