@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from alrpc.config.own_code import check_choice
@@ -29,6 +31,36 @@ class MeanOverPositions(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x.mean(dim=1) if x.ndim == 3 else x.flatten(2).mean(dim=2)
+
+
+class GridMean(nn.Module):
+    """(N, C, H, W) -> (N, C, GRID, GRID): the mean over each cell of a grid, `nn.AdaptiveAvgPool2d(GRID)`.
+
+    While it trains, and cells have one size, it has a gradient of its own, with torch's values to the bit in fp32 and bf16:
+    torch's adds them pixel by pixel, which took a sixth of a small network's time on a CPU, and on a GPU in no fixed order.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and not (x.shape[2] % GRID or x.shape[3] % GRID):
+            return _EvenGridMean.apply(x)
+        return nn.functional.adaptive_avg_pool2d(x, GRID)
+
+
+class _EvenGridMean(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, x: Tensor) -> Tensor:
+        context.shape = x.shape
+        context.layout = torch.channels_last if x.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
+        return nn.functional.adaptive_avg_pool2d(x, GRID)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> Tensor:
+        n, c, height, width = context.shape
+        new = {"dtype": gradient.dtype, "device": gradient.device, "memory_format": context.layout}
+        rows, pixels = torch.empty((n, c, GRID, width), **new), torch.empty(context.shape, **new)
+        rows.unflatten(3, (GRID, -1)).copy_((gradient / (height // GRID * (width // GRID)))[..., None])
+        pixels.unflatten(2, (GRID, -1)).copy_(rows[:, :, :, None])
+        return pixels
 
 
 class Pooled(nn.Sequential):
@@ -62,5 +94,5 @@ def choose_pool(tensors: dict[str, Tensor], name: str, pooling: str) -> nn.Modul
     if pooling == "mean" and len(shape) > 2:
         return MeanOverPositions()
     if pooling == "grid" and len(shape) == 4 and math.prod(shape[2:]) > GRID * GRID:
-        return nn.Sequential(nn.AdaptiveAvgPool2d(GRID), nn.Flatten())
+        return nn.Sequential(GridMean(), nn.Flatten())
     return nn.Flatten()

@@ -228,3 +228,20 @@ def test_every_field_of_every_builder_refuses_what_it_does_not_know(name, build)
 def test_an_option_that_is_looked_up_is_refused_with_those_that_there_are(option, call):
     with pytest.raises(UsageError, match=rf"^{option}: got 'maen'.*(use|it should be) .*, "):
         call()
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [(16, 16), (8, 12), (9, 16)])
+def test_the_mean_over_a_grid_is_torchs_to_the_bit(size, dtype, layout):
+    image = torch.randn(3, 5, *size, generator=torch.Generator().manual_seed(0)).to(dtype).to(memory_format=layout)
+    weights = torch.randn(3, 5 * 16, generator=torch.Generator().manual_seed(1)).to(dtype)
+    pools = choose_pool({"x": image}, "x", "grid"), torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(4), torch.nn.Flatten())
+    results = []
+    for pool in pools:
+        x = image.clone().requires_grad_()
+        pooled = pool(x)
+        (pooled * weights).sum().backward()
+        results.append((pooled, x.grad, pool.eval()(x)))
+    for own, torchs in zip(*results, strict=True):
+        assert own.dtype == dtype and torch.equal(own, torchs)
