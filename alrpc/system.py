@@ -120,6 +120,7 @@ def use_deterministic_kernels(device: torch.device) -> None:
         torch.backends.cudnn.benchmark = False
         torch.backends.cudnn.deterministic = True
         torch.use_deterministic_algorithms(True, warn_only=True)
+        torch.utils.deterministic.fill_uninitialized_memory = False  # nothing reads what it has not written
         _enable_fused_attention(dict.fromkeys(FUSED_ATTENTION, False))
 
 
@@ -137,6 +138,7 @@ def own_arithmetic(device: torch.device, threads: int) -> Iterator[None]:
 
     before, deterministic = torch.get_num_threads(), torch.get_deterministic_debug_mode()
     benchmark, cudnn_deterministic = torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
+    fill = torch.utils.deterministic.fill_uninitialized_memory
     attention = {name: getattr(torch.backends.cuda, f"{name}_sdp_enabled")() for name in FUSED_ATTENTION}
     torch.set_num_threads(threads)
     use_deterministic_kernels(device)
@@ -148,6 +150,7 @@ def own_arithmetic(device: torch.device, threads: int) -> Iterator[None]:
         if device.type == "cuda":
             torch.set_deterministic_debug_mode(deterministic)
             torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = benchmark, cudnn_deterministic
+            torch.utils.deterministic.fill_uninitialized_memory = fill
             _enable_fused_attention(attention)
 
 

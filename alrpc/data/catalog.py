@@ -35,7 +35,7 @@ TABLES = {
     "hf:NAME": "a data set of Hugging Face: a folder, by its path, or a name on the hub, such as hf:stanfordnlp/imdb",
 }
 DATA = {
-    "digits": "1,797 handwritten digits, 1 × 8 × 8, 10 classes; they come with scikit-learn, so nothing is downloaded",
+    "digits": "1,797 handwritten digits, 1 × 8 × 8, 10 classes; they come with alrpc, so nothing is downloaded",
     **VISION,
     **TEXT,
     **TABLES,
