@@ -80,8 +80,9 @@ def covariance(vectors: Tensor) -> Tensor:
     """The sum over all pairs of different numbers of vectors, (N, D), of their squared covariance over the samples, divided by D."""
     count, width = vectors.shape
     centred = vectors - vectors.mean(dim=0)
-    between = centred.T @ centred / count
-    return (between.square().sum() - between.diagonal().square().sum()) / width
+    # C'C and CC' have the same sum of squares; the smaller one is computed.
+    products = centred @ centred.T if count < width else centred.T @ centred
+    return (products.square().sum() - centred.square().sum(dim=0).square().sum()) / count**2 / width
 
 
 def variance(vectors: Tensor) -> Tensor:

@@ -15,9 +15,9 @@ from alrpc.objectives.terms import similarity_loss
 LABELS = [0, 2, 0, 1, 2, 0]
 
 
-def unit_vectors(count: int = 6) -> torch.Tensor:
+def unit_vectors(count: int = 6, width: int = 4) -> torch.Tensor:
     torch.manual_seed(0)
-    return functional.normalize(torch.randn(count, 4, dtype=torch.float64)).requires_grad_()
+    return functional.normalize(torch.randn(count, width, dtype=torch.float64)).requires_grad_()
 
 
 def correlation(a: list[float], b: list[float]) -> float:
@@ -37,18 +37,19 @@ def test_invariance_compares_correlations_of_samples_with_those_of_their_one_hot
     assert losses[0].item() == pytest.approx(sum(squares) / 36, rel=1e-5)
 
 
-def test_covariance_and_variance_are_the_formulas():
-    rows = unit_vectors().tolist()
-    means = [sum(row[d] for row in rows) / 6 for d in range(4)]
+@pytest.mark.parametrize("width", [4, 9])
+def test_covariance_and_variance_are_the_formulas(width):
+    rows, numbers = unit_vectors(6, width).tolist(), range(width)
+    means = [sum(row[d] for row in rows) / 6 for d in numbers]
 
     def between(d: int, e: int) -> float:
         return sum((row[d] - means[d]) * (row[e] - means[e]) for row in rows) / 6
 
-    squares = sum(between(d, e) ** 2 for d in range(4) for e in range(4) if d != e)
-    assert deinfo.covariance(unit_vectors()).item() == pytest.approx(squares / 4, rel=1e-12)
-    lacking = sum(max(0.0, 1 - math.sqrt(between(d, d) + 1e-7)) for d in range(4))
-    assert deinfo.variance(unit_vectors()).item() == pytest.approx(lacking / 4 / 6, rel=1e-12)
-    assert deinfo.variance(5 * unit_vectors()).item() < lacking / 4 / 6
+    squares = sum(between(d, e) ** 2 for d in numbers for e in numbers if d != e)
+    assert deinfo.covariance(unit_vectors(6, width)).item() == pytest.approx(squares / width, rel=1e-12)
+    lacking = sum(max(0.0, 1 - math.sqrt(between(d, d) + 1e-7)) for d in numbers)
+    assert deinfo.variance(unit_vectors(6, width)).item() == pytest.approx(lacking / width / 6, rel=1e-12)
+    assert deinfo.variance(5 * unit_vectors(6, width)).item() < lacking / width / 6
 
 
 @pytest.mark.parametrize(
