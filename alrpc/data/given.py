@@ -19,6 +19,7 @@ from alrpc.data.samples import MapStyle, Samples, as_number, check_alike, read_l
 from alrpc.data.stream import Stream, check_stream, first_sample, is_stream
 from alrpc.data.tables import column_of, table_of
 from alrpc.errors import UsageError, UserError
+from alrpc.objectives.base import Tensors
 from alrpc.objectives.targets import Classes, Target, Values, check_target
 from alrpc.reading.documents import shown
 
@@ -189,6 +190,8 @@ def _of_samples(made: Mapping[str, _Listed], data: Data) -> Dataset:
     """The data set of map-style splits."""
     target, names = target_of(made["train"].table, data.label_column)
     splits = {name: _samples(listed, data, target, names) for name, listed in made.items()}
+    for name in made.keys() - {"train"}:
+        check_alike(_first(splits["train"]), _first(splits[name]), f"{name} split: sample 0")
     if "test" not in splits:
         splits["train"], splits["test"] = splits["train"].hold_out(data.test_share, 0, isinstance(target, Classes))
     return Dataset(splits["train"], splits["test"], target, classes=names, validation=splits.get("validation"))
@@ -198,6 +201,11 @@ def _samples(listed: _Listed, data: Data, target: Target, names: Sequence[str] |
     source, table, given = listed
     labels = labels_of(table, data.label_column, target, names, "trained on")
     return Samples(source, labels, given, table.source, data.label_column, tuple(data.columns))
+
+
+def _first(samples: Samples) -> Tensors:
+    """The tensors of the first sample."""
+    return {name: rows[0] for name, rows in samples.batch(torch.tensor([0]))[0].items()}
 
 
 def _of_stream(stream: Iterable, made: Mapping[str, Table | _Listed], data: Data) -> Dataset:
@@ -219,6 +227,5 @@ def _of_stream(stream: Iterable, made: Mapping[str, Table | _Listed], data: Data
             splits[name] = make_split(each, data, target, names, prepared, "tested on")
         else:
             splits[name] = _samples(each, data, target, names)
-            of_test = {tensor: rows[0] for tensor, rows in splits[name].batch(torch.tensor([0]))[0].items()}
-            check_alike(first, of_test, f"{name} split: sample 0")
+            check_alike(first, _first(splits[name]), f"{name} split: sample 0")
     return Dataset(train, splits["test"], target, classes=names, validation=splits.get("validation"))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import multiprocessing
+import pickle
 import signal
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
+from multiprocessing.reduction import ForkingPickler
 from typing import Literal, NamedTuple
 
 import torch
@@ -17,7 +19,7 @@ from torch.utils import data
 from alrpc.config import Train
 from alrpc.data.checks import check_batch
 from alrpc.data.dataset import Dataset, Split
-from alrpc.errors import UserError, describe_exit
+from alrpc.errors import UserError, describe_exit, error_line
 from alrpc.objectives.base import Tensors, canonical
 from alrpc.posix.forks import ensure_server, make_socket_directory
 from alrpc.posix.parent import Parent
@@ -221,7 +223,7 @@ def load_micro_batches(dataset: Dataset, wanted: Iterable[Request], seed: int, w
         workers: number of processes that read ahead; 0 to read in this process.
 
     Raises:
-        UserError: raised by a split, for example for a file that cannot be read.
+        UserError: raised by a split, for example for a file that cannot be read; for a data set that cannot be sent to another process.
     """
     if workers == 0:
         for request in wanted:
@@ -239,10 +241,26 @@ def load_micro_batches(dataset: Dataset, wanted: Iterable[Request], seed: int, w
         multiprocessing_context="forkserver",  # a process with threads and a GPU must not be forked
         worker_init_fn=_begin_worker,
     )
-    for micro_batch in loader:
+    try:
+        micro_batches = iter(loader)
+    except (AttributeError, TypeError, pickle.PicklingError):
+        _check_sendable(dataset, workers)
+        raise
+    for micro_batch in micro_batches:
         if isinstance(micro_batch, UserError):
             raise micro_batch
         yield loaded(*micro_batch)
+
+
+def _check_sendable(dataset: Dataset, workers: int) -> None:
+    """Refuse, with a UserError, a data set that cannot be sent to a worker process."""
+    try:
+        ForkingPickler.dumps(dataset)
+    except (AttributeError, TypeError, pickle.PicklingError) as error:
+        raise UserError(
+            f"data.workers: got {workers}, but the data set cannot be sent to another process: {error_line(error)}; use "
+            "data.workers=0, or a data set that can be pickled"
+        ) from error
 
 
 def take(micro_batches: Iterator[Loaded], split: SplitName, epoch: int, count: int) -> Iterator[tuple[Tensors, Tensor]]:

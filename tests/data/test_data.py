@@ -221,3 +221,16 @@ def test_what_cannot_be_read_is_said_in_one_line_by_a_worker_too(workers):
     with pytest.raises(alrpc.UserError, match=r"\Aphoto\.png: not a readable image\Z"):
         dataset = alrpc.Dataset(split, split, alrpc.Values(1))
         next(load_micro_batches(dataset, requests(dataset, 2, Train(epochs=1)), seed=0, workers=workers))
+
+
+class Unsendable(alrpc.Split):
+    def __reduce__(self):
+        raise TypeError("cannot pickle 'lock' object")
+
+
+def test_data_that_cannot_be_sent_to_a_worker_is_said_in_one_line():
+    split = Unsendable(torch.zeros(4, 2), torch.zeros(4))
+    dataset = alrpc.Dataset(split, split, alrpc.Values(1))
+    assert len(list(load_micro_batches(dataset, requests(dataset, 2, Train(epochs=1)), seed=0))) == 4
+    with pytest.raises(alrpc.UserError, match=r"\Adata\.workers: got 1, .* cannot pickle 'lock' object; use data\.workers=0"):
+        next(load_micro_batches(dataset, requests(dataset, 2, Train(epochs=1)), seed=0, workers=1))

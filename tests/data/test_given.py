@@ -257,6 +257,11 @@ def test_targets_that_are_no_labels_of_all_samples_are_not_taken(targets):
             {},
             "train split: its Subset has the index 50, but the data set has 40 samples",
         ),
+        (
+            [[(row[:4], index % 2) for index, row in enumerate(INPUTS)], [(INPUTS[0], 1)]],
+            {},
+            "test split: sample 0: 'x' is torch.float32 (5,), but others are torch.float32 (4,); make them alike",
+        ),
         ([Subset(Noisy(), [0.5])], {}, "train split: its Subset has the index 0.5"),
         ([(np.full((40, 2), 1 << 63, "u8"), LABELS)], {}, "train split: column 'x' has 9223372036854775808, which is no int64"),
     ],
