@@ -2,7 +2,7 @@
 
 `digits.npz` has the test split of Optical Recognition of Handwritten Digits (Alpaydin & Kaynak, UCI Machine Learning Repository, 1998,
 doi 10.24432/C50P49, licence CC BY 4.0), split again, as scikit-learn has them and `train_test_split(test_size=360, stratify=labels,
-random_state=0)` splits them. To import scikit-learn would take longer than to train on them.
+random_state=0)` splits them. To import scikit-learn for them would take more than a second.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ class GridMean(nn.Module):
     """(N, C, H, W) -> (N, C, GRID, GRID): the mean over each cell of a grid, `nn.AdaptiveAvgPool2d(GRID)`.
 
     While it trains, and cells have one size, it has a gradient of its own, with torch's values to the bit in fp32 and bf16:
-    torch's adds them pixel by pixel, which took a sixth of a small network's time on a CPU, and on a GPU in no fixed order.
+    torch's adds them pixel by pixel, which is slow on a CPU, and on a GPU has no fixed order.
     """
 
     def forward(self, x: Tensor) -> Tensor:
